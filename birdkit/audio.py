@@ -15,7 +15,7 @@ import soxr
 
 from .core import KitError, atomic
 
-# %% ../nbs/lib/01_audio.ipynb #afb7cb28
+# %% ../nbs/lib/01_audio.ipynb #eeb276ed
 SR = 32_000   # Hz, of everything inside the kit
 ROW_S = 5     # s, one row of a submission
 
@@ -27,7 +27,9 @@ class Clip:
     flaws: tuple = field(default=())         # Such as ("3 NaN samples",)
 
     @property
-    def duration_s(self): return len(self.samples) / SR
+    def duration_s(self):
+        "Length, s."
+        return len(self.samples) / SR
 
 # %% ../nbs/lib/01_audio.ipynb #a69713e7
 def _read(path):

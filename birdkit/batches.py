@@ -6,17 +6,16 @@
 __all__ = ['Clips', 'make_clips', 'read_window', 'pick_start', 'loudest', 'draw_weights', 'Scapes', 'window_label', 'Batch',
            'Batches']
 
-# %% ../nbs/lib/13_batches.ipynb #1049f005
+# %% ../nbs/lib/13_batches.ipynb #67a53e46
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .audio import ROW_S, SR, cut
 from .core import KitError, ahead
 
-# %% ../nbs/lib/13_batches.ipynb #9730391e
+# %% ../nbs/lib/13_batches.ipynb #db0aa0f0
 @dataclass(frozen=True)
 class Clips:
     "Labelled sound to learn from."
@@ -32,7 +31,9 @@ class Clips:
         return Clips(self.keys[index], [self.spans[i] for i in index], self.targets[index], self.weights[index])
 
     @property
-    def lengths(self): return np.array([np.diff(s, axis=1).sum() for s in self.spans])
+    def lengths(self):
+        "Kept samples of each clip."
+        return np.array([np.diff(s, axis=1).sum() for s in self.spans])
 
 
 def make_clips(

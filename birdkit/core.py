@@ -119,7 +119,7 @@ def on_kaggle():  # True on Kaggle's machines
     "Is this a Kaggle session?"
     return Path("/kaggle/working").exists()
 
-# %% ../nbs/lib/00_core.ipynb #19a4993e
+# %% ../nbs/lib/00_core.ipynb #50624ce1
 @dataclass(frozen=True)
 class Workspace:
     "The folder in which the six notebooks leave their results."
@@ -138,10 +138,14 @@ class Workspace:
         return cls(root)
 
     @property
-    def prepared(self): return self.root / "prepared"
+    def prepared(self):
+        "Where 01_prepare leaves tables and sound."
+        return self.root / "prepared"
 
     @property
-    def clean(self): return self.root / "clean"
+    def clean(self):
+        "Where 02_clean leaves its segments."
+        return self.root / "clean"
 
     def pretrained(self,
         recipe,  # Name of the recipe

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_GAP', 'to_openvino', 'parity', 'test_pictures', 'export_runs', 'model_card']
 
-# %% ../nbs/lib/41_export.ipynb #df6fb9d3
-import datetime, hashlib, time
+# %% ../nbs/lib/41_export.ipynb #90511465
+import datetime, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,14 +20,17 @@ from .mel import mel_power, mel_windows, window_starts
 from .runtime import MANIFEST, file_sha256, load_network
 from .training import load_model
 
-# %% ../nbs/lib/41_export.ipynb #26ccddfc
+# %% ../nbs/lib/41_export.ipynb #8c0a7d3f
 class _Probabilities(torch.nn.Module):
     "A network that ends in probabilities."
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, picture):
+    def forward(self,
+        picture,  # (B, 1, mels, frames)
+    ):            # Clip (B, C) and frame (B, F, C) probabilities
+        "Probabilities of windows."
         clip, frames = self.model(picture)
         return clip.sigmoid(), frames.sigmoid()
 

@@ -89,23 +89,37 @@ class Learner:
         self.losses.append(self.loss.item())
         self.call("after_step")
 
-# %% ../nbs/lib/31_learner.ipynb #2bf099d6
+# %% ../nbs/lib/31_learner.ipynb #5e105b0f
 class Cosine(Callback):
     "Learning rate: a short linear rise, then half a cosine down to zero."
     def __init__(self,
         warmup=.05,  # Share of all steps that rise
     ): self.warmup = warmup
 
-    def before_fit(self, learner):
+    def before_fit(self,
+        learner,  # Learner
+    ):
+        "Make the schedule for all steps."
         total = max(1, learner.epochs * len(learner.batches))
         rise = max(1, round(self.warmup * total))
         shape = lambda i: min(1, (i + 1) / rise) * .5 * (1 + math.cos(math.pi * min(1, i / total)))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(learner.optim, shape)
 
-    def after_step(self, learner): self.schedule.step()
+    def after_step(self,
+        learner,  # Learner
+    ):
+        "Go one step down the curve."
+        self.schedule.step()
 
-    def state_dict(self): return self.schedule.state_dict()
-    def load_state_dict(self, state): self.schedule.load_state_dict(state)
+    def state_dict(self):
+        "What a resumed run needs."
+        return self.schedule.state_dict()
+
+    def load_state_dict(self,
+        state,  # From state_dict
+    ):
+        "Go on from there."
+        self.schedule.load_state_dict(state)
 
 
 class Clip(Callback):
@@ -114,7 +128,11 @@ class Clip(Callback):
         norm,  # Largest norm
     ): self.norm = norm
 
-    def before_step(self, learner): torch.nn.utils.clip_grad_norm_(learner.model.parameters(), self.norm)
+    def before_step(self,
+        learner,  # Learner
+    ):
+        "Shorten the gradient."
+        torch.nn.utils.clip_grad_norm_(learner.model.parameters(), self.norm)
 
 
 class SkipBadLoss(Callback):
@@ -123,27 +141,44 @@ class SkipBadLoss(Callback):
         patience=5,  # Bad steps in a row that end training
     ): self.patience, self.row, self.count = patience, 0, 0
 
-    def after_loss(self, learner):
+    def after_loss(self,
+        learner,  # Learner
+    ):
+        "Count bad steps and leave them out."
         if learner.loss.isfinite(): self.row = 0; return
         self.row, self.count = self.row + 1, self.count + 1
         if self.row >= self.patience: raise StopTraining(f"the loss was not finite {self.row} steps in a row; lower optim.lr or train in float32")
         raise SkipStep
 
-# %% ../nbs/lib/31_learner.ipynb #6f35b42c
+# %% ../nbs/lib/31_learner.ipynb #eff2a546
 class Ema(Callback):
     "Exponential average of the weights; `learner.averaged` is what is kept."
     def __init__(self,
         decay=.99,  # Per step
     ): self.decay = decay
 
-    def before_fit(self, learner):
+    def before_fit(self,
+        learner,  # Learner
+    ):
+        "Begin the average at the first weights."
         self.ema = import_timm().utils.ModelEmaV3(learner.model, decay=self.decay, use_warmup=True)
         learner.averaged = self.ema.module
 
-    def after_step(self, learner): self.ema.update(learner.model, step=learner.count)
+    def after_step(self,
+        learner,  # Learner
+    ):
+        "Move the average."
+        self.ema.update(learner.model, step=learner.count)
 
-    def state_dict(self): return self.ema.module.state_dict()
-    def load_state_dict(self, state): self.ema.module.load_state_dict(state)
+    def state_dict(self):
+        "What a resumed run needs."
+        return self.ema.module.state_dict()
+
+    def load_state_dict(self,
+        state,  # From state_dict
+    ):
+        "Go on from there."
+        self.ema.module.load_state_dict(state)
 
 
 class Validate(Callback):
@@ -155,7 +190,10 @@ class Validate(Callback):
         every=5,  # Epochs
     ): self.score, self.every = score, every
 
-    def after_epoch(self, learner):
+    def after_epoch(self,
+        learner,  # Learner
+    ):
+        "Score the averaged model."
         if learner.epoch % self.every == 0 or learner.epoch == learner.epochs: learner.history[-1] |= self.score(learner.averaged)
 
 
@@ -167,9 +205,16 @@ class Report(Callback):
         path=None,  # Where history.csv is kept
     ): self.path = path
 
-    def before_fit(self, learner): self.start = self.last = time.monotonic()
+    def before_fit(self,
+        learner,  # Learner
+    ):
+        "Start the clock."
+        self.start = self.last = time.monotonic()
 
-    def after_epoch(self, learner):
+    def after_epoch(self,
+        learner,  # Learner
+    ):
+        "Write and print."
         if self.path: write_table(self.path, pd.DataFrame(learner.history))
         now, done = time.monotonic(), learner.epoch == learner.epochs
         if quiet() or (now - self.last < 10 and not done): return
@@ -178,7 +223,7 @@ class Report(Callback):
         print(f"epoch {learner.epoch}/{learner.epochs}  " + "  ".join(f"{k} {v:.4g}" for k, v in row.items()) + f"  {left / 60:.1f} min left")
         self.last = now
 
-# %% ../nbs/lib/31_learner.ipynb #d31d7b0e
+# %% ../nbs/lib/31_learner.ipynb #d87bece7
 class Checkpoint(Callback):
     "Save after epochs, whole or not at all, and go on from what is there."
     order = 3
@@ -189,7 +234,10 @@ class Checkpoint(Callback):
         every_s=60, # Save at most so often, s
     ): self.path, self.mark, self.every_s = path, mark, every_s
 
-    def before_fit(self, learner):
+    def before_fit(self,
+        learner,  # Learner
+    ):
+        "Go on from a checkpoint, if there is one."
         self.saved = time.monotonic()
         if not self.path.exists(): return
         try: state = torch.load(self.path, map_location=learner.device, weights_only=True)
@@ -202,11 +250,18 @@ class Checkpoint(Callback):
 
     def _stateful(self, learner): return [c for c in learner.callbacks if hasattr(c, "state_dict")]
 
-    def after_epoch(self, learner):
+    def after_epoch(self,
+        learner,  # Learner
+    ):
+        "Save, if it is time."
         if time.monotonic() - self.saved < self.every_s: return
         state = dict(mark=self.mark, model=learner.model.state_dict(), optim=learner.optim.state_dict(), epoch=learner.epoch,
                      history=learner.history, callbacks=[c.state_dict() for c in self._stateful(learner)])
         with atomic(self.path) as part: torch.save(state, part)
         self.saved = time.monotonic()
 
-    def after_fit(self, learner): self.path.unlink(missing_ok=True)
+    def after_fit(self,
+        learner,  # Learner
+    ):
+        "A finished run needs no checkpoint."
+        self.path.unlink(missing_ok=True)

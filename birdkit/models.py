@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'HEADS', 'import_timm', 'find_weights', 'build_backbone', 'SedHead', 'PoolHead', 'BirdNet']
 
-# %% ../nbs/lib/23_models.ipynb #1027cbd5
-import importlib.util, os, sys
+# %% ../nbs/lib/23_models.ipynb #918d033f
+import importlib, importlib.util, math, sys
 from pathlib import Path
 
 import torch
@@ -14,10 +14,10 @@ from torch import nn
 
 from .core import KitError, check_dims
 
-# %% ../nbs/lib/23_models.ipynb #7d1d0d04
+# %% ../nbs/lib/23_models.ipynb #545ae4c2
 def import_timm():  # The timm module
     "Import timm, mending torchvision's missing operators first where they are missing."
-    try: import torchvision
+    try: importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error): raise
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]: del sys.modules[name]
@@ -105,7 +105,13 @@ def build_backbone(
     if path: net.load_state_dict(_fit_state(_read_state(path), net.state_dict(), path))
     return net
 
-# %% ../nbs/lib/23_models.ipynb #42e60979
+# %% ../nbs/lib/23_models.ipynb #c7d59d2f
+def _rare(layer):
+    "Start from the belief that one class in all is heard, so that the first steps need not unlearn one half (Lin et al. 2017)."
+    nn.init.constant_(layer.bias, -math.log(max(layer.out_features - 1, 1)))
+    return layer
+
+
 class SedHead(nn.Module):
     "Sound event detection: clip logits (B, C) and frame logits (B, F, C)."
     def __init__(self,
@@ -116,7 +122,7 @@ class SedHead(nn.Module):
     ):
         super().__init__()
         self.drop, self.hidden = nn.Dropout(drop), nn.Linear(features, hidden)
-        self.attention, self.classify = nn.Linear(hidden, n_classes), nn.Linear(hidden, n_classes)
+        self.attention, self.classify = nn.Linear(hidden, n_classes), _rare(nn.Linear(hidden, n_classes))
 
     def forward(self,
         x,  # Features, (B, features, mels, frames)
@@ -138,7 +144,7 @@ class PoolHead(nn.Module):
         drop=.3,     # Dropout
     ):
         super().__init__()
-        self.drop, self.classify = nn.Dropout(drop), nn.Linear(features, n_classes)
+        self.drop, self.classify = nn.Dropout(drop), _rare(nn.Linear(features, n_classes))
 
     def forward(self,
         x,  # Features, (B, features, mels, frames)

@@ -71,8 +71,8 @@ if _is_papermill():
     sys.excepthook = _short_error
     os.environ.setdefault("BIRDKIT_QUIET", "1")
 
-# %% ../nbs/lib/05_notebooks.ipynb #efa95d13
-KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, fold=(int, str), rounds=int, past=str, models=str,
+# %% ../nbs/lib/05_notebooks.ipynb #5d55d0d6
+KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, fold=(int, str), rounds=(int, str), past=str, models=str,
              soundscapes=str, budget_min=(int, float))
 
 

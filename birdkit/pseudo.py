@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['label_soundscapes', 'label_array', 'sharpen', 'file_weights', 'labelled_scapes', 'label_summary', 'agreement']
 
-# %% ../nbs/lib/33_pseudo.ipynb #258b155e
+# %% ../nbs/lib/33_pseudo.ipynb #77d1563d
 import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows
 from .batches import Scapes
-from .core import KitError, check_dims, progress, read_table, write_table
+from .core import KitError, check_dims, progress
 from .rows import score_rows
 
 # %% ../nbs/lib/33_pseudo.ipynb #2131c001

@@ -6,17 +6,15 @@
 __all__ = ['choose_recipe', 'cleaned_clips', 'find_past', 'pretrain', 'start_model', 'train_fold', 'find_runs', 'distill_round',
            'round_count', 'class_prior', 'data_notes', 'parity_sound']
 
-# %% ../nbs/lib/34_stages.ipynb #14566392
+# %% ../nbs/lib/34_stages.ipynb #2c67d6c0
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 
 from .batches import make_clips
 from .competition import Competition
-from .core import KitError, atomic, read_json, read_table, write_json, write_table
-from .prepare import Prepared, prepare
+from .core import KitError, atomic, read_table, write_json, write_table
+from .prepare import prepare
 from .pseudo import label_soundscapes, labelled_scapes
 from .recipe import find_recipe
 from .training import TrainedModel, background_scapes, load_model, noisy_student, supervised, train_run

@@ -39,7 +39,7 @@ def _decode(job):
     pcm, scale = _quantise(x)
     return pcm, dict(base, scale=scale, **stats(x), flaws="; ".join(clip.flaws), error="")
 
-# %% ../nbs/lib/02_store.ipynb #db4b73d0
+# %% ../nbs/lib/02_store.ipynb #e1045789
 @contextmanager
 def _alone(folder):
     "Keep a second process from writing the same store."
@@ -73,28 +73,33 @@ class _Shards:
         ends = (index.offset + index.samples).groupby(index.shard).max() if len(index) else {}
         self.shard = max(ends.keys(), default=0)
         self.end = int(ends.get(self.shard, 0))
-        self.data = open(self.file(), "ab")
+        self.data = open(self._file(), "ab")
         self.data.truncate(2 * self.end)
         self.lines = open(self.path, "a", newline="")
         self.rows = csv.DictWriter(self.lines, COLUMNS, restval="")
         if not self.path.stat().st_size: self.rows.writeheader()
 
-    def file(self): return self.folder / f"shard-{self.shard:03d}.i16"
+    def _file(self): return self.folder / f"shard-{self.shard:03d}.i16"
 
-    def add(self, pcm, fields):
-        if self.end and self.end + len(pcm) > SHARD_SAMPLES: self.turn()
+    def add(self,
+        pcm,     # int16 samples
+        fields,  # The index fields of the recording
+    ):
+        "Append one recording: samples first, then its line."
+        if self.end and self.end + len(pcm) > SHARD_SAMPLES: self._turn()
         self.data.write(pcm.tobytes())
         self.data.flush()
         self.rows.writerow(dict(fields, shard=self.shard, offset=self.end, samples=len(pcm)))
         self.lines.flush()
         self.end += len(pcm)
 
-    def turn(self):
+    def _turn(self):
         self.data.close()
         self.shard, self.end = self.shard + 1, 0
-        self.data = open(self.file(), "wb")
+        self.data = open(self._file(), "wb")
 
     def close(self):
+        "Close both files."
         self.data.close()
         self.lines.close()
 
@@ -118,7 +123,7 @@ def build_store(
         finally: shards.close()
     return AudioStore(folder)
 
-# %% ../nbs/lib/02_store.ipynb #6f90ff30
+# %% ../nbs/lib/02_store.ipynb #0e6ab2d7
 class AudioStore:
     "Memory-mapped samples of decoded recordings, by key."
     def __init__(self,
@@ -135,7 +140,9 @@ class AudioStore:
         return {s: np.memmap(self.folder / f"shard-{s:03d}.i16", "<i2", "r") for s in set(self.index.shard[self.index.samples > 0])}
 
     @property
-    def bad(self): return self.index.loc[self.index.error != "", "error"]
+    def bad(self):
+        "Reason by recording, of those that could not be read."
+        return self.index.loc[self.index.error != "", "error"]
 
     def __contains__(self, key): return key in self._place and self._place[key][2] > 0
 

@@ -6,21 +6,20 @@
 __all__ = ['RESERVE_S', 'find_soundscapes', 'find_export', 'Sheet', 'make_sheet', 'one_pass', 'blend', 'align', 'run_submission',
            'submission_path', 'find_sample', 'score_submission', 'keep_report']
 
-# %% ../nbs/lib/44_submit.ipynb #ddc35857
+# %% ../nbs/lib/44_submit.ipynb #97f097b5
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .audio import ROW_S, SR, decode
-from .check import check_submission
+from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, attached_files, audio_files, row_ids, split_row_id
 from .core import KitError, ahead, on_kaggle, progress, read_table, write_json, write_table
 from .metrics import few, macro_auc
 from .post import apply_post
 from .rows import score_rows
-from .runtime import MANIFEST, load_export, load_network
+from .runtime import MANIFEST, load_network
 
 # %% ../nbs/lib/44_submit.ipynb #70236130
 def find_soundscapes(

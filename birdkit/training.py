@@ -6,7 +6,7 @@
 __all__ = ['choose_device', 'network_loss', 'supervised', 'noisy_student', 'TrainedModel', 'load_model', 'clip_pictures',
            'clip_scores', 'mean_auc', 'make_optimiser', 'background_scapes', 'split_clips', 'train_run']
 
-# %% ../nbs/lib/32_training.ipynb #5f441d26
+# %% ../nbs/lib/32_training.ipynb #998e78b8
 import json
 from dataclasses import asdict
 
@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .audio import SR
 from .augment import add_background, augment_picture, augment_power, mix_clips, unit_rms
-from .batches import Batches, Scapes, make_clips, read_window
-from .core import KitError, atomic, progress, read_json, read_table, write_json, write_table
+from .batches import Batches, Scapes, read_window
+from .core import KitError, atomic, read_json, write_json, write_table
 from .frontend import MelFrontend
 from .learner import Checkpoint, Clip, Cosine, Ema, Learner, Report, SkipBadLoss, Validate
 from .losses import dual, find_loss
@@ -150,7 +149,7 @@ def mean_auc(
     "The metric on arrays."
     return float(np.nanmean(auc_columns(targets >= .5, scores)))
 
-# %% ../nbs/lib/32_training.ipynb #e6902b31
+# %% ../nbs/lib/32_training.ipynb #a0ad8487
 def make_optimiser(
     model,  # TrainedModel
     lr,     # Peak learning rate of the backbone
@@ -214,10 +213,10 @@ def _scorer(data, held, frontend):
     "A function of a model: AUC and scores of the held-out clips; None where nothing is held out."
     if held is None or not len(held): return None
     pictures, owner = clip_pictures(data.store, held, frontend.cpu())
-    def score(model):
+    def _score(model):
         scores = clip_scores(model, pictures, owner)
         return mean_auc(held.targets, scores), scores
-    return score
+    return _score
 
 
 def _keep_scores(folder, model, held, score, facts):

@@ -1,0 +1,27 @@
+# Two commands: `make demo` and `make test`. Both set up a local .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test docs clean
+
+setup: .venv/ready
+
+.venv/ready: settings.ini setup.py
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'birdkit needs Python 3.11 or newer: make PYTHON=python3.12')"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python data_prep/make_demo.py --out work/demo
+	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work
+
+test: setup
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/pytest -q tests
+
+docs: setup
+	$(BIN)/nbdev_docs
+
+clean:
+	rm -rf work build dist .pytest_cache

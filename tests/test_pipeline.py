@@ -1,0 +1,125 @@
+"The six notebooks, run as people run them, on a small demo."
+import os, pty, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, notebook_sources, papermill
+
+from birdkit.check import check_submission
+from birdkit.notebooks import PIPELINE, notebook_parameters
+
+
+def test_six_notebooks_make_a_valid_submission(pipeline, demo):
+    table = pd.read_csv(pipeline["work"] / "submission.csv")
+    sample = pd.read_csv(demo / "sample_submission.csv")
+    rows = pd.concat([sample, pd.DataFrame({"row_id": [f"soundscape_9999999_{5 * i}" for i in range(1, 13)]})]).fillna(0)
+    assert set(table.row_id) == set(rows.row_id)                       # the unreadable soundscape has its rows too
+    assert check_submission(table, rows.set_index("row_id").loc[table.row_id].reset_index()) == []
+    assert list(pipeline["report"]["bad"]) == ["soundscape_9999999.ogg"]
+    prior = table[table.row_id.str.startswith("soundscape_9999999_")].iloc[:, 1:]
+    assert (prior.nunique() == 1).all() and prior.iloc[0].nunique() > 1
+    assert table.iloc[:, 1:].std().min() > 0
+
+
+def test_the_command_tells_path_score_and_times(pipeline):
+    text = pipeline["text"]
+    assert f"submission: {pipeline['work'] / 'submission.csv'}" in text
+    assert f"macro ROC-AUC against test_soundscapes_truth.csv: {pipeline['report']['auc']:.4f}" in text
+    assert all(any(line.startswith(name) and line.endswith(" s") for line in text.splitlines()) for name in (*PIPELINE, "all"))
+
+
+def test_each_notebook_leaves_its_part(pipeline):
+    work = pipeline["work"]
+    left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.csv",
+            "pretrained/tiny/backbone.pt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
+            "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/round1/labels.csv", "runs/tiny-r1/all/weights.pt",
+            "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
+    assert [f for f in left if not (work / f).exists()] == []
+    assert not list(work.rglob("*.part"))
+    bad = pd.read_csv(work / "prepared/bad_files.csv")
+    assert len(bad) == 2 and bad.reason.str.contains("not readable as audio").all()
+
+
+def test_sources_stay_untouched(pipeline):
+    assert notebook_sources() == pipeline["before"]
+
+
+def _train(pipeline, demo, *more):
+    return ["nbs/04_train.ipynb", "-p", "fold", "1", "-p", "recipe", "tiny", "-p", "data", demo, "-p", "work", pipeline["work"], *more]
+
+
+@pytest.mark.parametrize("stdin", ["null", "pipe", "terminal"])
+def test_papermill_needs_no_output_path(pipeline, demo, stdin):
+    output = pipeline["work"] / "notebooks/04_train.ipynb"
+    output.unlink(missing_ok=True)
+    if stdin == "terminal":
+        command = [str(Path(sys.executable).parent / "papermill"), *map(str, _train(pipeline, demo))]
+        code = _at_terminal(command)
+    else:
+        options = dict(input="") | dict(stdin=None) if stdin == "pipe" else {}
+        code = papermill(*_train(pipeline, demo), **options).returncode
+    assert code == 0 and output.exists()
+    assert (pipeline["work"] / "runs/tiny/fold1/weights.pt").exists()
+    assert notebook_sources() == pipeline["before"]
+
+
+def _at_terminal(command):
+    "Exit code of a command whose input and outputs are a terminal."
+    child, screen = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(command[0], command)
+    try:
+        while os.read(screen, 4096): pass
+    except OSError: pass                       # the terminal closes with the command
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("more, told", [
+    (["-p", "fald", "1"], "this notebook has no parameter 'fald'; did you mean fold"),
+    (["-p", "seed", "one"], "parameter seed='one' is of type str, expected int"),
+    (["-p", "recipe", "smal"], "recipe 'smal' is unknown; did you mean small"),
+    (["-p", "data", "/nowhere"], "KitError: /nowhere is no folder: give the competition folder as data="),
+    (["-p", "fold", "9"], 'fold=9 does not exist: give 0 to 4, or "all"'),
+    (["-y", "{overrides: {optim.epoch: 1}}"], "Optim has no field 'epoch'; did you mean epochs"),
+    (["-y", "{overrides: {frontend.n_mels: 48, model.head: bed}}"], "model.head='bed' is unknown"),
+])
+def test_mistakes_are_one_line(pipeline, demo, more, told):
+    done = papermill(*_train(pipeline, demo), *more)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("KitError: ")]
+    assert len(lines) == 1 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_recipes_checkpoint_is_refused(pipeline, demo):
+    done = papermill("nbs/05_distill.ipynb", "-p", "recipe", "tiny", "-p", "data", demo, "-p", "work", pipeline["work"], "-y", "{overrides: {frontend.n_mels: 48}}")
+    assert done.returncode == 1 and "was trained with another frontend, backbone or head than recipe 'tiny'" in done.stderr
+
+
+def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
+    from birdkit.competition import Competition
+    from birdkit.core import Workspace
+    from birdkit.prepare import Prepared
+    from birdkit.recipe import find_recipe
+    from birdkit.stages import cleaned_clips, train_fold
+    space, recipe = Workspace.find(pipeline["work"]), find_recipe("tiny", {"model.backbone": "mobilenetv3_small_050", "model.weights": "none"})
+    data = Prepared.load(space.prepared, Competition.find(str(demo)).folder)
+    clips = cleaned_clips(data, space, recipe)
+    weights = [train_fold(data, clips, Workspace.find(tmp_path / name), recipe, 0)[0].state_dict() for name in ("one", "two")]
+    assert all((a == b).all() for a, b in zip(weights[0].values(), weights[1].values()))
+
+
+def test_notebooks_have_parameters_and_no_functions():
+    shared = {"data", "work", "recipe", "overrides", "seed"}
+    extra = {"03_pretrain": {"past"}, "04_train": {"fold"}, "05_distill": {"rounds"}, "06_infer": {"models", "soundscapes", "budget_min"}}
+    for name in PIPELINE:
+        path = ROOT / f"nbs/{name}.ipynb"
+        assert set(notebook_parameters(path)) == shared | extra.get(name, set())
+        assert "skip_exec: true" in path.read_text()
+        assert '"def ' not in path.read_text() and '"class ' not in path.read_text()
+
+
+def test_scores_are_of_use(pipeline):
+    assert np.isfinite(pipeline["report"]["auc"]) and pipeline["report"]["auc"] > .5
