@@ -11,26 +11,26 @@ from .recipe import Mel, Recipe
 # %% ../nbs/lib/30_recipes_kit.ipynb #5dcf2117
 base = Recipe("base", about="EfficientNet-B0 and attention head, 5 s; for a GPU")
 
-# %% ../nbs/lib/30_recipes_kit.ipynb #1abbba13
+# %% ../nbs/lib/30_recipes_kit.ipynb #15eb4b7a
 small = base.but(
     name="small",
     about="lite0 and attention head, 5 s; for two CPU cores and half an hour",
     frontend=Mel(n_mels=64, hop=800),
     model=dict(backbone="tf_efficientnet_lite0"),
-    loss=dict(name="soft_ce"),
+    loss=dict(name="ce_bce"),
     optim=dict(epochs=80, batch=16, lr=1.5e-3),
     pretrain=dict(epochs=20),
-    pseudo=dict(epochs=60, lr=1e-3),
+    pseudo=dict(rounds=2, epochs=60, lr=1e-3),
     infer=dict(post=(("top_scale", 1),)),
 )
 
-# %% ../nbs/lib/30_recipes_kit.ipynb #5ddb8302
+# %% ../nbs/lib/30_recipes_kit.ipynb #20fa5940
 demo = small.but(
     name="demo",
     about="small in a fifth of the time; for the demo",
     optim=dict(epochs=20),
     pretrain=dict(epochs=8),
-    pseudo=dict(epochs=15),
+    pseudo=dict(rounds=1, epochs=15),
 )
 
 tiny = demo.but(

@@ -13,7 +13,8 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, SR, cut, decode, n_rows, write_ogg
 from birdkit.core import KitError, ahead, read_json, write_json, write_table
-from synth import FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding, speech
+from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
+                   speech)
 
 VERSION = 1
 SOUNDSCAPE_S = 60
@@ -21,35 +22,49 @@ HEARD_S = .2   # s of its own sound within a row make a class true there
 EVENTS = (0, .08, .12, .2, .2, .2, .2)   # Chance of 0, 1, ... 6 songs of a species in a soundscape
 TRAIN_SITES, TEST_SITES = ("V01", "V02", "V03", "V04"), ("V05", "V06", "V07")
 
-# Species share bands on purpose: the trillets differ in rate and direction of a sweep, the pipers in the order of two notes.
+# Species share bands on purpose: the trillets differ in the rate and direction of a sweep, the pipers in the order of
+# two notes, so that an average spectrum does not tell them apart.
 VALLEY = (
     Species("valtri1", "Vallicola celer", "Valley Trillet", "Aves", (Note(4900, 3000, .032, (16, 30), .026),)),
     Species("slatri1", "Vallicola lentus", "Slate Trillet", "Aves", (Note(4900, 3000, .080, (7, 12), .065),)),
     Species("ambtri1", "Vallicola succineus", "Amber Trillet", "Aves", (Note(3000, 4900, .080, (7, 12), .065),)),
-    Species("bropip1", "Fistularis rivi", "Brook Piper", "Aves", (Note(2750, 2650, .36, gap_s=.09), Note(2050, 1980, .46))),
-    Species("ridpip1", "Fistularis jugi", "Ridge Piper", "Aves", (Note(2050, 1980, .46, gap_s=.09), Note(2750, 2650, .36))),
-    Species("neebir1", "Acicula tenuis", "Needlebird", "Aves", (Note(6100, 6700, .26, (3, 6), .12, bend=.05, step=.985),)),
-    Species("thobuz1", "Stridula spinae", "Thorn Buzzer", "Aves", (Note(5900, 6300, .62, (1, 3), .22, tremble=(75, .13)),)),
-    Species("moswre1", "Muscicolus praeceps", "Mossback Wren", "Aves", (Note(4700, 4000, .11, (10, 16), .06, step=.955, hurry=.95),)),
+    Species("bropip1", "Fistularis rivi", "Brook Piper", "Aves", (
+        Note(2750, 2650, .36, gap_s=.09), Note(2050, 1980, .46))),
+    Species("ridpip1", "Fistularis jugi", "Ridge Piper", "Aves", (
+        Note(2050, 1980, .46, gap_s=.09), Note(2750, 2650, .36))),
+    Species("neebir1", "Acicula tenuis", "Needlebird", "Aves", (
+        Note(6100, 6700, .26, (3, 6), .12, bend=.05, step=.985),)),
+    Species("thobuz1", "Stridula spinae", "Thorn Buzzer", "Aves", (
+        Note(5900, 6300, .62, (1, 3), .22, tremble=(75, .13)),)),
+    Species("moswre1", "Muscicolus praeceps", "Mossback Wren", "Aves", (
+        Note(4700, 4000, .11, (10, 16), .06, step=.955, hurry=.95),)),
     Species("lanthr1", "Lucerna vespertina", "Lantern Thrush", "Aves", (
-        Note(2300, 3300, .22), Note(3500, 2500, .18, (1, 2)), Note(2600, 2600, .35, bend=.3), Note(2100, 2100, .3, tremble=(14, .1)),
-        Note(4400, 3400, .06, (3, 5), .04), Note(3000, 3050, .3, bend=-.3)), (1., 2.6), pick=4),
+        Note(2300, 3300, .22), Note(3500, 2500, .18, (1, 2)), Note(2600, 2600, .35, bend=.3),
+        Note(2100, 2100, .3, tremble=(14, .1)), Note(4400, 3400, .06, (3, 5), .04), Note(3000, 3050, .3, bend=-.3)),
+        pause_s=(1., 2.6), pick=4),
     Species("9000417", "Lacunara cava", "Hollow Frog", "Amphibia", (
-        Note(780, 700, .55, (1, 3), .3, pulse=(27, .95), partials=(.5, 1, .6, .25)),), (.8, 2.5)),
-    Species("pebfro1", "Calculana parva", "Pebble Frog", "Amphibia", (Note(1750, 2750, .2, (3, 6), .32, pulse=(48, .8)),), (.6, 2.)),
+        Note(780, 700, .55, (1, 3), .3, pulse=(27, .95), partials=(.5, 1, .6, .25)),), pause_s=(.8, 2.5)),
+    Species("pebfro1", "Calculana parva", "Pebble Frog", "Amphibia", (
+        Note(1750, 2750, .2, (3, 6), .32, pulse=(48, .8)),), pause_s=(.6, 2.)),
     Species("silcri1", "Argentogryllus noctis", "Silver Cricket", "Insecta", (
-        Note(6250, 6100, .17, (10, 18), .17, pulse=(31, .9)),), (.8, 2.5)),
+        Note(6250, 6100, .17, (10, 18), .17, pulse=(31, .9)),), pause_s=(.8, 2.5)),
 )
-CLIPS = {"lanthr1": 40, "valtri1": 30, "bropip1": 22, "pebfro1": 17, "slatri1": 13, "ridpip1": 11, "silcri1": 9, "ambtri1": 8, "neebir1": 7,
-         "thobuz1": 5, "moswre1": 4, "9000417": 3}   # Focal recordings: a long tail
-STRANGERS = ("Ashtail", "Bellwing", "Copper Chat", "Dusk Tinker", "Elder Finch", "Fernhopper", "Glass Warbler", "Heath Rattler", "Ink Dove",
-             "Juniper Tit", "Kettle Toad", "Loam Frog", "Mist Sparrow", "Nettle Cricket", "Orchard Shrike", "Pine Whistler")
-AUTHORS = ("Ada Fern", "Bo Lindqvale", "Cleo Marsh", "Dario Penna", "Edda Quill", "Farid Ostrow", "Greta Holm", "Hugo Valmy", "Ines Torvald",
-           "Jonas Wick", "Kaya Brandt", "Leo Sandoval")
+# Focal recordings of each: a long tail
+CLIPS = {"lanthr1": 40, "valtri1": 30, "bropip1": 22, "pebfro1": 17, "slatri1": 13, "ridpip1": 11, "silcri1": 9,
+         "ambtri1": 8, "neebir1": 7, "thobuz1": 5, "moswre1": 4, "9000417": 3}
+STRANGERS = ("Ashtail", "Bellwing", "Copper Chat", "Dusk Tinker", "Elder Finch", "Fernhopper", "Glass Warbler",
+             "Heath Rattler", "Ink Dove", "Juniper Tit", "Kettle Toad", "Loam Frog", "Mist Sparrow", "Nettle Cricket",
+             "Orchard Shrike", "Pine Whistler")
+AUTHORS = ("Ada Fern", "Bo Lindqvale", "Cleo Marsh", "Dario Penna", "Edda Quill", "Farid Ostrow", "Greta Holm",
+           "Hugo Valmy", "Ines Torvald", "Jonas Wick", "Kaya Brandt", "Leo Sandoval")
 LICENCES = ("cc-by 4.0", "cc-by-sa 4.0", "cc-by-nc-sa 4.0", "cc0 1.0")
-COLUMNS = ("primary_label", "secondary_labels", "type", "filename", "collection", "rating", "url", "latitude", "longitude", "scientific_name",
-           "common_name", "author", "license")
-PLACE = "The valley\nCountry: none; the valley, its species and its recordists are invented\nLatitude: -31.42\nLongitude: -122.85\n"
+COLUMNS = ("primary_label", "secondary_labels", "type", "filename", "collection", "rating", "url", "latitude",
+           "longitude", "scientific_name", "common_name", "author", "license")
+PLACE = """The valley
+Country: none; the valley, its species and its recordists are invented
+Latitude: -31.42
+Longitude: -122.85
+"""
 
 
 @dataclass(frozen=True)
@@ -84,9 +99,12 @@ def _any_note(kind, rng):
     start, fast = np.exp(rng.uniform(np.log(low), np.log(high))), rng.random() < .5
     length = rng.uniform(.03, .1) if fast else rng.uniform(.15, .6)
     fewest = int(rng.integers(5, 12)) if fast else 1
-    return Note(start, start * 2 ** rng.uniform(-.6, .6), length, (fewest, fewest + (8 if fast else 2)), rng.uniform(.3, 1) * length,
-                rng.choice([0, rng.uniform(-.3, .3)]), (rng.uniform(10, 90), rng.choice([0, 0, rng.uniform(.03, .15)])),
-                (rng.uniform(20, 60), rng.choice([0, 0, .9]) if kind == "Aves" else .9), (1., rng.choice([0, .4])), rng.uniform(.96, 1.03))
+    return Note(
+        start, start * 2 ** rng.uniform(-.6, .6), length, (fewest, fewest + (8 if fast else 2)),
+        gap_s=rng.uniform(.3, 1) * length, bend=rng.choice([0, rng.uniform(-.3, .3)]),
+        tremble=(rng.uniform(10, 90), rng.choice([0, 0, rng.uniform(.03, .15)])),
+        pulse=(rng.uniform(20, 60), rng.choice([0, 0, .9]) if kind == "Aves" else .9),
+        partials=(1., rng.choice([0, .4])), step=rng.uniform(.96, 1.03))
 
 
 def plan_takes(
@@ -100,12 +118,13 @@ def plan_takes(
     rng, takes = np.random.default_rng(seed), []
     for animal in species:
         for _ in range(counts[animal.label]):
-            source = str(rng.choice(["XC", "XC", "XC", "iNat", "CSA"] if animal.class_name == "Aves" else ["iNat", "XC"]))
-            other = species[rng.integers(len(species))]
+            source = rng.choice(["XC", "XC", "XC", "iNat", "CSA"] if animal.class_name == "Aves" else ["iNat", "XC"])
+            other, end = species[rng.integers(len(species))], str(rng.choice(["start", "end"]))
             talk, still, company = rng.random(3) < (.18, .1, .15) if extras else (False,) * 3
-            takes.append(Take(animal, f"{animal.label}/{source}{900_000 + 1000 * seed[1] + len(takes)}.ogg", rng.uniform(*lengths),
-                              other if company and other is not animal else None, str(rng.choice(["start", "end"])) if talk else "",
-                              rng.uniform(2, 4), rng.uniform(4, 9) if still else 0., (*seed, len(takes))))
+            takes.append(Take(
+                animal, f"{animal.label}/{source}{900_000 + 1000 * seed[1] + len(takes)}.ogg", rng.uniform(*lengths),
+                other=other if company and other is not animal else None, talk=end if talk else "",
+                talk_s=rng.uniform(2, 4), still_s=rng.uniform(4, 9) if still else 0., key=(*seed, len(takes))))
     return takes
 
 
@@ -116,14 +135,16 @@ def render_take(
     rng = np.random.default_rng(take.key)
     sing_s = max(3.5, take.seconds - take.still_s - (take.talk_s if take.talk else 0))
     n = round(sing_s * SR)
-    noise = background(n, {"wind": rng.normal(0, 3), "hiss": rng.uniform(-26, -10), str(rng.choice(["stream", "insects"])): rng.uniform(-30, -12)}, rng)
+    near = str(rng.choice(["stream", "insects"]))
+    levels = {"wind": rng.normal(0, 3), "hiss": rng.uniform(-26, -10), near: rng.uniform(-30, -12)}
+    noise = background(n, levels, rng)
     x = at_snr(bout(individual(take.species, rng), sing_s, rng), noise, rng.uniform(8, 30))
     if take.other: x = x + at_snr(bout(individual(take.other, rng), sing_s, rng), noise, rng.uniform(0, 6))
     x = equalise(reverberate(x, rng.uniform(.2, .6), rng.uniform(-22, -8), rng) + noise, _response(rng, 2.5))
     x *= 10 ** (rng.uniform(-14, -1) / 20) / np.abs(x).max()
     if take.still_s: x = np.r_[x, background(round(take.still_s * SR), {"hiss": rng.uniform(-75, -60)}, rng)]
     if take.talk:
-        voice = .5 * speech(take.talk_s, rng) + np.resize(x[-SR:] if take.still_s else x[:SR], round(take.talk_s * SR)) * .1
+        voice = .5 * speech(take.talk_s, rng) + .01 * background(round(take.talk_s * SR), {"wind": 0, "hiss": -15}, rng)
         x = np.r_[voice, x] if take.talk == "start" else np.r_[x, voice]
     return x.astype("float32")
 
@@ -145,7 +166,7 @@ def describe(
     frame = pd.DataFrame(dict(
         primary_label=[t.species.label for t in takes],
         secondary_labels=[str([t.other.label if t.other else ""]) for t in takes],
-        type=[str([kind]) for kind in rng.choice(["song", "call", ""], n, p=[.6, .3, .1])],
+        type=[str([kind]) for kind in rng.choice(["song", "call", ""], n, p=[.6, .3, .1]).tolist()],
         filename=[t.filename for t in takes], collection=[s.rstrip("0123456789") for s in stems],
         rating=np.where(rng.random(n) < .12, 0, rng.integers(4, 11, n) / 2 - [.5 * bool(t.other) for t in takes]),
         url=[f"https://example.org/{s}" for s in stems],
@@ -165,9 +186,10 @@ def write_focal(
     "Write the focal recordings and taxonomy.csv."
     def job(take): return write_ogg(folder / "train_audio" / take.filename, render_take(take))
     for _ in ahead(job, takes): pass
-    write_table(folder / "taxonomy.csv", pd.DataFrame(
-        [(s.label, s.label if s.label.isdigit() else 9_100_000 + i, s.scientific_name, s.common_name, s.class_name) for i, s in enumerate(species)],
-        columns=["primary_label", "inat_taxon_id", "scientific_name", "common_name", "class_name"]).sort_values("primary_label"))
+    taxonomy = pd.DataFrame([vars(s) for s in species]).rename(columns={"label": "primary_label"})
+    codes = [s.label if s.label.isdigit() else 9_100_000 + i for i, s in enumerate(species)]
+    columns = ["primary_label", "inat_taxon_id", "scientific_name", "common_name", "class_name"]
+    write_table(folder / "taxonomy.csv", taxonomy.assign(inat_taxon_id=codes)[columns].sort_values("primary_label"))
     for name in ("train_soundscapes", "test_soundscapes"): (folder / name).mkdir()
     (folder / "recording_location.txt").write_text(PLACE)
     return describe(takes, seed)
@@ -184,8 +206,8 @@ def add_duplicates(
         fresh.append(f"{Path(name).parent}/XC{990_000 + i}.ogg")
         if i: write_ogg(audio / fresh[-1], decode(audio / name).samples * (1, .4, 1)[i])
         else: shutil.copyfile(audio / name, audio / fresh[-1])
-    rows = rows.assign(filename=fresh, collection="XC", url=[f"https://example.org/XC{990_000 + i}" for i in range(len(rows))])
-    return pd.concat([train, rows], ignore_index=True)
+    urls = [f"https://example.org/{Path(name).stem}" for name in fresh]
+    return pd.concat([train, rows.assign(filename=fresh, collection="XC", url=urls)], ignore_index=True)
 
 
 def add_faults(
@@ -193,9 +215,10 @@ def add_faults(
     train,   # train.csv so far
 ):           # train.csv with two more rows
     "Add an empty file and a text that is called .ogg."
-    rows = train.head(2).copy()
+    rows = train.head(2).assign(collection="XC", url="")
     rows["filename"] = [f"{label}/XC{999_000 + i}.ogg" for i, label in enumerate(rows.primary_label)]
-    for name, text in zip(rows.filename, ("", "This is not a recording.\n")): (folder / "train_audio" / name).write_text(text)
+    for name, text in zip(rows.filename, ("", "This is not a recording.\n")):
+        (folder / "train_audio" / name).write_text(text)
     return pd.concat([train, rows], ignore_index=True)
 
 
@@ -223,17 +246,21 @@ def plan_scenes(
             chosen = np.argsort(used + 1.5 * rng.random(len(VALLEY)))[:(3, 4, 2, 5, 1, 4, 5, 0)[i % 8]]
             used[chosen] += 1
             site = sites[i % len(sites)]
-            when = f"2025{rng.integers(3, 7):02d}{rng.integers(1, 29):02d}_{rng.integers(4, 21):02d}{rng.integers(60):02d}00"
+            month, day, hour, minute = rng.integers((3, 1, 4, 0), (7, 29, 21, 60))
+            when = f"2025{month:02d}{day:02d}_{hour:02d}{minute:02d}00"
             name = f"{site}_{when}" if part == "train" else f"soundscape_{next(numbers)}"
-            scenes.append(Scene(folder / f"{part}_soundscapes" / f"{name}.ogg", site, tuple(VALLEY[c] for c in chosen), (seed, 3, len(scenes))))
+            path = folder / f"{part}_soundscapes" / f"{name}.ogg"
+            scenes.append(Scene(path, site, tuple(VALLEY[c] for c in chosen), (seed, 3, len(scenes))))
     return scenes
 
 
 def _site(name, seed):
     "Echo, response and weather of a site, the same in all of its soundscapes."
     rng = np.random.default_rng([seed, 4, int(name[1:])])
-    kinds = [("wind", "insects"), ("stream", "wind"), ("rain", "wind"), ("wind", "insects", "stream")][int(name[1:]) % 4]
-    return rng, dict(rt60_s=rng.uniform(.4, 1.1), wet_db=rng.uniform(-12, -3)), _response(rng, 4), {kind: rng.uniform(-14, 0) for kind in kinds}
+    mixtures = ("wind", "insects"), ("stream", "wind"), ("rain", "wind"), ("wind", "insects", "stream")
+    kinds = mixtures[int(name[1:]) % len(mixtures)]
+    echo = dict(rt60_s=rng.uniform(.4, 1.1), wet_db=rng.uniform(-12, -3))
+    return rng, echo, _response(rng, 4), {kind: rng.uniform(-14, 0) for kind in kinds}
 
 
 def render_scene(
@@ -243,20 +270,23 @@ def render_scene(
     "Sing one soundscape: individuals at a distance, one over another, in the echo and weather of the site."
     rng, n = np.random.default_rng(scene.key), SOUNDSCAPE_S * SR
     room, echo, response, weather = _site(scene.site, seed)
-    noise = background(n, {kind: db + rng.normal(0, 3) for kind, db in weather.items()} | {"hiss": rng.uniform(-30, -18)}, rng)
+    levels = {kind: db + rng.normal(0, 3) for kind, db in weather.items()} | {"hiss": rng.uniform(-30, -18)}
+    noise = background(n, levels, rng)
     dry, truth = np.zeros(n, "float32"), {}
     for species in scene.species:
         singer, heard = individual(species, rng), np.zeros(round(SOUNDSCAPE_S / FRAME_S), bool)
         for _ in range(rng.choice(7, p=EVENTS)):
-            x = equalise(song(singer, rng), [(1000, 0), (10_000, -rng.uniform(0, 12))])[:SOUNDSCAPE_S * SR // 2]
+            x = equalise(song(singer, rng), [(1000, 0), (10_000, -rng.uniform(0, 12))])
             start = int(rng.integers(0, n - len(x) // 2))
             x = at_snr(x, cut(noise, start, len(x)), rng.triangular(-6, 7, 12))[:n - start]
             dry[start:start + len(x)] += x
-            frames = sounding(x)[:len(heard) - start // round(FRAME_S * SR)]
-            heard[start // round(FRAME_S * SR):][:len(frames)] |= frames
+            first = start // round(FRAME_S * SR)
+            frames = sounding(x)[:len(heard) - first]
+            heard[first:first + len(frames)] |= frames
         truth[species.label] = heard.reshape(n_rows(SOUNDSCAPE_S), -1).sum(1) * FRAME_S
     mix = equalise(reverberate(dry, rng=room, **echo) + noise, response)
-    return (mix * (10 ** (rng.uniform(-38, -26) / 20) / np.sqrt(np.mean(np.square(mix))))).clip(-1, 1), truth
+    gain = 10 ** (rng.uniform(-38, -26) / 20) / np.sqrt(np.mean(np.square(mix)))
+    return (mix * np.float32(gain)).clip(-1, 1), truth
 
 
 def write_scenes(
@@ -270,7 +300,8 @@ def write_scenes(
         mix, heard = render_scene(scene, seed)
         write_ogg(scene.path, mix)
         ends = [f"{scene.path.stem}_{ROW_S * (i + 1)}" for i in range(n_rows(SOUNDSCAPE_S))]
-        return pd.DataFrame({label: heard.get(label, np.zeros(len(ends))) for label in labels}, pd.Index(ends, name="row_id"))
+        table = {label: heard.get(label, np.zeros(len(ends))) for label in labels}
+        return pd.DataFrame(table, pd.Index(ends, name="row_id"))
     seconds = {scene.path: table for scene, table in zip(scenes, ahead(job, scenes))}
     tests = [table for path, table in sorted(seconds.items()) if path.parent.name == "test_soundscapes"]
     truth = (pd.concat(tests) >= HEARD_S).astype(int)
@@ -294,13 +325,14 @@ def build_valley(
     seed,    # Seed of everything
     faults,  # True adds two files that cannot be read
     scale,   # Factor on the numbers of recordings and soundscapes
-):
+):           # None
     "Write the demo competition."
-    takes = plan_takes(VALLEY, {label: max(3, round(n * scale)) for label, n in CLIPS.items()}, (4.5, 18), True, (seed, 0))
+    counts = {label: max(2, round(n * scale)) for label, n in CLIPS.items()}
+    takes = plan_takes(VALLEY, counts, (4.5, 18), True, (seed, 0))
     train = add_duplicates(folder, write_focal(folder, VALLEY, takes, (seed, 5)))
     if faults: train = add_faults(folder, train)
     write_table(folder / "train.csv", train.sort_values(["primary_label", "filename"]))
-    scenes = plan_scenes(folder, max(2, round(24 * scale)), max(4, round(16 * scale)), seed)
+    scenes = plan_scenes(folder, max(2, round(24 * scale)), max(2, round(16 * scale)), seed)
     write_scenes(folder, scenes, sorted(CLIPS), seed)
 
 
@@ -308,12 +340,14 @@ def build_past(
     folder,  # Empty folder
     seed,    # Seed of everything
     scale,   # Factor on the number of recordings
-):
+):           # None
     "Write the past year's competition: 16 other species, no soundscapes."
     species = strangers(seed)
-    takes = plan_takes(species, dict.fromkeys([s.label for s in species], max(2, round(10 * scale))), (5, 10), False, (seed, 1))
-    write_table(folder / "train.csv", write_focal(folder, species, takes, (seed, 6)).sort_values(["primary_label", "filename"]))
-    write_submission(folder, [f"soundscape_8000001_{end}" for end in (5, 10, 15)], sorted(s.label for s in species))
+    labels = sorted(s.label for s in species)
+    takes = plan_takes(species, dict.fromkeys(labels, max(1, round(10 * scale))), (5, 10), False, (seed, 1))
+    train = write_focal(folder, species, takes, (seed, 6))
+    write_table(folder / "train.csv", train.sort_values(["primary_label", "filename"]))
+    write_submission(folder, [f"soundscape_8000001_{end}" for end in (5, 10, 15)], labels)
 
 
 def _once(folder, sign, build):
@@ -332,8 +366,8 @@ def _once(folder, sign, build):
         part.rename(folder)
     finally:
         for rest in (part, old): shutil.rmtree(rest, ignore_errors=True)
-    size = sum(p.stat().st_size for p in folder.rglob("*.ogg")) / 1e6
-    print(f"{folder}: {len(list(folder.rglob('*.ogg')))} recordings, {size:.1f} MB, made in {time.monotonic() - start:.0f} s")
+    sizes = [p.stat().st_size for p in folder.rglob("*.ogg")]
+    print(f"{folder}: {len(sizes)} recordings, {sum(sizes) / 1e6:.1f} MB, made in {time.monotonic() - start:.0f} s")
 
 
 def make_demo(
@@ -354,14 +388,15 @@ def make_demo(
 
 def main(
     argv=None,  # Arguments, by default those of the command line
-):
+):              # None
     "Read the command line."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="work/demo", metavar="FOLDER", help="competition folder to make (default %(default)s)")
-    parser.add_argument("--past", metavar="FOLDER", help="folder of the past year's competition (default: <out>-past)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default %(default)s)")
-    parser.add_argument("--scale", type=float, default=1., help="factor on the numbers of recordings and soundscapes (default %(default)s)")
-    parser.add_argument("--faults", action="store_true", help="add an empty file and a text called .ogg")
+    add = parser.add_argument
+    add("--out", default="work/demo", metavar="FOLDER", help="competition folder to make (default %(default)s)")
+    add("--past", metavar="FOLDER", help="folder of the past year's competition (default: <out>-past)")
+    add("--seed", type=int, default=0, help="seed of everything (default %(default)s)")
+    add("--scale", type=float, default=1., help="factor on the numbers of files (default %(default)s)")
+    add("--faults", action="store_true", help="add an empty file and a text called .ogg")
     try: make_demo(**vars(parser.parse_args(argv)))
     except KitError as error: parser.exit(1, f"{error}\n")
 

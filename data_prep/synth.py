@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import fft
-from scipy.signal import fftconvolve
+from scipy.signal import oaconvolve
 
 from birdkit.audio import SR
 
@@ -57,7 +57,8 @@ def individual(
     pitch, tempo = 2 ** np.clip(rng.normal(0, .07), -.15, .15), np.exp(np.clip(rng.normal(0, .08), -.16, .16))
     notes = species.notes
     if species.pick: notes = [notes[i] for i in rng.permutation(len(notes))[:species.pick]]
-    return Singer(tuple(_own(n, pitch, tempo, rng) for n in notes), species.pause_s, rng.uniform(.12, .5), rng.uniform(.004, .02))
+    own = tuple(_own(note, pitch, tempo, rng) for note in notes)
+    return Singer(own, species.pause_s, rng.uniform(.12, .5), rng.uniform(.004, .02))
 
 
 def _own(note, pitch, tempo, rng):
@@ -95,7 +96,8 @@ def song(
     pieces = []
     for note in singer.notes:
         for k in range(rng.integers(note.count[0], note.count[1] + 1)):
-            pitch, haste = note.step ** k * 2 ** rng.normal(0, singer.wobble), note.hurry ** k * np.exp(rng.normal(0, .03))
+            pitch = note.step ** k * 2 ** rng.normal(0, singer.wobble)
+            haste = note.hurry ** k * np.exp(rng.normal(0, .03))
             part = syllable(note, singer.attack, pitch, note.length_s * haste) * np.float32(np.exp(rng.normal(0, .12)))
             pieces += [part, np.zeros(round(note.gap_s * haste * SR), "float32")]
     return np.concatenate(pieces)
@@ -175,7 +177,8 @@ def swell(
 ):             # (n,) float32 factors
     "A level that wanders."
     knots = rng.normal(0, depth_db, int(n / SR / period_s) + 3)
-    return (10 ** (np.interp(np.arange(0, n, 64) / SR / period_s, np.arange(len(knots)), knots) / 20)).repeat(64)[:n].astype("float32")
+    coarse = np.interp(np.arange(0, n, 64) / SR / period_s, np.arange(len(knots)), knots)
+    return (10 ** (coarse / 20)).astype("float32").repeat(64)[:n]
 
 
 def wind(
@@ -205,7 +208,7 @@ def rain(
     t = np.arange(int(.02 * SR)) / SR
     drop = np.exp(-t / .004) * rng.standard_normal(len(t)) * 4
     hiss = coloured(n, [(200, -25), (2000, -4), (6000, 0), (16000, -8)], rng)
-    return fftconvolve(hits, drop.astype("float32"))[:n] + hiss
+    return oaconvolve(hits, drop.astype("float32"))[:n] + hiss
 
 
 def insects(
@@ -248,7 +251,7 @@ def reverberate(
     t = np.arange(int(rt60_s * SR)) / SR
     tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / rt60_s) * (t > .008)
     tail *= 10 ** (wet_db / 20) / np.sqrt(np.square(tail).sum())
-    return x + fftconvolve(x, tail.astype("float32"))[:len(x)].astype("float32")
+    return x + oaconvolve(x, tail.astype("float32"))[:len(x)].astype("float32")
 
 
 VOWELS = np.array([(730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (660, 1720, 2410),
@@ -267,25 +270,35 @@ def speech(
     seconds,  # Duration, s
     rng,      # numpy Generator
 ):            # (T,) float32, peak 1
-    "A made-up announcement: voiced syllables with moving formants and a falling pitch, hissed consonants, short pauses."
+    "A made-up announcement: voiced syllables with moving formants and a falling pitch, and hissed consonants."
     n, frames = round(seconds * SR), np.arange(0, seconds, FRAME_S)
     starts = np.cumsum(rng.uniform(.15, .3, int(seconds / .15) + 2)) - .1
     starts = starts[starts < seconds]
-    size = rng.uniform(.95, 1.15)
-    vowels = VOWELS[rng.integers(0, len(VOWELS), len(starts))].T * size
-    formants = np.stack([np.interp(frames, starts + .08, v) for v in (*vowels, np.full(len(starts), 3500 * size))])
-    voiced = rng.uniform(.6, 1, len(starts)) * (rng.random(len(starts)) > .1)
-    level = np.interp(frames, np.r_[starts, starts + .05, starts + .13].reshape(3, -1).T.ravel(),
-                      np.stack([.08 * voiced, voiced, .8 * voiced]).T.ravel())
-    base = rng.choice([rng.uniform(95, 140), rng.uniform(170, 230)])
-    accents = np.interp(frames, starts, rng.uniform(.9, 1.22, len(starts)))
-    f0 = base * (1.12 - .25 * (frames / seconds)) * accents * (1 + rng.normal(0, .008, len(frames)))
-    k = np.arange(1, int(5000 / f0.min()) + 1)[:, None]
-    loud = _throat(k * f0, formants) * level
+    f0, loud = _voice(frames, starts, rng)
     t = np.arange(n) / SR
     phase = 2 * np.pi * np.cumsum(np.interp(t, frames, f0)) / SR
-    x = sum(np.interp(t, frames, a) * np.sin(j * phase) for j, a in enumerate(loud, 1))
-    breath = np.interp(t, frames, np.interp(frames, np.r_[starts - .06, starts - .02, starts + .02].reshape(3, -1).T.ravel(),
-                       np.tile([0, 1, 0], len(starts)) * np.repeat(rng.random(len(starts)) < .4, 3)))
-    x = x / np.abs(x).max() + .25 * breath * coloured(n, [(800, -40), (3500, 0), (7000, 0), (16000, -20)], rng)
+    vowels = sum(np.interp(t, frames, a) * np.sin(k * phase) for k, a in enumerate(loud, 1))
+    hissed = np.tile([0, 1, 0], len(starts)) * np.repeat(rng.random(len(starts)) < .4, 3)
+    breath = np.interp(t, _knots(starts, -.06, -.02, .02), hissed)
+    x = vowels / np.abs(vowels).max()
+    x = x + .25 * breath * coloured(n, [(800, -40), (3500, 0), (7000, 0), (16000, -20)], rng)
     return (x / np.abs(x).max()).astype("float32")
+
+
+def _voice(frames, starts, rng):
+    "Pitch (frames,) and strength of its partials (partials, frames) of one speaker's syllables."
+    size, many = rng.uniform(.95, 1.15), len(starts)
+    targets = np.c_[VOWELS[rng.integers(0, len(VOWELS), many)], np.full(many, 3500)].T * size
+    formants = [np.interp(frames, starts + .08, v) for v in targets]
+    voiced = rng.uniform(.6, 1, many) * (rng.random(many) > .1)
+    level = np.interp(frames, _knots(starts, 0, .05, .13), np.stack([.08 * voiced, voiced, .8 * voiced]).T.ravel())
+    base = rng.choice([rng.uniform(95, 140), rng.uniform(170, 230)])
+    accents = np.interp(frames, starts, rng.uniform(.9, 1.22, many))
+    f0 = base * (1.12 - .25 * frames / frames[-1]) * accents * (1 + rng.normal(0, .008, len(frames)))
+    k = np.arange(1, int(5000 / f0.min()) + 1)[:, None]
+    return f0, _throat(k * f0, formants) * level
+
+
+def _knots(starts, *offsets):
+    "Times at fixed offsets from every start, in order."
+    return (starts[:, None] + np.array(offsets)).ravel()
