@@ -6,14 +6,14 @@
 __all__ = ['choose_recipe', 'cleaned_clips', 'find_past', 'pretrain', 'start_model', 'train_fold', 'find_runs', 'distill_round',
            'round_count', 'class_prior', 'data_notes', 'parity_sound']
 
-# %% ../nbs/lib/34_stages.ipynb #2c67d6c0
+# %% ../nbs/lib/34_stages.ipynb #dacead01
 from pathlib import Path
 
 import torch
 
 from .batches import make_clips
 from .competition import Competition
-from .core import KitError, atomic, read_table, write_json, write_table
+from .core import KitError, atomic, read_json, read_table, write_json, write_table
 from .prepare import prepare
 from .pseudo import label_soundscapes, labelled_scapes
 from .recipe import find_recipe
@@ -86,7 +86,7 @@ def start_model(
     model.recipe = recipe
     return model
 
-# %% ../nbs/lib/34_stages.ipynb #452909e4
+# %% ../nbs/lib/34_stages.ipynb #cea8f6f0
 def train_fold(
     data,    # Prepared
     clips,   # Clips
@@ -102,12 +102,16 @@ def train_fold(
 
 
 def find_runs(
-    space,  # Workspace
-    name,   # Name of a recipe or round
-):          # Folders of finished runs
-    "Trained models of a recipe; KitError where there are none."
+    space,    # Workspace
+    name,     # Name of a recipe or round
+    classes,  # Labels they must have
+):            # Folders of finished runs
+    "Trained models of a recipe; KitError where there are none, or one is of another competition."
     folders = sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
     if not folders: raise KitError(f"no trained model in {space.root / 'runs' / name}: run 04_train with this recipe")
+    for folder in folders:
+        if read_json(folder / "classes.json", "run 04_train") != list(classes):
+            raise KitError(f"{folder} was trained for other classes than this competition's: remove it, or give another work folder")
     return folders
 
 # %% ../nbs/lib/34_stages.ipynb #184f28f1

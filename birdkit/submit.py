@@ -21,10 +21,26 @@ from .post import apply_post
 from .rows import score_rows
 from .runtime import MANIFEST, load_network
 
-# %% ../nbs/lib/44_submit.ipynb #70236130
+# %% ../nbs/lib/44_submit.ipynb #0778be28
+def _asked_rows(sample):
+    "How many rows the sample submission asks of each file stem, in its order."
+    if sample is None or sample.empty: return {}
+    stems, ends = zip(*map(split_row_id, sample.row_id))
+    return (pd.Series(ends, stems).groupby(level=0, sort=False).max() // ROW_S).to_dict()
+
+
+def _as_asked(files, sample, folder):
+    "Test files in the sample's order, with those it names and the folder lacks."
+    asked, have = list(_asked_rows(sample)), {f.stem: f for f in files}
+    if not set(asked) & set(have): return files                      # a stub that knows nothing of these files
+    named = [have.get(stem, folder / f"{stem}.ogg") for stem in asked]
+    return named + [f for f in files if f.stem not in set(asked)]
+
+
 def find_soundscapes(
     comp,                # Competition
     soundscapes="auto",  # A folder, or "auto"
+    sample=None,         # The sample submission, for the order of its files
     rehearsal=8,         # Training soundscapes heard where there is no test file
 ):                       # Sorted list of Path
     "The files to predict."
@@ -32,7 +48,7 @@ def find_soundscapes(
         files = audio_files(soundscapes)
         if not files: raise KitError(f"soundscapes={soundscapes!r} holds no sound file: give a folder of soundscapes")
         return files
-    if comp.test_files: return comp.test_files
+    if comp.test_files: return _as_asked(comp.test_files, sample, comp.folder / "test_soundscapes")
     print(f"no test soundscapes (Kaggle's public run): rehearsing on {rehearsal} training soundscapes")
     if not comp.soundscapes: raise KitError(f"{comp.folder} has neither test nor training soundscapes: give soundscapes= a folder")
     return comp.soundscapes[:rehearsal]
@@ -51,7 +67,7 @@ def find_export(
     if not found: raise KitError(f"no exported models in {space.root / 'export'}{'' if recipe == 'auto' else '/' + recipe} and none attached: run 05_distill, attach the model dataset, or give models= its folder")
     return found[0]
 
-# %% ../nbs/lib/44_submit.ipynb #23045bb4
+# %% ../nbs/lib/44_submit.ipynb #8f2844e5
 @dataclass
 class Sheet:
     "Scores of a submission, file by file, in the order of its rows."
@@ -65,13 +81,6 @@ class Sheet:
     def table(self):  # DataFrame: row_id, then a column per class
         "The sheet as a submission."
         return pd.concat([pd.Series(self.ids, name="row_id", dtype=object), pd.DataFrame(self.scores, columns=list(self.classes))], axis=1)
-
-
-def _asked_rows(sample):
-    "How many rows the sample submission asks of each file stem."
-    if sample is None or sample.empty: return {}
-    ends = pd.Series(dict(split_row_id(i) for i in sample.row_id.drop_duplicates(keep="last")))
-    return (ends // ROW_S).astype(int).to_dict()
 
 
 def make_sheet(

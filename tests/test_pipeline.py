@@ -1,5 +1,5 @@
 "The six notebooks, run as people run them, on a small demo."
-import os, pty, subprocess, sys
+import os, pty, sys
 from pathlib import Path
 
 import numpy as np
