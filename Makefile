@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test docs clean
+.PHONY: setup demo test outputs docs clean
 
 setup: .venv/ready
 
@@ -19,6 +19,10 @@ demo: setup
 test: setup
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest -q tests
+
+outputs: demo
+	$(BIN)/python -c "from birdkit.notebooks import PIPELINE, take_outputs; [take_outputs(f'nbs/{n}.ipynb', f'work/notebooks/{n}.ipynb') for n in PIPELINE]"
+	$(BIN)/nbdev_clean
 
 docs: setup
 	$(BIN)/nbdev_docs

@@ -19,7 +19,7 @@ from .audio import ROW_S, SR
 from .mel import log_mel, mel_power
 from .recipe import Mel
 
-# %% ../nbs/lib/06_plots.ipynb #a5e3b8bb
+# %% ../nbs/lib/06_plots.ipynb #7ec82c16
 BLUE, ORANGE, GREY = "#2f6f8f", "#d9793b", "#9aa5ad"
 VIEW = Mel(n_mels=64, hop=1280)   # For looking, whatever the recipe uses: coarse, so that notebooks stay small
 DPI = 75
@@ -32,7 +32,7 @@ def mel_image(
     mel=VIEW,    # Mel group
 ):
     "Draw a log-mel spectrogram; frequency in kHz at four ticks."
-    ax.imshow(log_mel(mel_power(samples, mel), mel), origin="lower", aspect="auto", cmap="magma", interpolation="nearest",
+    ax.imshow(log_mel(mel_power(samples, mel), mel), origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest",
               extent=(0, len(samples) / SR, 0, mel.n_mels))
     hz = np.array([500, 2000, 5000, 10_000])
     place = lambda f: np.log10(1 + f / 700)

@@ -115,7 +115,7 @@ def load_model(
     model.recipe = saved
     return model
 
-# %% ../nbs/lib/32_training.ipynb #65556437
+# %% ../nbs/lib/32_training.ipynb #de224281
 def clip_pictures(
     store,     # AudioStore
     clips,     # Clips
@@ -145,9 +145,10 @@ def clip_scores(
 def mean_auc(
     targets,  # (clips, classes); .5 and more is positive
     scores,   # (clips, classes)
-):            # Macro ROC-AUC over classes with both sides
+):            # Macro ROC-AUC over classes with both sides; NaN where there is none
     "The metric on arrays."
-    return float(np.nanmean(auc_columns(targets >= .5, scores)))
+    auc = auc_columns(targets >= .5, scores)
+    return float(auc[np.isfinite(auc)].mean()) if np.isfinite(auc).any() else float("nan")
 
 # %% ../nbs/lib/32_training.ipynb #a0ad8487
 def make_optimiser(
