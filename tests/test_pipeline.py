@@ -2,7 +2,6 @@
 import json, os, pty, re, sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, notebook_sources, papermill
@@ -120,7 +119,3 @@ def test_notebooks_have_parameters_and_no_functions():
         assert "skip_exec: true" in path.read_text()
         code = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         assert not any(re.search(r"^\s*(def|class) ", source, re.M) for source in code)
-
-
-def test_scores_are_of_use(pipeline):
-    assert np.isfinite(pipeline["report"]["auc"]) and pipeline["report"]["auc"] > .5
