@@ -97,6 +97,16 @@ def test_another_recipes_checkpoint_is_refused(pipeline, demo):
     assert done.returncode == 1 and "was trained with another frontend, backbone or head than recipe 'tiny'" in done.stderr
 
 
+def test_without_rounds_the_folds_are_exported(pipeline, demo):
+    options = ["-p", "recipe", "tiny", "-p", "data", demo, "-p", "work", pipeline["work"]]
+    assert papermill("nbs/05_distill.ipynb", *options, "-p", "rounds", "0").returncode == 0
+    manifest = json.loads((pipeline["work"] / "export/tiny/manifest.json").read_text())
+    names = [m["name"] for m in manifest["models"]]
+    assert names[0] == "tiny-fold0" and all(m["parity"] < 1e-4 for m in manifest["models"])
+    assert papermill("nbs/06_infer.ipynb", *options).returncode == 0
+    assert [m["model"] for m in json.loads((pipeline["work"] / "infer.json").read_text())["models"]] == names
+
+
 def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
     from birdkit.competition import Competition
     from birdkit.core import Workspace
