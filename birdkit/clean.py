@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK_S', 'NOTHING_ELSE', 'speech_probs', 'speech_segments', 'silent_segments', 'fingerprint', 'duplicates',
-           'CleanRules', 'timeline', 'clean', 'kept_segments', 'clean_report']
+           'CleanRules', 'timeline', 'clean', 'clean_report']
 
 # %% ../nbs/lib/12_clean.ipynb #360fc61f
 import importlib.util
@@ -268,17 +268,6 @@ def clean(
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 # %% ../nbs/lib/12_clean.ipynb #724b0424
-def kept_segments(
-    segments,  # Table that `clean` made
-    min_s=.5,  # Shorter pieces are left out, s, but for a recording's longest
-):             # DataFrame: recording, start_s, end_s
-    "The pieces to train on; a recording that keeps anything at all stays."
-    kept = segments[segments.keep]
-    seconds = kept.end_s - kept.start_s
-    longest = seconds.groupby(kept.recording).transform("max")
-    return kept.loc[(seconds >= min_s) | (seconds == longest), ["recording", "start_s", "end_s"]].reset_index(drop=True)
-
-
 def clean_report(
     segments,  # Table that `clean` made
 ):             # DataFrame by reason: seconds, recordings, share_pct (of all seconds); the dropped first

@@ -61,9 +61,9 @@ def _read_index(path):
 
 def _fresh(index, files):
     "Keys whose stored samples still belong to the file on disk."
-    seen = index.set_index("key")[["size", "mtime_ns"]]
-    now = {k: os.stat(p) for k, p in files.items() if os.path.exists(p)}
-    return {k for k, s in now.items() if k in seen.index and tuple(seen.loc[k]) == (s.st_size, s.st_mtime_ns)}
+    seen = dict(zip(index.key, zip(index["size"], index.mtime_ns)))
+    now = {k: os.stat(p) for k, p in files.items() if k in seen and os.path.exists(p)}
+    return {k for k, s in now.items() if seen[k] == (s.st_size, s.st_mtime_ns)}
 
 
 class _Shards:
