@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test outputs kaggle kaggle-push docs clean
+.PHONY: setup browser demo test outputs kaggle kaggle-push docs clean
 
 setup: .venv/ready
 
@@ -16,7 +16,12 @@ demo: setup
 	$(BIN)/python data_prep/make_demo.py --out work/demo
 	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work
 
-test: setup
+# The review page is tested in Chromium; where it cannot be installed, those tests skip and say so
+browser:
+	command -v chromedriver >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium chromium-driver; } || true
+
+test: setup browser
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest -q tests
 

@@ -200,7 +200,7 @@ def compare_dense(
     gap = float(np.abs(scores[0] - scores[1]).max())
     return dict(gap=gap, ms_windows=times[0], ms_dense=times[1], kept=gap <= MAX_DENSE_GAP)
 
-# %% ../nbs/lib/41_export.ipynb #0c373747
+# %% ../nbs/lib/41_export.ipynb #e4d80e4c
 MAX_GAP = 1e-4   # Largest difference of a probability to torch that a float32 export may have
 
 
@@ -220,7 +220,7 @@ def _one(run, name, folder, samples, weight, onnx, validation):
     files = [*parts, *(p.with_suffix(".bin") for p in parts), *([to_onnx(model, path.with_suffix(".onnx"))] if onnx else [])]
     network = load_network(path)
     return model.classes, dict(
-        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=_value(run), parity=gap, gap=parity(model, network, *inputs), **facts,
+        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=_value(run), classes=list(model.classes), parity=gap, gap=parity(model, network, *inputs), **facts,
         ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=heard_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})
 
@@ -268,8 +268,9 @@ def export_runs(
     "Write the model folder that 06_infer and Kaggle use."
     folder, weights = Path(folder), weights or {}
     entries = [_one(Path(run), name, folder, samples, weights.get(name, 1.), onnx, validation) for name, run in runs.items()]
-    classes = entries[0][0]
-    if any(c != classes for c, _ in entries): raise KitError("the runs have different classes: export runs of one competition")
+    classes = max((c for c, _ in entries), key=len)
+    if any(set(c) - set(classes) for c, _ in entries): raise KitError("the runs have different classes: export runs of one competition")
+    for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
     manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), openvino=ov.__version__, torch=torch.__version__,
                     classes=list(classes), prior=[round(float(p), 6) for p in prior], blend=blend, models=[e for _, e in entries], data_notes=data_notes)
     write_json(folder / MANIFEST, manifest)

@@ -91,7 +91,7 @@ class Model:
     mel_norm: bool = False       # Batch norm over the mel bands before the backbone (PANNs, 2025 4th)
     parts: int = 1               # A window is cut into so many parts in time, joined again before the head (2021 2nd)
 
-# %% ../nbs/lib/04_groups.ipynb #1ae335ed
+# %% ../nbs/lib/04_groups.ipynb #5e4a20a4
 @dataclass(frozen=True)
 class Loss:
     "What is minimised."
@@ -124,9 +124,10 @@ class Sampling:
     within_s: float = 0.         # See pick; 0 is the whole clip
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
     best_of: int = 2             # Draw so many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
+    labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into, where there are any (2026)
     class_power: float = .5      # Classes are drawn as n^(1 - power): 0 as they come, 1 all alike (2025 2nd)
 
-# %% ../nbs/lib/04_groups.ipynb #86d38c20
+# %% ../nbs/lib/04_groups.ipynb #7ddd8d0b
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
@@ -164,20 +165,23 @@ class Pseudo:
     epochs: int = 30             # Passes of one student
     lr: float = 7e-4             # Its peak learning rate
     start: str = "teacher"       # Weights a student starts from: "teacher" (fewer epochs) or "backbone" (as 2025 1st)
+    student: tuple = ()          # Fields in which students differ from their teachers, pairs: (("model.drop_path", .15),) (2025 1st)
     how: str = "mix"             # What a student does with the labels, a name of birdkit.students; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
-    labels: tuple = (("power", (1., 1.54, 1.82, 1.67)),)   # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round (2025 1st)
+    labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
+        ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
+        ("file_weights", "peaks"),               # Soundscapes in which much is heard are drawn more often (2025 1st)
+    )
     keep: int = 1                # Students of so many last rounds are exported; more make an ensemble of rounds (2025 1st)
     patience: int = 0            # Stop after so many rounds that did not improve the validation; 0 does them all
-    power: tuple = (1., 1.54, 1.82, 1.67)   # Labels are raised to this, round by round: suppresses noise
     mix_p: float = 1.            # Share of the windows mixed with a soundscape window; its labels are joined by maximum
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
     share: float = 0.            # Of a batch, soundscape windows that stand for themselves instead (2025 5th, 7th: .5)
     weight: float = 1.           # Of the loss of those (2025 11th gave less)
 
-# %% ../nbs/lib/04_groups.ipynb #b0bc45de
+# %% ../nbs/lib/04_groups.ipynb #6c92a88d
 @dataclass(frozen=True)
 class Infer:
     "From windows to rows of a submission."
@@ -197,7 +201,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models trained alike but for the seed
+    seeds: int = 1               # Models trained alike but for fold and seed
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))

@@ -4,25 +4,26 @@
 
 # %% auto #0
 __all__ = ['MIXED', 'LABELS', 'JOINS', 'MIXES', 'BACKGROUNDS', 'Sample', 'check_sample', 'uniform', 'coin', 'new_seed', 'beta',
-           'rms', 'unit_rms', 'unit_peak', 'at_level', 'per_sample', 'combine', 'choose', 'mates', 'mix_clips',
-           'half_mix', 'mixup', 'sumix', 'additive_mixup', 'sumup', 'cutmix', 'add_background', 'background_snr',
-           'add_bank', 'join_scape', 'amplitude']
+           'combine', 'sample_weight', 'choose', 'mates', 'mix_clips', 'half_mix', 'mixup', 'sumix', 'additive_mixup',
+           'sumup', 'cutmix', 'add_background', 'background_snr', 'add_bank', 'join_scape', 'append_scapes',
+           'amplitude']
 
-# %% ../nbs/lib/22_mixing.ipynb #62b9d997
+# %% ../nbs/lib/22_mixing.ipynb #380e543c
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from .core import KitError, check_dims, nearest
+from .levels import at_level, per_sample, rms, unit_peak, unit_rms
 
-# %% ../nbs/lib/22_mixing.ipynb #42f14095
+# %% ../nbs/lib/22_mixing.ipynb #9b5c071f
 @dataclass
 class Sample:
     "A batch on its way to the network."
     x: torch.Tensor                             # (B, ..., T): waveforms (B, T), energies (B, mels, frames), pictures (B, channels, mels, frames)
     targets: torch.Tensor                       # (B, C) in [0, 1]
-    weight: torch.Tensor | None = None          # (B,) of each sample's loss; None gives 1 to all
+    weight: torch.Tensor | None = None          # (B,) of each sample's loss, or (B, C) with 0 for labels that are not known; None gives 1 to all
     frames: torch.Tensor | None = None          # (B, F, C) targets over time, or None
     scape: torch.Tensor | None = None           # (B, T) soundscape windows for backgrounds, or None
     scape_targets: torch.Tensor | None = None   # (B, C) their pseudo-labels, or None
@@ -33,14 +34,15 @@ class Sample:
 
 MIXED = ("x", "targets", "weight", "frames")    # What a mix changes
 
-# %% ../nbs/lib/22_mixing.ipynb #07f7a34e
+# %% ../nbs/lib/22_mixing.ipynb #ab6e2604
 def check_sample(
     sample,  # Sample
 ):           # The sample itself; KitError that names the first part that does not fit
     "Refuse wrong shapes, NaN or inf, and targets outside [0, 1]."
     if sample.x.ndim < 2: raise KitError(f"sample.x has shape {tuple(sample.x.shape)}, expected (batch, ..., time)")
     n, classes = len(sample.x), check_dims(sample.targets, "batch classes").shape[1]
-    _check_shapes(sample, dict(targets=(n, classes), weight=(n,), frames=(n, "frames", classes), scape=(n, "samples"), scape_targets=(n, classes)))
+    weight = (n, classes)[:sample.weight.ndim] or (n,)
+    _check_shapes(sample, dict(targets=(n, classes), weight=weight, frames=(n, "frames", classes), scape=(n, "samples"), scape_targets=(n, classes)))
     for name in ("x", "scape", "weight"): _check_rows(sample, name, torch.isfinite, "is NaN or inf: leave these recordings out")
     for name in ("targets", "frames", "scape_targets"):
         _check_rows(sample, name, lambda y: (y >= 0) & (y <= 1), "lies outside [0, 1]: give probabilities")
@@ -96,46 +98,7 @@ def beta(
     "Shares of the Beta(alpha, alpha) distribution (numpy's: torch draws it without a generator)."
     return torch.from_numpy(np.random.default_rng(new_seed(gen)).beta(alpha, alpha, n)).float().to(gen.device)
 
-# %% ../nbs/lib/22_mixing.ipynb #c0c0cc31
-def rms(
-    x,  # (B, ..., T)
-):      # (B, 1, ..., 1)
-    "Root mean square of each sample."
-    return x.float().square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt().to(x.dtype)
-
-
-def unit_rms(
-    x,  # (B, ..., T)
-):      # Same shape, with an RMS of 1; silence stays silence
-    "Bring samples to the same loudness."
-    return x / rms(x).clamp_min(1e-5)
-
-
-def unit_peak(
-    x,  # (B, ..., T)
-):      # Same shape, with a largest absolute value of 1; silence stays silence
-    "Bring samples to the same peak."
-    return x / x.abs().amax(tuple(range(1, x.ndim)), keepdim=True).clamp_min(1e-5)
-
-
-def at_level(
-    x,      # (B, ..., T)
-    other,  # (B, ..., T), of any loudness
-    db,     # RMS of `other` against that of `x`, (B,) dB; -inf leaves it out
-):          # (B, ..., T)
-    "Add another sound at a level; `x` keeps its own."
-    return x + unit_rms(other) * rms(x) * per_sample(10 ** (db / 20), x)
-
-
-def per_sample(
-    value,  # A number or bool for each sample, (B,), or one for all
-    like,   # (B, ...)
-):          # (B, 1, ..., 1); numbers in the dtype of `like`
-    "Shape a value for each sample so that it multiplies or masks `like`."
-    value = torch.as_tensor(value, device=like.device)
-    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype if value.is_floating_point() else value.dtype)
-
-# %% ../nbs/lib/22_mixing.ipynb #79f36a79
+# %% ../nbs/lib/22_mixing.ipynb #9b128646
 LABELS = {
     "max": lambda y, other, a, b: torch.maximum(y, other),
     "union": lambda y, other, a, b: (y + other).clamp(max=1),
@@ -156,8 +119,21 @@ def combine(
     if labels not in LABELS: raise KitError(f"labels={labels!r} is unknown; {nearest(labels, LABELS)}")
     add = lambda u, v, a, b: per_sample(a, u) * u + per_sample(b, u) * v
     join = lambda y, z: None if y is None else LABELS[labels](y, z, per_sample(a, y), per_sample(b, y))
-    return replace(sample, x=add(sample.x, other.x, a, b), targets=join(sample.targets, other.targets),
-                   frames=join(sample.frames, other.frames), weight=add(sample.weight, other.weight, *(share or (a, b))))
+    targets, weight = join(sample.targets, other.targets), add(sample_weight(sample), sample_weight(other), *(share or (a, b)))
+    if sample.weight.ndim == 2: weight = weight * (join(_highest(sample), _highest(other)) == targets)
+    return replace(sample, x=add(sample.x, other.x, a, b), targets=targets, frames=join(sample.frames, other.frames), weight=weight)
+
+
+def sample_weight(
+    sample,  # Sample
+):           # (B,), or (B, 1) where classes have weights of their own
+    "What each sample weighs: as much as its known classes."
+    return sample.weight if sample.weight.ndim == 1 else sample.weight.amax(1, keepdim=True)
+
+
+def _highest(sample):
+    "Targets, 1 where they are not known, (B, C)."
+    return torch.where(sample.weight > 0, sample.targets, 1.)
 
 
 def choose(
@@ -181,7 +157,7 @@ def mates(
     row = lambda value, order: None if value is None else value[order]
     return [replace(sample, **{name: row(getattr(sample, name), order) for name in MIXED}) for order in orders]
 
-# %% ../nbs/lib/22_mixing.ipynb #816052ac
+# %% ../nbs/lib/22_mixing.ipynb #1da3bcad
 def mix_clips(
     sample,        # Sample
     gen,           # torch.Generator
@@ -219,7 +195,7 @@ def _halves(sample, other, labels="max", peak=True):
     even = lambda s: replace(s, x=unit_peak(s.x)) if peak else s
     return combine(even(sample), even(other), .5, .5, labels)
 
-# %% ../nbs/lib/22_mixing.ipynb #4146ce88
+# %% ../nbs/lib/22_mixing.ipynb #49ea44af
 def mixup(
     sample,           # Sample
     gen,              # torch.Generator
@@ -245,7 +221,7 @@ def sumix(
     mixed = combine(sample, mates(sample, gen)[0], uniform(gen, low, 1, n), uniform(gen, low, 1, n), labels)
     return choose(coin(gen, p, n), mixed, sample)
 
-# %% ../nbs/lib/22_mixing.ipynb #fee1c1b8
+# %% ../nbs/lib/22_mixing.ipynb #e2e0800d
 def additive_mixup(
     sample,    # Sample
     gen,       # torch.Generator
@@ -267,7 +243,7 @@ def sumup(
     "Add another clip as it is; labels unite (2024 4th)."
     return choose(coin(gen, p, len(sample.x)), combine(sample, mates(sample, gen)[0], 1., 1., "union"), sample)
 
-# %% ../nbs/lib/22_mixing.ipynb #0f8c345c
+# %% ../nbs/lib/22_mixing.ipynb #dd4dfc0b
 def cutmix(
     sample,           # Sample
     gen,              # torch.Generator
@@ -292,14 +268,15 @@ def _inside(start, length, size):
     place = (torch.arange(size, device=start.device) + .5) / size
     return (place >= start[:, None]) & (place < (start + length)[:, None])
 
-# %% ../nbs/lib/22_mixing.ipynb #9ced662f
+# %% ../nbs/lib/22_mixing.ipynb #0bceed0e
 def _scape(sample, targets):
     "The soundscape windows as the other clips of a mix; a window's targets hold for all its frames."
     if sample.scape.shape != sample.x.shape:
         have, wanted = tuple(sample.scape.shape), tuple(sample.x.shape)
         raise KitError(f"soundscape windows {have} do not fit x {wanted}: use this step on waveforms of the same length")
     frames = None if sample.frames is None else targets[:, None].expand_as(sample.frames)
-    return replace(sample, x=sample.scape, targets=targets, frames=frames)
+    weight = sample_weight(sample).expand_as(sample.weight)      # Their labels are all known
+    return replace(sample, x=sample.scape, targets=targets, frames=frames, weight=weight)
 
 
 def add_background(
@@ -340,7 +317,7 @@ def add_bank(
     noisy = background_snr(replace(sample, scape=bank[rows.to(bank.device)].to(sample.x)), gen, p, snr_db)
     return replace(noisy, scape=sample.scape)
 
-# %% ../nbs/lib/22_mixing.ipynb #13973d39
+# %% ../nbs/lib/22_mixing.ipynb #739767d2
 JOINS = {
     "level": lambda sample, other, gen, db: _mix_at_level(sample, other, uniform(gen, *db, len(sample.x))),
     "half": lambda sample, other, gen, db: _halves(sample, other),
@@ -362,6 +339,18 @@ def join_scape(
     return choose(coin(gen, p, len(sample.x)), mixed, sample)
 
 
+def append_scapes(
+    sample,      # Sample of waveforms, (B, T)
+    scape,       # Soundscape windows, (k, T)
+    targets,     # Their soft labels, (k, C)
+    weight=1.,   # Of their loss; less than 1 in 2025 11th
+):               # Sample of B + k
+    "Soundscape windows that stand for themselves, behind the clips (half of the batch in 2025 5th and 7th, 3 in 5 in 2024 3rd)."
+    own = scape.new_full((len(scape), *sample.weight.shape[1:]), weight)
+    frames = None if sample.frames is None else torch.cat([sample.frames, targets[:, None].expand(-1, sample.frames.shape[1], -1)])
+    return Sample(torch.cat([sample.x, scape]), torch.cat([sample.targets, targets]), torch.cat([sample.weight, own]), frames)
+
+
 def amplitude(
     sample,             # Sample
     gen,                # torch.Generator
@@ -373,6 +362,6 @@ def amplitude(
     scaled = lambda x: x * per_sample(10 ** (uniform(gen, *exponent, n) * coin(gen, p, n)), x)
     return replace(sample, x=scaled(sample.x), scape=None if sample.scape is None else scaled(sample.scape))
 
-# %% ../nbs/lib/22_mixing.ipynb #515237ae
+# %% ../nbs/lib/22_mixing.ipynb #e73ae91c
 MIXES = {f.__name__: f for f in (mix_clips, half_mix, mixup, sumix, additive_mixup, sumup, cutmix)}         # On anything with time last
 BACKGROUNDS = {f.__name__: f for f in (add_background, background_snr, add_bank, join_scape, amplitude)}    # On waveforms

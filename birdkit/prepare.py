@@ -5,40 +5,66 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'source_groups', 'assign_folds', 'files_to_hear', 'prepare', 'Prepared']
 
-# %% ../nbs/lib/11_prepare.ipynb #701fc907
+# %% ../nbs/lib/11_prepare.ipynb #41f20a98
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
 
 from .audio import SR
-from .core import KitError, read_json, read_table, write_json, write_table
+from .core import KitError, nearest, read_json, read_table, write_json, write_table
+from .recipe import Data
 from .store import AudioStore, build_store
 
-# %% ../nbs/lib/11_prepare.ipynb #6944b8db
+# %% ../nbs/lib/11_prepare.ipynb #2ac7ce30
 def source_groups(
-    recordings,  # DataFrame with `filename` and `url`
-):               # Series of text: recordings that must stay together share a group
-    "Group by the source's address; without one, by file name up to its last dash."
+    recordings,   # DataFrame with `filename`, `url`, and `author` where that is asked for
+    by="source",  # "source": the address, without one the file name up to its last dash; "author": the author, without one the source
+):                # Series of text: recordings that must stay together share a group
+    "Group recordings by their source or by their author."
+    if by not in ("source", "author"): raise KitError(f"data.group={by!r} is unknown; {nearest(by, ('source', 'author'))}")
+    if by not in ("source", *recordings): raise KitError('data.group="author" needs a column author in the table of recordings: take "source"')
     stem = recordings.filename.str.replace(r"\.\w+$", "", regex=True).str.replace(r"-\d+$", "", regex=True)
-    return recordings.url.fillna("").where(recordings.url.fillna("") != "", stem)
+    named = lambda column, other: recordings[column].where(recordings[column].fillna("").str.strip() != "", other)
+    return named("url", stem) if by == "source" else named("author", named("url", stem))
 
-
+# %% ../nbs/lib/11_prepare.ipynb #6eedf818
 def assign_folds(
-    recordings,  # DataFrame with `primary_label`, `filename`, `url`
-    folds=5,     # Number of folds
-    seed=0,      # Of the deal
-):               # Series of int: the fold each recording is held out in; -1 = never
-    "Deal the sources of each class over the folds."
-    group = source_groups(recordings)
-    sources = pd.DataFrame({"label": recordings.primary_label, "group": group}).drop_duplicates("group")
-    sources = sources.sample(frac=1, random_state=seed).sort_values("label", kind="stable")
-    by_class = sources.groupby("label")
-    offset = by_class.ngroup() * 2          # classes start at different folds, so that small ones do not all miss the same
-    sources["fold"] = np.where(by_class.group.transform("size") == 1, -1, (by_class.cumcount() + offset) % folds)
-    return group.map(sources.set_index("group").fold).astype(int)
+    recordings,    # DataFrame with `primary_label`, `filename`, `url`, and `author` where rules.group asks for it
+    rules=Data(),  # Data group of a recipe: folds, group and rare count
+    seed=0,        # Of the deal
+):                 # Series of int: the fold each recording is held out in; -1 = never
+    "Deal groups over the folds so that each fold gets its share of every class."
+    if rules.folds < 2: raise KitError(f"data.folds={rules.folds} leaves nothing to train on: give 2 or more")
+    group, label = (pd.factorize(names)[0] for names in (source_groups(recordings, rules.group), recordings.primary_label))
+    everything = np.full(len(label), label.max() + 1)
+    counts = coo_array((np.ones(2 * len(group)), (np.r_[group, group], np.r_[label, everything]))).tocsr()      # (groups, classes + 1)
+    free = counts @ (np.bincount(counts.indices) < max(2, rules.rare)) == 0
+    matters = counts.multiply(1 / counts.sum(0)).power(2).sum(1)
+    order = np.random.default_rng(seed).permutation(len(free))
+    order = order[np.argsort(-matters[order], kind="stable")]
+    return pd.Series(_deal(counts, free, order[free[order]], rules.folds)[group], recordings.index)
 
-# %% ../nbs/lib/11_prepare.ipynb #a398c611
+
+def _deal(counts, free, order, folds):
+    "The fold of each group, -1 for those that are not free and for one that would take a class out of training in any fold."
+    size, left = counts.sum(0), np.bincount(counts[order].indices, minlength=counts.shape[1])
+    held = np.zeros((folds + 1, len(size)))                  # Recordings of each class by fold; the last row is fold -1
+    held[-1], fold = counts[~free].sum(0), np.full(len(free), -1)
+    for g in order:
+        here = slice(*counts.indptr[g:g + 2])
+        classes, n = counts.indices[here], counts.data[here]
+        left[classes] -= 1
+        there = held[:, classes] > 0
+        last = (left[classes] == 0) & (there.sum(0) == 1)    # All other groups of the class lie in one place
+        cost = held[:-1, classes] @ (n / size[classes] ** 2)
+        cost[there[:-1, last].any(1)] = np.inf
+        if np.isfinite(cost).any(): fold[g] = cost.argmin()
+        held[fold[g], classes] += n
+    return fold
+
+# %% ../nbs/lib/11_prepare.ipynb #46c40f7d
 def files_to_hear(
     comp,  # Competition
 ):         # {key: path} of focal clips and unlabelled soundscapes
@@ -48,36 +74,35 @@ def files_to_hear(
 
 
 def _figures(index, keys):
-    "Duration and loudness of recordings, in the order of `keys`."
+    "Duration and loudness of what is kept of recordings, and their full duration, in the order of `keys`."
     rows = index.reindex(keys)
-    return pd.DataFrame({"duration_s": (rows.samples.fillna(0) / SR).round(3).values, "peak_db": rows.peak_db.values,
-                         "rms_db": rows.rms_db.values, "clipped_pct": rows.clipped_pct.values})
+    known = {name: rows[name].values for name in ("full_s", "peak_db", "rms_db", "clipped_pct")}
+    return pd.DataFrame({"duration_s": (rows.samples.fillna(0) / SR).round(3).values, **known})
 
 
 def prepare(
     comp,          # Competition
     space,         # Workspace
-    folds=5,       # Number of folds
+    rules=Data(),  # The recipe's Data: which recordings are used, and what of them
     seed=0,        # Of the folds
-    seconds=None,  # Keep at most this much of each recording, s
     folder=None,   # Where to, by default the workspace's `prepared`
 ):                 # Prepared
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
     folder = folder or space.prepared
-    store = build_store(files_to_hear(comp), folder / "store", seconds)
+    scapes = pd.DataFrame({"recording": [f"{p.parent.name}/{p.name}" for p in comp.soundscapes]}, dtype=str)
+    store = build_store(files_to_hear(comp), folder / "store", rules.seconds, rules.part, whole=scapes.recording)
     focal = comp.recordings.assign(recording="train_audio/" + comp.recordings.filename)
-    focal["fold"] = assign_folds(focal, folds, seed)
+    focal["fold"] = assign_folds(focal, rules, seed)
     focal["secondary_labels"] = focal.secondary_labels.map(" ".join)
     focal = pd.concat([focal.reset_index(drop=True), _figures(store.index, focal.recording)], axis=1)
-    scapes = pd.DataFrame({"recording": [f"{p.parent.name}/{p.name}" for p in comp.soundscapes]}, dtype=str)
     scapes = pd.concat([scapes, _figures(store.index, scapes.recording)], axis=1)
     bad = store.bad.rename("reason").rename_axis("recording").reset_index()
     for name, table in (("recordings", focal), ("soundscapes", scapes), ("bad_files", bad)): write_table(folder / f"{name}.csv", table)
-    write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=folds, seed=seed))
+    write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed))
     return Prepared.load(folder)
 
-# %% ../nbs/lib/11_prepare.ipynb #44daf461
-NUMBERS = ("duration_s", "peak_db", "rms_db", "clipped_pct", "rating", "latitude", "longitude")   # Empty cells in these are NaN, elsewhere text
+# %% ../nbs/lib/11_prepare.ipynb #a9e6b7e5
+NUMBERS = ("duration_s", "full_s", "peak_db", "rms_db", "clipped_pct", "rating", "latitude", "longitude")   # Empty cells in these are NaN, elsewhere text
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def fastest(
     table = [dict(streams=n.setting.streams, batch=n.setting.batch, windows_per_s=s) for n, s in zip(networks, speeds)]
     return networks[int(np.argmax(speeds))], table
 
-# %% ../nbs/lib/43_runtime.ipynb #20e4e8f2
+# %% ../nbs/lib/43_runtime.ipynb #22a44967
 MANIFEST = "manifest.json"
 
 
@@ -225,6 +225,7 @@ class Member:
     ms_per_window: float # Measured at export
     path: Path           # Its .xml file
     value: float = 1.    # What it is worth to an ensemble, such as its validation AUC
+    classes: tuple = ()  # Labels of a specialist's outputs; () = all those of the export
 
 
 @dataclass(frozen=True)
@@ -251,5 +252,5 @@ def load_export(
     manifest = read_json(folder / MANIFEST, "give models= a folder that 05_distill exported")
     for model in manifest["models"]:
         for name, digest in model["sha256"].items(): _check_file(folder / name, digest)
-    members = [Member(m["name"], load_recipe(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.)) for m in manifest["models"]]
+    members = [Member(m["name"], load_recipe(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ()))) for m in manifest["models"]]
     return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members, manifest.get("blend", "mean"))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BY_ROW', 'blocks', 'Stretch', 'stretch_rows', 'stretches', 'Ensemble', 'open_ensemble', 'Heard', 'hear_recording']
 
-# %% ../nbs/lib/46a_stretches.ipynb #cf3cbfc4
+# %% ../nbs/lib/46a_stretches.ipynb #794b2498
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -17,7 +17,7 @@ import soundfile as sf
 import soxr
 
 from .audio import ROW_S, SR, cut, n_rows
-from .blend import blend
+from .blend import align, blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post
 from .rows import heard_s, input_shapes, listen, score_rows, sound_key
@@ -124,7 +124,7 @@ def open_ensemble(
         groups.setdefault(sound_key(member.recipe), []).append((member, load(member.path, windows, 1.)[0]))
     return Ensemble(list(groups.values()), export.classes, how)
 
-# %% ../nbs/lib/46a_stretches.ipynb #f4000548
+# %% ../nbs/lib/46a_stretches.ipynb #75ab7b4f
 class Heard(NamedTuple):
     "What an ensemble says of a recording."
     scores: np.ndarray    # (rows, classes), rows of 5 s
@@ -154,6 +154,7 @@ def hear_recording(
     rows=60,    # Rows of a stretch, at least
 ):              # Heard
     "One recording of any length, from disk to rows."
-    scores = [s for group in ensemble.groups for s in _hear_group(path, group, workers, rows)]
+    heard = [(member, s) for group in ensemble.groups for (member, _), s in zip(group, _hear_group(path, group, workers, rows))]
+    scores = [align(s, member.classes or ensemble.classes, ensemble.classes) for member, s in heard]
     weights, info = [member.weight for group in ensemble.groups for member, _ in group], sf.info(path)
     return Heard(blend(scores, weights, ensemble.how), info.duration, info.samplerate)

@@ -16,7 +16,7 @@ from birdkit.core import KitError, ahead, read_json, write_json, write_table
 from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
                    speech)
 
-VERSION = 1
+VERSION = 2
 SOUNDSCAPE_S = 60
 HEARD_S = .2   # s of its own sound within a row make a class true there
 EVENTS = (0, .08, .12, .2, .2, .2, .2)   # Chance of 0, 1, ... 6 songs of a species in a soundscape
@@ -187,7 +187,7 @@ def write_focal(
     def job(take): return write_ogg(folder / "train_audio" / take.filename, render_take(take))
     for _ in ahead(job, takes): pass
     taxonomy = pd.DataFrame([vars(s) for s in species]).rename(columns={"label": "primary_label"})
-    codes = [s.label if s.label.isdigit() else 9_100_000 + i for i, s in enumerate(species)]
+    codes = [s.label if s.label.isdigit() else 9_100_000 + 1000 * seed[1] + i for i, s in enumerate(species)]
     columns = ["primary_label", "inat_taxon_id", "scientific_name", "common_name", "class_name"]
     write_table(folder / "taxonomy.csv", taxonomy.assign(inat_taxon_id=codes)[columns].sort_values("primary_label"))
     for name in ("train_soundscapes", "test_soundscapes"): (folder / name).mkdir()

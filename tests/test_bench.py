@@ -44,3 +44,21 @@ def test_frontend_table(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["frontend", "--batch", "2", "--repeats", "1"])
     frontend.main()
     assert capsys.readouterr().out.count("|") >= 12
+
+
+def test_validation_ranks_variants(demo, tmp_path):
+    import validation
+    validation.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --epochs 1 --only plain short student --seeds 1 --most 2 --turns 5".split()])
+    assert (tmp_path / "validation.csv").read_text().count("\n") == 4
+
+
+def test_store_table(tmp_path):
+    import store
+    reads = store.table(tmp_path, 3, 8, 1, .05)
+    assert reads["audio store"] > 10 * reads["OGG, soundfile seek and read"]
+
+
+def test_prepare_measures_both_sides(tmp_path):
+    import prepare
+    found = prepare.measure(prepare.make_files(tmp_path / "recordings", 8, distinct=2), 2, 1, tmp_path)
+    assert found["sound"] > 80 and found["peak"] > 1e7

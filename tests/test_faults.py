@@ -8,6 +8,7 @@ from birdkit.anytime import run_submission
 from birdkit.batches import make_clips
 from birdkit.check import check_submission
 from birdkit.clean import clean
+from birdkit.cleaning import Cleaning, lay_segments
 from birdkit.competition import Competition
 from birdkit.core import Clock, KitError, Workspace
 from birdkit.prepare import prepare
@@ -27,7 +28,7 @@ def test_each_layout_goes_from_folder_to_submission(tmp_path, year, rows):
     toy_folder(tmp_path / "data", year, audio=True, test_s=(5 * rows, 5 * rows - .02))
     comp, space = Competition.find(str(tmp_path / "data")), Workspace.find(tmp_path / "work")
     data = prepare(comp, space)
-    segments = clean((data.store.window(k) for k in data.recordings.recording), data.recordings)
+    segments = lay_segments(clean(Cleaning.of(data), RECIPE.data.clean))
     clips = make_clips(data, segments)
     assert len(clips) and clips.targets.shape[1] == len(comp.classes)
     export = Export(tmp_path, tuple(comp.classes), np.full(4, .1), [Member("toy", RECIPE, 1., 1., tmp_path)])

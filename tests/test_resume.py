@@ -1,6 +1,7 @@
 "A training that is killed goes on to the very weights it would have reached."
-import os, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 
+import pytest
 import torch
 from conftest import ROOT, papermill
 
@@ -8,36 +9,82 @@ from birdkit.core import read_json
 
 CODE = """
 import sys
-from birdkit.competition import Competition
-from birdkit.core import Workspace
-from birdkit.learner import Checkpoint
-from birdkit.prepare import Prepared
-from birdkit.recipe import find_recipe
-from birdkit.stages import cleaned_clips, train_fold
-Checkpoint.__init__.__defaults__ = (0,)                # save after every epoch
-work, out, data = sys.argv[1:]
-space = Workspace.find(work)
-recipe = find_recipe("tiny", {"model.backbone": "mobilenetv3_small_050", "model.weights": "none", "optim.epochs": 12})
-prepared = Prepared.load(space.prepared, Competition.find(data).folder)
-train_fold(prepared, cleaned_clips(prepared, space, recipe), Workspace.find(out), recipe, 0)
+import numpy as np, pandas as pd, torch
+from birdkit.audio import SR
+from birdkit.batches import Clips, Scapes
+from birdkit.callbacks import Checkpoint
+from birdkit.recipe import Recipe
+from birdkit.training import TrainedModel, train_run
+from pathlib import Path
+from types import SimpleNamespace
+
+class Store(dict):
+    def length(self, key): return len(self[key])
+    def window(self, key, start=0, length=None): return self[key][start:start + length]
+
+class Slow(Checkpoint):
+    def after_batch(self, learner):
+        super().after_batch(learner)
+        print("step", learner.count, flush=True)
+
+import birdkit.training
+out, every_s, changes = Path(sys.argv[1]), float(sys.argv[2]), eval(sys.argv[3])
+birdkit.training.Checkpoint = lambda path, mark: Slow(path, mark, every_s, share=1e9)
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+keys = np.array([f"r{i}" for i in range(24)], object)
+store = Store({k: rng.normal(0, .1, 4 * SR).astype("float32") for k in [*keys, "s"]})
+targets = np.eye(3, dtype="float32")[np.arange(24) % 3]
+clips = Clips(keys, [np.array([[0, 4 * SR]])] * 24, targets, np.ones(24, "float32"), targets.argmax(1))
+table = pd.DataFrame(dict(recording=keys, filename=keys, fold=np.arange(24) % 4))
+data = SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
+recipe = Recipe("killed").but({"model": dict(backbone="mobilenetv3_small_050", weights="none", hidden=16, drop=.3, drop_path=.2), "sampling.window_s": 2., "frontend": dict(n_mels=32, hop=2000),
+    "optim": dict(epochs=4, batch=4, lr=3e-3, average_from=0.)}).but(changes)
+torch.manual_seed(0)
+train_run(TrainedModel(recipe, data.classes), data, clips, out, 0, scapes=Scapes(np.array(["s"], object), np.array([4 * SR])))
 """
 
+AVERAGES = {"ema": {}, "swa": {"optim.average": "swa", "optim.accumulate": 2, "optim.schedule": "one_cycle"},
+            "soup": {"optim.average": "soup", "optim.keep": 2, "optim.freeze": .4, "optim.schedule": "restarts", "optim.cycle_epochs": 2}}
+STEPS = 4 * (18 // 4)
 
-def _train(work, out, data):
-    return subprocess.Popen([sys.executable, "-c", CODE, str(work), str(out), str(data)], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+def start(out, changes, every_s=0):
+    return subprocess.Popen([sys.executable, "-c", CODE, str(out), str(every_s), repr(changes)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_ends_in_the_same_weights(pipeline, demo, tmp_path):
-    assert _train(pipeline["work"], tmp_path / "whole", demo).wait(300) == 0
-    run = tmp_path / "killed/runs/tiny/fold0"
-    process = _train(pipeline["work"], tmp_path / "killed", demo)
-    while not (run / "last.pt").exists() and process.poll() is None: time.sleep(.02)
+def kill_at(process, step):
+    "Read what the run says until it has done so many steps, then kill it."
+    for line in process.stdout:
+        if line.startswith("step") and int(line.split()[1]) >= step: break
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (run / "last.pt").exists() and not (run / "weights.pt").exists()
-    assert _train(pipeline["work"], tmp_path / "killed", demo).wait(300) == 0
-    one, two = (torch.load(tmp_path / name / "runs/tiny/fold0/weights.pt", weights_only=True) for name in ("whole", "killed"))
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_killed_at_any_step(name, tmp_path):
+    changes, draw = AVERAGES[name], random.Random(name)
+    whole = start(tmp_path / "whole", changes)
+    assert whole.wait(300) == 0, whole.stderr.read()[-2000:]
+    steps = sorted(draw.sample(range(2, STEPS), 2))
+    for step in steps:
+        assert kill_at(start(tmp_path / "killed", changes), step) == -signal.SIGKILL
+        assert (tmp_path / "killed/last.pt").exists() and not (tmp_path / "killed/weights.pt").exists()
+    last = start(tmp_path / "killed", changes)
+    said, error = last.communicate(timeout=300)
+    assert last.returncode == 0, error[-2000:]
+    assert "going on after epoch" in said and said.count("step") < STEPS, steps
+    one, two = (torch.load(tmp_path / run / "weights.pt", weights_only=True) for run in ("whole", "killed"))
+    assert all(torch.equal(one[k], two[k]) for k in one), steps
+    one, two = ((tmp_path / run / "oof.csv").read_bytes() for run in ("whole", "killed"))
+    assert one == two
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {"weights.pt", "recipe.json", "classes.json", "history.csv", "oof.csv", "metrics.json"}
+
+
+def test_killed_before_the_first_checkpoint(tmp_path):
+    assert kill_at(start(tmp_path, {}, every_s=1e6), 3) == -signal.SIGKILL
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_a_session_that_ends_in_time_goes_on_in_the_next(pipeline, demo, tmp_path):
@@ -45,7 +92,7 @@ def test_a_session_that_ends_in_time_goes_on_in_the_next(pipeline, demo, tmp_pat
     command = ["nbs/04_train.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny",
                "-y", '{overrides: {model.backbone: mobilenetv3_small_050, model.weights: "none", optim.epochs: 4}}']
     run = tmp_path / "runs/tiny/fold0"
-    for limit, epochs, left in ((["-p", "minutes", "0.0001"], 1, True), ([], 4, False), ([], 4, False)):
+    for limit, epochs, left in ((["-p", "minutes", "0.0001"], 0, True), ([], 4, False), ([], 4, False)):
         done = papermill(*command, *limit)
         assert done.returncode == 0, done.stderr[-2000:]
         facts = read_json(run / "metrics.json", "")

@@ -1,0 +1,111 @@
+"""The one metadata table that the scripts of this folder write and birdkit reads."""
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from birdkit.competition import RECORDING_COLUMNS, TAXON_COLUMNS, Competition
+from birdkit.core import KitError, read_table, write_table
+from birdkit.metrics import few
+
+COLUMNS = [*RECORDING_COLUMNS, "class_name"]
+TAXA_COLUMNS = ["primary_label", "inat_taxon_id", *TAXON_COLUMNS[1:]]
+CREDIT_COLUMNS = ["filename", "author", "license", "url"]
+NUMBERS = ("rating", "latitude", "longitude")
+AGAIN = "run the script that made it again"
+
+
+def as_text(
+    cells,  # Series of anything
+):          # Series of text; what is missing is empty, whole numbers have no point
+    "Cells as text."
+    return cells.astype(object).where(cells.notna(), "").astype(str).str.strip().str.replace(r"^(\d+)\.0$", r"\1", regex=True)
+
+
+def as_columns(
+    table,     # DataFrame
+    columns,   # Names
+):             # DataFrame of exactly these columns: NUMBERS as floats, lists as text, the rest as text
+    "Bring a table into shape; columns it lacks are empty."
+    table = table.reindex(columns=columns)
+    cells = {c: as_text(table[c]) for c in columns if c not in NUMBERS}
+    cells |= {c: pd.to_numeric(table[c], errors="coerce").astype(float) for c in NUMBERS if c in columns}
+    if "secondary_labels" in cells: cells["secondary_labels"] = [_list_text(cell) for cell in table.secondary_labels]
+    return table.assign(**cells)
+
+
+def _list_text(labels):
+    "A list of labels as the text of a list; text stays."
+    if isinstance(labels, str): return labels.strip() or "[]"
+    return str([str(x) for x in labels]) if isinstance(labels, (list, tuple)) else "[]"
+
+
+def _checked(folder, recordings, taxa):
+    "Recordings whose file is there, in order; refuses names twice and labels without a taxon."
+    twice = recordings.filename[recordings.filename.duplicated()]
+    if len(twice): raise KitError(f"{folder}: file names come twice: {few(sorted(set(twice)))}: give each recording its own")
+    odd = set(recordings.primary_label) - set(taxa.primary_label)
+    if odd: raise KitError(f"{folder}: labels without a taxon: {few(sorted(odd))}: add them to the taxa")
+    there = recordings.filename.map(lambda name: (Path(folder) / "train_audio" / name).is_file()).to_numpy(bool)
+    if not there.any(): raise KitError(f"{folder}: no recording is left, {len(there)} were asked for: ask for more, or run the script again")
+    if not there.all(): print(f"{(~there).sum()} recordings without a file are left out of train.csv")
+    return recordings[there].sort_values(["primary_label", "filename"], ignore_index=True)
+
+
+def write_collection(
+    folder,      # Where to; the audio lies at train_audio/<filename> already
+    recordings,  # DataFrame with RECORDING_COLUMNS, of which only primary_label and filename must be there
+    taxa,        # DataFrame with TAXA_COLUMNS, a row per class, in the order the classes shall have
+):               # Competition
+    "Write train.csv, taxonomy.csv, sample_submission.csv and ATTRIBUTION.csv: a folder that is read like a competition's."
+    folder, taxa = Path(folder), as_columns(taxa, TAXA_COLUMNS)
+    rows = _checked(folder, as_columns(recordings, RECORDING_COLUMNS), taxa)
+    rows["class_name"] = rows.primary_label.map(taxa.set_index("primary_label").class_name)
+    (folder / "test_soundscapes").mkdir(parents=True, exist_ok=True)
+    write_table(folder / "ATTRIBUTION.csv", rows[CREDIT_COLUMNS])
+    write_table(folder / "taxonomy.csv", taxa)
+    write_table(folder / "sample_submission.csv", pd.DataFrame(columns=["row_id", *taxa.primary_label]))
+    write_table(folder / "train.csv", rows.fillna({"rating": 0.})[COLUMNS])
+    return Competition.find(str(folder))
+
+
+def read_collection(
+    folder,  # A folder that write_collection wrote, or is to write
+):           # DataFrames (recordings, taxa); both are empty where there is nothing yet
+    "What is in a collection."
+    if not (Path(folder) / "train.csv").exists(): return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=TAXA_COLUMNS)
+    tables = ((read_table(Path(folder) / name, AGAIN, keep_default_na=False), columns)
+              for name, columns in (("train.csv", COLUMNS), ("taxonomy.csv", TAXA_COLUMNS)))
+    return tuple(as_columns(table, columns) for table, columns in tables)
+
+
+def extend_collection(
+    folder,      # Where to; there may be a collection already
+    recordings,  # DataFrame with RECORDING_COLUMNS; a file of the same name is told anew
+    taxa,        # DataFrame with TAXA_COLUMNS
+):               # Competition; its classes in the order of their labels
+    "Add recordings to a collection."
+    old = read_collection(folder)
+    rows = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)]).drop_duplicates("filename", keep="last")
+    taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
+    return write_collection(folder, rows, taxa.sort_values("primary_label"))
+
+
+def script_parser(
+    doc,  # Docstring of the script
+):        # ArgumentParser
+    "A command line whose help is the script's docstring."
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run_script(
+    work,    # Function of the options
+    parser,  # ArgumentParser
+    argv,    # Arguments; None: those of the command line
+):           # What `work` returns
+    "Do the work; a mistake is one line and exit code 1, after Ctrl-C it is 130."
+    options = vars(parser.parse_args(argv))
+    try: return work(**options)
+    except KitError as error: parser.exit(1, f"{error}\n")
+    except OSError as error: parser.exit(1, f"{error}: see to this, then run the same command again\n")
+    except KeyboardInterrupt: parser.exit(130, "\nstopped: the same command goes on where this one ended\n")

@@ -1,0 +1,123 @@
+"""Decoding a folder into the audio store beside bare soundfile processes on the same files, and its peak memory at a quarter of the files and at all.
+
+    python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 3 turns
+    python tests/bench/prepare.py --files 400 --folder DIR      fewer; DIR is filled once and used again
+
+The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. 100 different
+recordings are made, links stand for the others.
+"""
+import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np
+
+from birdkit.audio import SR, write_ogg
+
+BARE = """
+import os, sys, soundfile
+while name := os.read(0, int(sys.argv[1])).decode().strip(): soundfile.read(name, dtype="float32")
+"""
+BUILD = """
+import sys, time
+from birdkit.store import build_store
+files = {line.rstrip("\\n"): line.rstrip("\\n") for line in sys.stdin}
+start = time.perf_counter()
+store = build_store(files, sys.argv[1], workers=int(sys.argv[2]))
+print("took", time.perf_counter() - start, store.index.samples.sum() / 32_000)
+"""
+
+
+def make_files(
+    folder,        # Where to; files that are there already stay
+    count,         # Recordings
+    distinct=100,  # Different ones
+):                 # Paths
+    "Sweeps in noise, 10 to 60 s long."
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, files = np.random.default_rng(0), [folder / f"{i:05d}.ogg" for i in range(count)]
+    t, noise = np.arange(60 * SR) / SR, rng.normal(0, .02, 70 * SR).astype("float32")
+    for i, path in enumerate(files):
+        n, shift = int(rng.uniform(10, 60) * SR), int(rng.integers(10 * SR))
+        if path.exists(): continue
+        if i >= distinct: os.link(files[i % distinct], path)
+        else: write_ogg(path, (.2 * np.sin(2 * np.pi * (900 + 10 * i * t[:n] / 60) * t[:n]) + noise[shift:shift + n]).astype("float32"))
+    return files
+
+
+def bare(
+    files,    # Paths
+    workers,  # Processes
+    names,    # File that is written: their list
+):            # s
+    "Read the files with so many processes that do nothing else; they share one place in the list, whose lines are of one length."
+    width = max(len(str(f).encode()) for f in files) + 1
+    names.write_bytes(b"".join(str(f).encode().ljust(width) for f in files))
+    start = time.perf_counter()
+    command = [sys.executable, "-c", BARE, str(width)]
+    with open(names, "rb") as lines:      # a session each, as decoders have: a busy machine deals out its time by sessions
+        running = [subprocess.Popen(command, stdin=lines, start_new_session=True) for _ in range(workers)]
+    if any([process.wait() for process in running]): raise SystemExit("a bare process failed")
+    return time.perf_counter() - start
+
+
+def tree_bytes(pid):
+    "Resident memory of a process and its children; 0 once it has gone."
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = [int(c) for task in os.listdir(f"/proc/{pid}/task") for c in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError): return 0
+    return pages * os.sysconf("SC_PAGESIZE") + sum(map(tree_bytes, children))
+
+
+def build(
+    files,    # Paths
+    workers,  # Processes
+    folder,   # Of the store; removed before and after
+):            # Seconds it took, seconds of sound, peak memory of all its processes in bytes
+    "Build a store in an interpreter of its own."
+    shutil.rmtree(folder, ignore_errors=True)
+    names = folder.with_suffix(".txt")
+    names.write_text("".join(f"{f}\n" for f in files))
+    with open(names) as lines:
+        process = subprocess.Popen([sys.executable, "-c", BUILD, folder, str(workers)], stdin=lines, stdout=subprocess.PIPE, text=True, env=os.environ | {"BIRDKIT_QUIET": "1"})
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, tree_bytes(process.pid))
+        time.sleep(.05)
+    said = process.stdout.read().splitlines()[-1].split()
+    shutil.rmtree(folder)
+    return float(said[1]), float(said[2]), peak
+
+
+def measure(
+    files,    # Paths
+    workers,  # Processes of each side
+    turns,    # Both sides in turn, so many times
+    folder,   # An empty folder
+):            # dict of medians
+    "Both sides in the same run."
+    quarter, sides = build(files[:len(files) // 4], workers, folder / "store"), []
+    for _ in range(turns):
+        sides.append((bare(files, workers, folder / "names"), *build(files, workers, folder / "store")))
+        print(f"  bare {sides[-1][0]:.1f} s, store {sides[-1][1]:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+    plain, store, sound, peak = (statistics.median(column) for column in zip(*sides))
+    return dict(sound=sound, bare=plain, store=store, ratio=statistics.median(b / s for b, s, *_ in sides), quarter=quarter[2], peak=peak)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--files", type=int, default=2000, help="recordings")
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each side")
+    p.add_argument("--turns", type=int, default=3, help="the median of so many")
+    p.add_argument("--folder", type=Path, help="where the recordings are made, or lie already")
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as temp:
+        files = make_files(a.folder or Path(temp) / "recordings", a.files)
+        m = measure(files, a.workers, a.turns, Path(temp))
+    print(f"{a.files} recordings, {m['sound'] / 3600:.1f} h of sound, {a.workers} processes, median of {a.turns}\n\n| | s | real time | ratio |\n|---|---|---|---|")
+    print(f"| bare soundfile | {m['bare']:.1f} | {m['sound'] / m['bare']:,.0f}x | |\n| audio store | {m['store']:.1f} | {m['sound'] / m['store']:,.0f}x | {m['ratio']:.0%} |")
+    print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"Every way to train that a recipe can ask for, a few real steps each, and the words where it cannot."
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from birdkit.audio import SR
+from birdkit.averages import batch_norms, soup
+from birdkit.batches import Clips, Scapes
+from birdkit.core import KitError, read_json
+from birdkit.recipe import Recipe
+from birdkit.training import TrainedModel, load_model, supervised, train_run
+
+KEYS = np.array([f"r{i}" for i in range(12)], object)
+TARGETS = np.eye(3, dtype="float32")[np.arange(12) % 3]
+WAYS = dict(
+    bf16=dict(precision="bf16"), swa=dict(average="swa", average_from=0., schedule="one_cycle"), soup=dict(average="soup", average_from=0., name="radam"),
+    best=dict(average="best", schedule="restarts", cycle_epochs=1), last=dict(average="last", accumulate=2, clip_norm=0.), frozen=dict(freeze=1., schedule="flat"),
+    slow=dict(layer_decay=.8, name="adam", weight_decay=0.))
+
+
+class Store(dict):
+    def length(self, key): return len(self[key])
+    def window(self, key, start=0, length=None): return self[key][start:start + length]
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    store = Store({k: rng.normal(0, .1, 3 * SR).astype("float32") for k in [*KEYS, "s"]})
+    table = pd.DataFrame(dict(recording=KEYS, filename=KEYS, fold=np.arange(12) % 4))
+    return SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
+
+
+def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(32, 2000), fold=0, **optim):
+    recipe = Recipe("way").but({"model": dict(backbone=backbone, weights="none", hidden=16), "sampling.window_s": 2., "frontend": dict(n_mels=mel[0], hop=mel[1]),
+                                "optim": dict(epochs=2, batch=3, lr=3e-3) | optim})
+    clips = Clips(KEYS, [np.array([[0, 3 * SR]])] * 12, TARGETS, np.ones(12, "float32"), TARGETS.argmax(1))
+    torch.manual_seed(0)
+    return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, Scapes(np.array(["s"], object), np.array([3 * SR])))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_to_train(way, data, tmp_path):
+    model, history = train(data, tmp_path, **WAYS[way])
+    assert np.isfinite(history.loss).all() and np.isfinite(history.auc.iloc[-1]) and (history.skipped == 0).all()
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.pt", "recipe.json", "classes.json", "history.csv", "oof.csv", "metrics.json"}
+    state, again = model.state_dict(), load_model(tmp_path).state_dict()
+    assert all(torch.equal(state[k], again[k]) and state[k].isfinite().all() for k in state)
+
+
+@pytest.mark.parametrize("backbone", ["eca_nfnet_l0", "tf_efficientnetv2_b0"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_averages_are_sound_where_update_bn_was_not(backbone, batch, data, tmp_path):
+    model, _ = train(data, tmp_path, backbone=backbone, mel=(64, 1000), fold="all", batch=batch, average="swa", average_from=0., epochs=2, lr=1e-4)
+    assert all(x.isfinite().all() for x in model.state_dict().values())
+    assert all(m.running_var.min() >= 0 for m in batch_norms(model))
+    assert np.isfinite(model.probabilities(np.random.default_rng(0).normal(size=(2, 1, 64, 64)).astype("float32"))[0]).all()
+
+
+def bad_from(count):
+    def step(learner, batch):
+        loss = supervised(learner, batch)
+        return loss * math.nan if learner.count >= count else loss
+    return step
+
+
+def test_bad_losses_end_at_the_last_good_checkpoint(data, tmp_path, monkeypatch, capsys):
+    import birdkit.training
+    monkeypatch.setattr(birdkit.training, "Checkpoint", lambda path, mark, make=birdkit.training.Checkpoint: make(path, mark, 0, 1e9))
+    model, history = train(data, tmp_path, bad_from(10), epochs=9)
+    said = capsys.readouterr().out
+    assert "loss or gradient was not finite 5 times in a row; back at the last good checkpoint, after epoch 3 and 0" in said or "after epoch 3;" in said
+    assert read_json(tmp_path / "metrics.json", "")["epochs"] < 9
+    assert all(x.isfinite().all() for x in model.state_dict().values())
+
+
+def test_one_bad_loss_is_skipped_and_counted(data, tmp_path):
+    def step(learner, batch):
+        loss = supervised(learner, batch)
+        return loss * math.inf if learner.count == 1 else loss
+    _, history = train(data, tmp_path, step)
+    assert history.skipped.tolist() == [1, 1] and np.isfinite(history.loss).all()
+
+
+def test_runs_are_merged_into_a_soup(data, tmp_path):
+    for i, name in enumerate(("a", "b")): train(data, tmp_path / name, epochs=1 + i)
+    one, two, mean = load_model(tmp_path / "a"), load_model(tmp_path / "b"), soup([tmp_path / "a", tmp_path / "b"])
+    for k, v in mean.items():
+        if v.is_floating_point(): torch.testing.assert_close(v, (one.state_dict()[k] + two.state_dict()[k]) / 2)
+    one.load_state_dict(mean)
+    train(data, tmp_path / "other", backbone="mnasnet_small", epochs=1)
+    with pytest.raises(KitError, match="part 2 of the soup is another network"): soup([tmp_path / "a", tmp_path / "other"])
+
+
+@pytest.mark.slow
+def test_compiled_backbone(data, tmp_path):
+    model, history = train(data, tmp_path, epochs=1, compile=True)
+    assert np.isfinite(history.loss).all()
+    said, again = (m.probabilities(np.ones((2, 1, 32, 32), "float32"))[0] for m in (model, load_model(tmp_path)))
+    assert np.abs(said - again).max() < 1e-4

