@@ -62,7 +62,7 @@ class Schedule(Callback):
         "Go on from there."
         self.schedule.load_state_dict(state)
 
-# %% ../nbs/lib/31a_callbacks.ipynb #4658b11f
+# %% ../nbs/lib/31a_callbacks.ipynb #2006a421
 class Clip(Callback):
     "Keep the gradient's norm below a limit; `learner.norm` is what it was."
     def __init__(self,
@@ -115,7 +115,7 @@ class SkipBadLoss(Callback):
         self.row, self.count = self.row + 1, self.count + 1
         if self.row < self.patience: raise SkipStep
         back = self.checkpoint.back(learner) if self.checkpoint else ""
-        raise StopTraining(f"loss or gradient was not finite {self.row} times in a row{back}; lower optim.lr, or train with optim.precision=f32")
+        raise StopTraining(f"loss or gradient was not finite {self.patience} times in a row{back}; lower optim.lr, or train with optim.precision=f32")
 
     def state_dict(self):
         "What a resumed run needs."

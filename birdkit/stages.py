@@ -188,7 +188,7 @@ def start_model(
     except RuntimeError: raise KitError(f"{path} is of another backbone than recipe {recipe.name!r} asks for: run 03_pretrain again") from None
     return model
 
-# %% ../nbs/lib/34_stages.ipynb #962844c7
+# %% ../nbs/lib/34_stages.ipynb #1e7bdd46
 def labelled_windows(
     data,  # Prepared
 ):         # Scapes with hard labels, or None where no soundscape is labelled
@@ -217,13 +217,16 @@ def train_fold(
     seed=0,  # Of everything random
     minutes=None,   # Time there is; None: no limit
     lead="",        # See start_model
+    folder=None,    # Of the run; by default that of the recipe and fold
+    callbacks=(),   # Further Callback objects
 ):           # The trained model, history DataFrame, folder of the run
     "One supervised model, kept in `runs/<recipe>/fold<k>`."
-    folder, classes = space.run(recipe.name, fold), known_classes(data, recipe)
+    folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(labelled_windows(data) if recipe.sampling.labelled else None, data.classes, classes) or background_scapes(data)
     scores = find_scores(space, recipe.name, data.classes) if recipe.sampling.pick == "scored" else None
-    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores)
+    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
+                               callbacks=callbacks)
     _keep_windows(model, data, folder, fold)
     return model, history, folder
 

@@ -117,7 +117,7 @@ def test_folds_side_by_side(tmp_path):
     assert done.stdout.count("failed after") == 2 and done.stdout.count("KitError: fold=9 does not exist") == 2
     assert "2 of 4 runs failed; their logs are in" in done.stderr and done.returncode == 1
     table = list_runs(space)
-    assert table.run.tolist() == ["tiny-s1/fold0", "tiny/fold0"] and set(table.state) == {"finished"} and table.seed.tolist() == [1, 0]
+    assert table.run.tolist() == ["tiny/fold0", "tiny-s1/fold0"] and set(table.state) == {"finished"} and table.seed.tolist() == [0, 1]
     again = command(*folds[:-2], "--overrides", json.dumps(TINY))
     assert "4 runs, 2 of them finished before" in again.stdout
 
