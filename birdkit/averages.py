@@ -19,7 +19,7 @@ from .backbones import import_timm
 from .core import KitError, atomic, nearest
 from .learner import Callback
 
-# %% ../nbs/lib/31b_averages.ipynb #3f50bb92
+# %% ../nbs/lib/31b_averages.ipynb #71ec93de
 def soup(
     parts,         # State dicts, or folders of runs with weights.pt
     weights=None,  # Of each part; None: all alike
@@ -29,7 +29,8 @@ def soup(
     if not parts: raise KitError("a soup needs weights: give at least one state dict or folder of a run")
     _alike(parts)
     share = torch.tensor(weights or [1.] * len(parts), dtype=torch.float64)
-    if len(share) != len(parts) or not share.sum() > 0: raise KitError(f"weights={weights!r} do not suit {len(parts)} parts: give one for each, with a sum above 0")
+    if len(share) != len(parts) or not share.sum() > 0:
+        raise KitError(f"weights={weights!r} do not suit {len(parts)} parts: give one for each, with a sum above 0")
     mean = lambda *x: sum(s * v.double() for s, v in zip(share / share.sum(), x)).to(x[0].dtype)
     return {k: mean(*(p[k] for p in parts)) if v.is_floating_point() else v.clone() for k, v in parts[-1].items()}
 
@@ -45,7 +46,9 @@ def _alike(parts):
     shapes = [{k: tuple(v.shape) for k, v in p.items()} for p in parts]
     for i, other in enumerate(shapes[1:], 2):
         odd = next((k for k in shapes[0].keys() | other.keys() if shapes[0].get(k) != other.get(k)), None)
-        if odd: raise KitError(f"part {i} of the soup is another network: {odd} is {other.get(odd, 'missing')}, not {shapes[0].get(odd, 'there')}; merge runs of one recipe and one list of classes")
+        if not odd: continue
+        raise KitError(f"part {i} of the soup is another network: {odd} is {other.get(odd, 'missing')}, not {shapes[0].get(odd, 'there')}; "
+                       "merge runs of one recipe and one list of classes")
 
 # %% ../nbs/lib/31b_averages.ipynb #4c5f32b9
 def batch_norms(

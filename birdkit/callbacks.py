@@ -215,7 +215,7 @@ def unpack(
     for name in PLAIN: setattr(learner, name, state["plain"][name])
     set_random_state(learner, state["random"])
 
-# %% ../nbs/lib/31a_callbacks.ipynb #06133f38
+# %% ../nbs/lib/31a_callbacks.ipynb #f5ad4f15
 class Checkpoint(Callback):
     "Save while training, whole or not at all, and go on from what is there."
     order = 8
@@ -262,8 +262,10 @@ class Checkpoint(Callback):
     ):            # Where that is, in words
         "Bring a learner to where the checkpoint is."
         try: state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error: raise KitError(f"{self.path} is not a readable checkpoint ({type(error).__name__}): delete it to start again") from None
-        if state["mark"] != self.mark: raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again")
+        except Exception as error:
+            raise KitError(f"{self.path} is not a readable checkpoint ({type(error).__name__}): delete it to start again") from None
+        if state["mark"] != self.mark:
+            raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again")
         unpack(learner, state)
         return f"epoch {learner.epoch}" + f" and {learner.place} batches of the next" * bool(learner.place)
 

@@ -130,7 +130,7 @@ birdclef2024_07 = plain.but(
                   origin=(("year", 2024), ("rank", 7)), sure="backbones, the order of stages, the rare model; no number was told"),
 )
 
-# %% ../nbs/lib/30b_recipes_2024.ipynb #e2cdd9dc
+# %% ../nbs/lib/30b_recipes_2024.ipynb #e597ff82
 birdclef2024_08 = plain.but(
     name="birdclef2024_08",
     about="pretraining on past years, FocalBCE, NFNet and B0; logits averaged",
@@ -139,7 +139,7 @@ birdclef2024_08 = plain.but(
     loss=dict(name="focal_bce"),
     augment=dict(wave=(("inject_noise", dict(p=.3)), ("add_noise", dict(p=.3)), ("gain", dict(p=.3)), ("sumix", dict(p=.5))),
                  picture=(("mask_mels", dict(p=.5, count=2)), ("mask_time", dict(p=.5, count=2)), ("flip", dict(p=.5)))),
-    data=dict(clean=(("agreement", dict(how="drop", confident=.5)),)),
+    data=dict(clean=(("agreement", dict(how="confident", level=.5)),)),
     optim=dict(epochs=15),
     pretrain=dict(epochs=15),
     pseudo=dict(rounds=1, epochs=15, share=.25, mix_p=0.),

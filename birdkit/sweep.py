@@ -47,7 +47,7 @@ def do_run(
     if code < 0: raise Killed(f"{run.name} was killed by signal {-code}; the last it said: {said}")
     return said if code else ""
 
-# %% ../nbs/lib/37a_sweep.ipynb #c57c9104
+# %% ../nbs/lib/37a_sweep.ipynb #3d4dae3f
 def sweep_table(
     runs,    # List of Run
     place,   # Place
@@ -60,7 +60,8 @@ def sweep_table(
 def _row(run, place, reason):
     "A line of the table."
     changes = yaml.safe_dump({k: v for k, v in run.overrides.items() if k != "name"}, default_flow_style=True, width=float("inf")).strip()
-    row = dict(run=run.name, recipe=run.book, fold=run.fold, seed=run.seed, overrides="" if changes == "{}" else changes, state="failed" if reason else "waiting")
+    changes = "" if changes == "{}" else changes
+    row = dict(run=run.name, recipe=run.book, fold=run.fold, seed=run.seed, overrides=changes, state="failed" if reason else "waiting")
     if is_finished(run, place) and not reason:
         facts = read_run(first_folder(run, place), run.name)
         row |= dict(state="finished") | {k: facts[k] for k in (*SCORES, "epochs", "minutes")}
@@ -70,7 +71,7 @@ def _row(run, place, reason):
 def distributed():  # Module
     "The package dask.distributed."
     try: from dask import distributed
-    except ImportError: raise KitError("dask.distributed is not installed: pip install 'dask[distributed]', or train with python -m birdkit.fleet folds") from None
+    except ImportError: raise KitError("dask.distributed is not installed: pip install 'dask[distributed]', or take python -m birdkit.fleet folds") from None
     return distributed
 
 # %% ../nbs/lib/37a_sweep.ipynb #f27bad43

@@ -229,7 +229,7 @@ def clip_scores(
     clip, frames = model.probabilities(*inputs)
     return np.maximum.reduceat((clip + frames.max(1)) / 2, np.flatnonzero(np.diff(owner, prepend=-1)))
 
-# %% ../nbs/lib/32_training.ipynb #77fcc8e2
+# %% ../nbs/lib/32_training.ipynb #5347d3aa
 def background_scapes(
     data,  # Prepared
 ):         # Scapes without labels, or None where there are none
@@ -276,8 +276,8 @@ def make_callbacks(
 ):                 # List of Callback
     "All that happens beside training."
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
-    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), Clip(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"), keep, Layout(o.batch),
-              Precision(choose_precision(recipe.model, device, o.precision)), *choose_average(o, folder, "auc" if score else "")]
+    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), Clip(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
+                 keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision)), *choose_average(o, folder, "auc" if score else "")]
     every = 1 if o.average in ("best", "soup") else max(1, epochs // 10)
     if score: callbacks.append(Validate(score, every))
     if o.freeze: callbacks.append(Freeze(o.freeze))
@@ -312,8 +312,8 @@ def train_run(
     learner.fit(epochs)
     averaged = _sound(learner.averaged.cpu().eval(), folder)
     averaged.save(folder)
-    facts = dict(mark=_sha(mark), fold=fold, seed=seed, clips=len(learn), epochs=learner.epoch, of=epochs, minutes=sum(h["seconds"] for h in learner.history) / 60)
-    _keep_scores(folder, averaged, held, score, facts)
+    facts = dict(mark=_sha(mark), fold=fold, seed=seed, clips=len(learn), epochs=learner.epoch, of=epochs)
+    _keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")
     return averaged, pd.DataFrame(learner.history)
 

@@ -27,7 +27,7 @@ import numpy as np, pandas as pd, torch
 import torch.distributed as dist
 from birdkit.audio import SR
 from birdkit.batches import Clips, Scapes
-from birdkit.fleet import train_together
+from birdkit.together import train_together
 from birdkit.learner import Callback
 from birdkit.recipe import Recipe
 from birdkit.training import TrainedModel, train_run

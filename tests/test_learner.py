@@ -1,11 +1,12 @@
 "Every way to train that a recipe can ask for, a few real steps each, and the words where it cannot."
-import math
+import math, sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 from birdkit.audio import SR
 from birdkit.averages import batch_norms, soup
@@ -36,11 +37,13 @@ def data():
 
 
 def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(32, 2000), fold=0, **optim):
-    recipe = Recipe("way").but({"model": dict(backbone=backbone, weights="none", hidden=16), "sampling.window_s": 2., "frontend": dict(n_mels=mel[0], hop=mel[1]),
+    recipe = Recipe("way").but({"model": dict(backbone=backbone, weights="none", hidden=16), "sampling.window_s": 2.,
+                                "frontend": dict(n_mels=mel[0], hop=mel[1]),
                                 "optim": dict(epochs=2, batch=3, lr=3e-3) | optim})
     clips = Clips(KEYS, [np.array([[0, 3 * SR]])] * 12, TARGETS, np.ones(12, "float32"), TARGETS.argmax(1))
     torch.manual_seed(0)
-    return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, Scapes(np.array(["s"], object), np.array([3 * SR])))
+    scapes = Scapes(np.array(["s"], object), np.array([3 * SR]))
+    return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, scapes)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -102,3 +105,12 @@ def test_compiled_backbone(data, tmp_path):
     assert np.isfinite(history.loss).all()
     said, again = (m.probabilities(np.ones((2, 1, 32, 32), "float32"))[0] for m in (model, load_model(tmp_path)))
     assert np.abs(said - again).max() < 1e-4
+
+
+def test_training_bench_prints_its_table(capsys, monkeypatch):
+    sys.path.insert(0, str(ROOT / "tests" / "bench"))
+    import training
+    monkeypatch.setattr(sys, "argv", ["training", "--backbone", "mobilenetv3_small_050", "--batch", "4", "--turns", "1"])
+    training.main()
+    said = capsys.readouterr().out
+    assert said.count("|") >= 16 and "of the rate with synthetic ones" in said

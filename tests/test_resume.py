@@ -1,5 +1,5 @@
 "A training that is killed goes on to the very weights it would have reached."
-import os, random, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys
 
 import pytest
 import torch
@@ -38,7 +38,8 @@ targets = np.eye(3, dtype="float32")[np.arange(24) % 3]
 clips = Clips(keys, [np.array([[0, 4 * SR]])] * 24, targets, np.ones(24, "float32"), targets.argmax(1))
 table = pd.DataFrame(dict(recording=keys, filename=keys, fold=np.arange(24) % 4))
 data = SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
-recipe = Recipe("killed").but({"model": dict(backbone="mobilenetv3_small_050", weights="none", hidden=16, drop=.3, drop_path=.2), "sampling.window_s": 2., "frontend": dict(n_mels=32, hop=2000),
+recipe = Recipe("killed").but({"model": dict(backbone="mobilenetv3_small_050", weights="none", hidden=16, drop=.3, drop_path=.2), "sampling.window_s": 2.,
+    "frontend": dict(n_mels=32, hop=2000),
     "optim": dict(epochs=4, batch=4, lr=3e-3, average_from=0.)}).but(changes)
 torch.manual_seed(0)
 train_run(TrainedModel(recipe, data.classes), data, clips, out, 0, scapes=Scapes(np.array(["s"], object), np.array([4 * SR])))
@@ -50,7 +51,8 @@ STEPS = 4 * (18 // 4)
 
 
 def start(out, changes, every_s=0):
-    return subprocess.Popen([sys.executable, "-c", CODE, str(out), str(every_s), repr(changes)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", CODE, str(out), str(every_s), repr(changes)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def kill_at(process, step):

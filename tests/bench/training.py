@@ -1,4 +1,4 @@
-"""How fast training is, and whether it waits for its data: the same step on batches from the store (read, mixed, augmented) and on synthetic batches in memory.
+"""How fast training is, and whether it waits for its data: the same step on batches from the store and on synthetic batches in memory.
 
     python tests/bench/training.py                                  tf_efficientnet_b0 SED, batch 64, 5-s clips
     python tests/bench/training.py --backbone mnasnet_small --batch 16
@@ -103,7 +103,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         learner, kinds = sides(recipe, a.batch, device, folder)
         times = measure(learner, kinds, a.turns, a.steps)
-    print(f"{recipe.model.backbone}, {a.batch} windows of {recipe.sampling.window_s:g} s, {device}, {learner.model.dtype or torch.float32}, {torch.get_num_threads()} threads\n")
+    windows = f"{a.batch} windows of {recipe.sampling.window_s:g} s"
+    print(f"{recipe.model.backbone}, {windows}, {device}, {learner.model.dtype or torch.float32}, {torch.get_num_threads()} threads\n")
     print("| batches | s a step | clips a second |\n|---|---|---|")
     for kind, t in times.items(): print(f"| {kind} | {t:.3f} | {a.batch / t:.1f} |")
     print(f"\nreal batches reach {times['synthetic'] / times['real']:.1%} of the rate with synthetic ones")
