@@ -6,7 +6,8 @@
 __all__ = ['Clips', 'make_clips', 'cut_pieces', 'read_window', 'Scapes', 'window_label', 'class_rows', 'Batch', 'batch_parts',
            'Batches']
 
-# %% ../nbs/lib/13a_batches.ipynb #e52405e2
+# %% ../nbs/lib/13a_batches.ipynb #d5daf959
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from .audio import ROW_S, SR, cut
 from .core import KitError, ahead
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
 
-# %% ../nbs/lib/13a_batches.ipynb #bdb43d7a
+# %% ../nbs/lib/13a_batches.ipynb #9f55bff0
 @dataclass(frozen=True)
 class Clips:
     "Labelled sound to learn from."
@@ -84,7 +85,7 @@ def cut_pieces(
     whole = clips[np.repeat(np.arange(len(clips)), [len(p) for p in pieces])]
     return replace(whole, spans=[spans for piece in pieces for spans in piece])
 
-# %% ../nbs/lib/13a_batches.ipynb #b39d7dd1
+# %% ../nbs/lib/13a_batches.ipynb #365b3e71
 def read_window(
     store,   # AudioStore
     key,     # Recording
@@ -99,7 +100,7 @@ def read_window(
     joined = np.concatenate([store.window(key, a, b - a) for a, b in spans])
     return cut(joined, start, length)
 
-# %% ../nbs/lib/13a_batches.ipynb #dbdbf9d5
+# %% ../nbs/lib/13a_batches.ipynb #a79d3bca
 @dataclass(frozen=True)
 class Scapes:
     "Soundscapes to mix in, with soft labels or none."
@@ -135,7 +136,7 @@ def class_rows(
     order = np.argsort(column, kind="stable")
     return np.split(np.stack(place, 1)[order], np.searchsorted(column[order], np.arange(1, labels.shape[2])))
 
-# %% ../nbs/lib/13a_batches.ipynb #e2ed2e09
+# %% ../nbs/lib/13a_batches.ipynb #2bd311af
 @dataclass
 class Batch:
     "Tensors of one step."
@@ -151,7 +152,7 @@ class Batch:
         "Move all tensors."
         return Batch(*(t if t is None else t.to(device, non_blocking=True) for t in vars(self).values()))
 
-# %% ../nbs/lib/13a_batches.ipynb #8e819bef
+# %% ../nbs/lib/13a_batches.ipynb #a848258b
 def batch_parts(
     size,   # Windows a batch
     share,  # Of these, soundscape windows that stand for themselves
@@ -162,7 +163,7 @@ def batch_parts(
     clips = min(max(1, size - round(share * size)), most)
     return clips, round(clips * share / (1 - share))
 
-# %% ../nbs/lib/13a_batches.ipynb #9c4d53e2
+# %% ../nbs/lib/13a_batches.ipynb #f4226549
 class Batches:
     "Batches of an epoch, read ahead in a thread."
     def __init__(self,
@@ -196,7 +197,7 @@ class Batches:
     ):            # Iterator of Batch
         "One pass, as many windows as there are clips; begun later, it gives the batches it would have given."
         order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
-        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=1)
+        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=max(1, min(4, (os.cpu_count() or 2) // 2)))
 
     def read(self,
         index,  # Clips of the batch

@@ -104,7 +104,7 @@ birdclef2025_04 = plain.but(
         sure="mels, loss, labels, smoothing from the code; which backbone sees which mel, and the single weights, are reconstructed"),
 )
 
-# %% ../nbs/lib/30c_recipes_2025.ipynb #32cd1ece
+# %% ../nbs/lib/30c_recipes_2025.ipynb #1c8caf57
 birdclef2025_05 = plain.but(
     name="birdclef2025_05",
     about="10-s SED, focal loss, self-distillation on clips, then soundscapes 1:1; thirteen models",
@@ -115,7 +115,7 @@ birdclef2025_05 = plain.but(
                  picture=(("mask_mels", dict(p=.5)), ("mask_time", dict(p=.5)))),
     data=dict(clean=(("speech",), ("within", dict(seconds=60., uncleaned=30.))), at_least=20),
     sampling=dict(window_s=10.),
-    optim=dict(epochs=10, name="adam"),
+    optim=dict(epochs=10, name="adam", weight_decay=0.),
     pseudo=dict(rounds=6, epochs=10, on="both", how="self", share=.5, mix_p=0.),
     infer=dict(stride_s=2.5, overlap=.5, post=(("smooth", "light"),)),
     ensemble=dict(
@@ -166,7 +166,7 @@ birdclef2025_07 = plain.but(
         sure="backbones, windows, mels, TTA and post-processing; class lists of the experts are not public"),
 )
 
-# %% ../nbs/lib/30c_recipes_2025.ipynb #b9d004bd
+# %% ../nbs/lib/30c_recipes_2025.ipynb #2a2f6573
 birdclef2025_08 = plain.but(
     name="birdclef2025_08",
     about="deeply supervised SED, weighted BCE, online pseudo-labels and MLD; three models",
@@ -179,7 +179,7 @@ birdclef2025_08 = plain.but(
                  ("mask_time", dict(p=1., width=64, count=2)), ("mask_mels", dict(p=1., width=8, count=2)))),
     data=dict(at_least=50),
     sampling=dict(window_s=10.),
-    optim=dict(epochs=40, name="adam", lr=5e-5, head_lr=10., accumulate=4),
+    optim=dict(epochs=40, name="adam", weight_decay=0., lr=5e-5, head_lr=10., accumulate=4),
     pseudo=dict(rounds=2, epochs=40, lr=5e-5, how="online", labels=(("harden", .4),)),
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(

@@ -7,7 +7,7 @@ __all__ = ['choose_device', 'pictures_of', 'inputs_of', 'heard_loss', 'network_l
            'supervised', 'noisy_student', 'TrainedModel', 'load_model', 'clip_windows', 'clip_inputs', 'clip_scores',
            'background_scapes', 'split_clips', 'make_callbacks', 'train_run']
 
-# %% ../nbs/lib/32_training.ipynb #60f05247
+# %% ../nbs/lib/32_training.ipynb #264f0159
 import hashlib, json
 from dataclasses import asdict, replace
 
@@ -24,6 +24,7 @@ from .frontend import Frontend, unit_level
 from .groups import Data, Pseudo
 from .heads import Heard
 from .learner import Learner
+from .loggers import loggers_from_env
 from .losses import deep, dual, find_loss
 from .metrics import mean_auc
 from .mixing import Sample, append_scapes, join_scape
@@ -229,7 +230,7 @@ def clip_scores(
     clip, frames = model.probabilities(*inputs)
     return np.maximum.reduceat((clip + frames.max(1)) / 2, np.flatnonzero(np.diff(owner, prepend=-1)))
 
-# %% ../nbs/lib/32_training.ipynb #5347d3aa
+# %% ../nbs/lib/32_training.ipynb #f8ba8e84
 def background_scapes(
     data,  # Prepared
 ):         # Scapes without labels, or None where there are none
@@ -304,11 +305,11 @@ def train_run(
     "Train one model and keep it; a killed or stopped run goes on where it was."
     recipe, (learn, held) = model.recipe, split_clips(data, clips, fold, model.recipe.data)
     batches, epochs = _batches(data, learn, recipe, scapes, seed, scores, step), epochs or recipe.optim.epochs
-    mark = json.dumps([asdict(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scores)])
+    mark = json.dumps([asdict(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
     if _finished(folder, mark): return load_model(folder), read_table(folder / "history.csv", f"delete {folder} to train again")
     score, device = _scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes)
-    learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks], device, seed, recipe.optim.accumulate)
+    learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
     learner.fit(epochs)
     averaged = _sound(learner.averaged.cpu().eval(), folder)
     averaged.save(folder)
@@ -330,11 +331,13 @@ def _sha(text):
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]
 
 
-def _digest(model, clips, scores):
-    "What training starts from: weights, clips and scores."
-    weights = b"".join(p.detach().cpu().numpy().tobytes() for p in model.parameters())
-    spans = repr([(k, s.tolist()) for k, s in zip(clips.keys, clips.spans)]).encode()
-    return _sha(weights + (scores.probs.tobytes() if scores else b"") + b"".join(r.tobytes() for r in clips.rows or ()) + clips.targets.tobytes() + clips.weights.tobytes() + spans)
+def _digest(model, clips, scapes, scores):
+    "What training starts from: weights, clips, soft labels and scores."
+    digest = hashlib.sha256(repr([(k, s.tolist()) for k, s in zip(clips.keys, clips.spans)]).encode())
+    soft = [scapes.labels, scapes.weights] if scapes else []
+    arrays = [*(p.detach().cpu().numpy() for p in model.parameters()), clips.targets, clips.weights, *(clips.rows or ()), *soft, scores.probs if scores else None]
+    for x in arrays: digest.update(b"" if x is None else np.ascontiguousarray(x))
+    return digest.hexdigest()[:16]
 
 
 def _finished(folder, mark):

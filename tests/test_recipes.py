@@ -1,7 +1,6 @@
 "Every recipe of the books, whole: each member learns, its round of soft labels runs, the ensemble is exported and hears the test soundscapes."
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 
