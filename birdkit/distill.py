@@ -6,13 +6,13 @@
 __all__ = ['Round', 'round_count', 'label_round', 'train_student', 'distill_round', 'validation_auc', 'has_stalled',
            'final_models']
 
-# %% ../nbs/lib/34a_distill.ipynb #4602dabf
+# %% ../nbs/lib/34a_distill.ipynb #3b1a95a5
 from dataclasses import dataclass, field
 
 from .core import KitError, read_json
 from .labels import as_teacher, predict_labels
 from .pseudo import apply_labels, labelled_scapes
-from .stages import known_classes, narrow_clips, narrow_scapes, start_model
+from .stages import known_classes, narrow_clips, narrow_scapes, start_model, voices
 from .students import make_student
 from .training import background_scapes, choose_device, load_model, train_run
 
@@ -53,7 +53,7 @@ def label_round(
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
     return {s: predict_labels(teachers, data, s, round=number, folder=space.pseudo(number)) for s in sources}, [t.model for t in teachers]
 
-# %% ../nbs/lib/34a_distill.ipynb #640f6951
+# %% ../nbs/lib/34a_distill.ipynb #d1c64da6
 def _student_start(recipe, folder, data, space, seed):
     "Where a student starts: from its own weights of the round before, or afresh."
     start = recipe.pseudo.start
@@ -84,7 +84,8 @@ def train_student(
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
     fold = read_json(folder / "metrics.json", "run 04_train")["fold"] if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
-    _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes)
+    _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
+                           bank=voices(data, space, recipe))
     return run, history
 
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SESSION_MIN', 'SPARE_MIN', 'choose_recipe', 'training_minutes', 'cleaned_clips', 'known_classes', 'narrow_clips',
            'narrow_scapes', 'trained_members', 'find_past', 'pretrain', 'forget_pretrained', 'start_model',
-           'labelled_windows', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior',
-           'data_notes', 'parity_sound', 'judging_windows']
+           'labelled_windows', 'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of',
+           'class_prior', 'data_notes', 'parity_sound', 'judging_windows']
 
-# %% ../nbs/lib/34_stages.ipynb #0df92ff5
+# %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import os, shutil, time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from .prepare import prepare
 from .recipe import find_recipe
 from .rows import score_rows
 from .scenes import make_scenes, score_scenes
+from .speech import bank_waves, voice_bank
 from .training import TrainedModel, background_scapes, clip_inputs, load_model, supervised, train_run
 
 # %% ../nbs/lib/34_stages.ipynb #3ace4fff
@@ -188,7 +189,7 @@ def start_model(
     except RuntimeError: raise KitError(f"{path} is of another backbone than recipe {recipe.name!r} asks for: run 03_pretrain again") from None
     return model
 
-# %% ../nbs/lib/34_stages.ipynb #1e7bdd46
+# %% ../nbs/lib/34_stages.ipynb #898b5f50
 def labelled_windows(
     data,  # Prepared
 ):         # Scapes with hard labels, or None where no soundscape is labelled
@@ -206,6 +207,17 @@ def labelled_windows(
     each = pd.DataFrame(dict(file=file, row=row, label=table.labels.to_numpy())).explode("label").dropna()
     labels[each.file.astype(int), each.row.astype(int), pd.Index(list(data.classes)).get_indexer(each.label)] = 1
     return Scapes(keys.astype(object), lengths, labels)
+
+
+def voices(
+    data,    # Prepared
+    space,   # Workspace
+    recipe,  # Recipe
+):           # (N, T) float32; None where the recipe has no step add_bank, or nobody speaks
+    "The human voices that 02_clean cut out, as backgrounds: what is met with every species tells nothing about any (2025 3rd)."
+    if "add_bank" not in [name for name, *_ in recipe.augment.wave]: return None
+    segments = read_table(space.clean / "segments.csv", "run 02_clean", keep_default_na=False)
+    return bank_waves(voice_bank(segments), data.store, recipe.sampling.window_s)
 
 
 def train_fold(
@@ -226,7 +238,7 @@ def train_fold(
     scapes = narrow_scapes(labelled_windows(data) if recipe.sampling.labelled else None, data.classes, classes) or background_scapes(data)
     scores = find_scores(space, recipe.name, data.classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
-                               callbacks=callbacks)
+                               callbacks=callbacks, bank=voices(data, space, recipe))
     _keep_windows(model, data, folder, fold)
     return model, history, folder
 

@@ -104,7 +104,7 @@ def make_sheet(
     start = prior.reindex(comp.classes).fillna(prior.min()).to_numpy(float)
     return Sheet(list(files), [slice(a, b) for a, b in zip(ends, ends[1:])], ids, tuple(comp.classes), np.tile(start, (len(ids), 1)))
 
-# %% ../nbs/lib/44_submit.ipynb #f165aeb2
+# %% ../nbs/lib/44_submit.ipynb #76f0124f
 WHERE_WHEN = re.compile(r"(?:^|_)([A-Za-z]*\d+)_\d{8}_(\d{2})\d{4}(?:_|$)")   # Site, date and time in a soundscape's name (2025, 2026)
 
 
@@ -120,12 +120,12 @@ def post_facts(
     comp,     # Competition
     classes,  # Labels of the scores' columns
     files,    # Soundscapes
-):            # dict: genus and class_name, (classes,); prior, (files, classes), where soundscapes are labelled (2026)
+):            # dict: genus and class_name, (classes,); prior, (files, classes), or (classes,) of .5 where no soundscape is labelled (before 2026)
     "Facts about classes and files for post-processing."
     taxa = comp.taxonomy.set_index("primary_label").reindex(classes).fillna("")
     facts = dict(genus=taxa.scientific_name.astype(str).str.partition(" ")[0].to_numpy(str), class_name=taxa.class_name.to_numpy(str))
     rows = comp.soundscape_labels
-    if rows.empty: return facts
+    if rows.empty: return facts | dict(prior=np.full(len(classes), .5))      # log-odds of 0
     truth = pd.DataFrame([[float(c in labels) for c in classes] for labels in rows.labels], columns=list(classes))
     at = lambda stems: zip(*map(place_and_hour, stems))
     return facts | dict(prior=expected(prior_table(truth, *at(Path(f).stem for f in rows.filename)), *at(f.stem for f in files)))

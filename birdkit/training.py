@@ -92,7 +92,7 @@ def levelled(
     "Recordings brought to the level the frontend wants, so that a mix is one of equals."
     return unit_level(wave, learner.model.recipe.frontend.wave)
 
-# %% ../nbs/lib/32_training.ipynb #1c6286fb
+# %% ../nbs/lib/32_training.ipynb #e72fd9cf
 def clip_sample(
     learner,  # Learner
     batch,    # Batch
@@ -100,7 +100,7 @@ def clip_sample(
     "Labelled clips, mixed as the recipe says; soundscapes without labels are background."
     scape = batch.scape if batch.scape_targets is None else None
     sample = Sample(levelled(learner, batch.wave), batch.targets, batch.weight, scape=scape)
-    return apply_wave(sample, learner.model.recipe.augment, learner.gen)
+    return apply_wave(sample, learner.model.recipe.augment, learner.gen, getattr(learner, "bank", None))
 
 
 def student_sample(
@@ -230,7 +230,7 @@ def clip_scores(
     clip, frames = model.probabilities(*inputs)
     return np.maximum.reduceat((clip + frames.max(1)) / 2, np.flatnonzero(np.diff(owner, prepend=-1)))
 
-# %% ../nbs/lib/32_training.ipynb #f8ba8e84
+# %% ../nbs/lib/32_training.ipynb #3cf957b2
 def background_scapes(
     data,  # Prepared
 ):         # Scapes without labels, or None where there are none
@@ -301,6 +301,7 @@ def train_run(
     minutes=None,       # Stop in time; the next call goes on. None: no limit
     scores=None,        # Scores of birdkit.cleaning, for sampling.pick "scored"
     callbacks=(),       # Further Callback objects
+    bank=None,          # Sounds for the step add_bank, (N, T) float32
 ):                      # The averaged model, history DataFrame
     "Train one model and keep it; a killed or stopped run goes on where it was."
     recipe, (learn, held) = model.recipe, split_clips(data, clips, fold, model.recipe.data)
@@ -310,6 +311,7 @@ def train_run(
     score, device = _scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes)
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
+    learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     learner.fit(epochs)
     averaged = _sound(learner.averaged.cpu().eval(), folder)
     averaged.save(folder)
