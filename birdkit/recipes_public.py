@@ -40,7 +40,7 @@ birdclef2023_02 = plain.but(
     ensemble=dict(origin=(("year", 2023), ("rank", 2)), sure="fields read in the code; phases joined into one training"),
 )
 
-# %% ../nbs/lib/30a_recipes_public.ipynb #163168c8
+# %% ../nbs/lib/30a_recipes_public.ipynb #3e78f57f
 public2025_nfnet = plain.but(
     name="public2025_nfnet",
     about="model one of the public blend: ECA-NFNet SED on scaled log mels",
@@ -70,7 +70,7 @@ def blended(
 ):            # Recipe, an ensemble of recipes that share nothing
     "An ensemble of whole recipes."
     first = next(iter(parts.values()))[0]
-    members = tuple((key, {**changes(first, recipe), "ensemble.weight": weight, "about": recipe.about}) for key, (recipe, weight) in parts.items())
+    members = tuple((key, {**changes(first, recipe), "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "about": recipe.about}) for key, (recipe, weight) in parts.items())
     return first.but(name=name, about=about, ensemble=dict(members=members, seeds=1, origin=tuple(origin.items()), sure="see its members"))
 
 

@@ -62,3 +62,9 @@ def test_prepare_measures_both_sides(tmp_path):
     import prepare
     found = prepare.measure(prepare.make_files(tmp_path / "recordings", 8, distinct=2), 2, 1, tmp_path)
     assert found["sound"] > 80 and found["peak"] > 1e7
+
+
+def test_ladder_has_its_steps(demo, tmp_path):
+    import ladder
+    ladder.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --seeds 1 --rounds 1".split()])
+    assert (tmp_path / "ladder.csv").read_text().count("\n") == 5 and (tmp_path / "ladder.png").exists()
