@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BY_ROW', 'blocks', 'Stretch', 'stretch_rows', 'stretches', 'Ensemble', 'open_ensemble', 'Heard', 'hear_recording']
 
-# %% ../nbs/lib/46a_stretches.ipynb #794b2498
+# %% ../nbs/lib/46a_stretches.ipynb #06e02c67
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -19,7 +19,7 @@ import soxr
 from .audio import ROW_S, SR, cut, n_rows
 from .blend import align, blend
 from .core import KitError, ahead
-from .post import ACROSS, apply_post
+from .post import ACROSS, apply_post, needs_facts
 from .rows import heard_s, input_shapes, listen, score_rows, sound_key
 from .runtime import fastest, load_export
 
@@ -91,7 +91,7 @@ def stretches(
             held, done = held[step * row:], done + step
     yield Stretch(held, n_rows((done * row + len(held)) / SR) - done, slice(context if done else 0, None))
 
-# %% ../nbs/lib/46a_stretches.ipynb #8769fc54
+# %% ../nbs/lib/46a_stretches.ipynb #4a106e61
 BY_ROW = ("mean", "logit_mean", "geometric", "add_geometric", "minimum")   # Blends that look at one row at a time
 
 
@@ -103,11 +103,11 @@ class Ensemble(NamedTuple):
 
 
 def _local(member):
-    "A member without post-processing that compares files."
+    "A member without post-processing that compares files, or that names facts of a competition."
     post = member.recipe.infer.post
-    kept = tuple(step for step in post if step[0] not in ACROSS)
+    kept = tuple(step for step in post if step[0] not in ACROSS and not needs_facts(step))
     if kept == post: return member
-    print(f"{member.name}: {', '.join(s[0] for s in post if s not in kept)} is left out, it compares all recordings")
+    print(f"{member.name}: {', '.join(s[0] for s in post if s not in kept)} is left out: it compares all recordings, or needs to know the competition")
     return replace(member, recipe=member.recipe.but({"infer.post": kept}))
 
 
