@@ -15,6 +15,15 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: large networks; leave them out with -m 'not slow'")
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    "A test leaves the environment as it was: a Dask cluster sets one thread for all that comes after it."
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def papermill(*arguments, **options):
     "Run the papermill command in the checkout."
     options = dict(stdin=subprocess.DEVNULL) | options

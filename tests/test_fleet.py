@@ -134,7 +134,8 @@ list(side_by_side(range(4), start, 2))
 
 
 def test_interrupt_ends_all_children():
-    parent = subprocess.Popen([sys.executable, "-c", CHILDREN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # what is started in the background may have been told to ignore it
+    parent = subprocess.Popen([sys.executable, "-c", CHILDREN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     for _ in range(2): assert parent.stdout.readline() == "started\n"
     process, until = psutil.Process(parent.pid), time.monotonic() + 30
     while len(family := process.children(recursive=True)) < 4 and time.monotonic() < until: time.sleep(.1)
