@@ -201,7 +201,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models trained alike but for fold and seed
+    seeds: int = 1               # Models the team trained alike but for fold and seed: run 04_train for so many folds
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))

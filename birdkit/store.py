@@ -85,7 +85,10 @@ class _Lines:
         self.lock, self.file = Lock(), open(path, "a", newline="")
         self.rows = csv.DictWriter(self.file, COLUMNS, restval="")
 
-    def add(self, fields):
+    def add(self,
+        fields,  # Of one recording, by column
+    ):
+        "Append a line, whole."
         with self.lock:
             self.rows.writerow(fields)
             self.file.flush()
