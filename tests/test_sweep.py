@@ -22,7 +22,8 @@ root, name = Path(given["--work"]), json.loads(given["--overrides"])["name"] + "
 def note(what):
     with open(root / "notes.txt", "a") as f: f.write(f"{what} {name}\\n")
 note("begin")
-time.sleep(1.5)
+(root / f"begun{os.getpid()}").touch()
+time.sleep(2)
 run = root / "runs" / name
 run.mkdir(parents=True, exist_ok=True)
 (run / "recipe.json").write_text((root / "recipes" / f"{name.split('/')[0]}.json").read_text())
@@ -32,13 +33,13 @@ note("end")
 """
 
 
-def at_work(client):
-    "A worker's process that has a run going, and all that this one started."
+def at_work(client, root):
+    "A worker's process that has a run going, which has told so, and all that this one started."
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for pid in client.run(os.getpid).values():
             family = psutil.Process(pid).children(recursive=True)
-            if any("stub.py" in " ".join(p.cmdline()) for p in family): return psutil.Process(pid), family
+            if any((root / f"begun{p.pid}").exists() for p in family): return psutil.Process(pid), family
         time.sleep(.05)
 
 
@@ -56,7 +57,7 @@ def test_a_lost_worker_loses_no_run(tmp_path, machine):
     with LocalCluster(2, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster, Client(cluster) as client:
         thread = Thread(target=lambda: tables.append(sweep(runs, place, client)))
         thread.start()
-        worker, family = at_work(client)
+        worker, family = at_work(client, space.root)
         for process in (worker, *family * machine): process.kill()
         thread.join(120)
         assert tables[0].state.tolist() == ["finished"] * 4
