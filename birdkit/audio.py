@@ -18,7 +18,7 @@ import soxr
 
 from .core import KitError, atomic
 
-# %% ../nbs/lib/01_audio.ipynb #bc90f5a7
+# %% ../nbs/lib/01_audio.ipynb #5e48306c
 SR = 32_000   # Hz, of everything inside the kit
 ROW_S = 5     # s, one row of a submission
 
@@ -29,6 +29,7 @@ class Clip:
     samples: np.ndarray                      # (T,), in [-1, 1] unless the file is louder
     flaws: tuple = field(default=())         # Such as ("3 NaN or inf samples",)
     rest_s: float = 0.                       # What follows in the file and was not asked for, s
+    peak: float = 0.                         # Largest magnitude
 
     @property
     def duration_s(self):
@@ -73,7 +74,7 @@ def resample(
     y = soxr.resample(x, sr, SR, quality="HQ")[:want]
     return np.pad(y, (0, want - len(y)))
 
-# %% ../nbs/lib/01_audio.ipynb #5eab3a89
+# %% ../nbs/lib/01_audio.ipynb #13792273
 @contextmanager
 def _opened(path):
     "The open file; what is not sound is told in one line."
@@ -99,13 +100,14 @@ def peak_of(
 
 
 def _mend(x):
-    "Zero NaN and inf in place; how many there were."
-    if math.isfinite(peak_of(x)): return 0
+    "Zero NaN and inf in place; how many there were, and the peak of what is left."
+    peak = peak_of(x)
+    if math.isfinite(peak): return 0, peak
     odd = ~np.isfinite(x)
     x[odd] = 0
-    return int(odd.sum())
+    return int(odd.sum()), peak_of(x)
 
-# %% ../nbs/lib/01_audio.ipynb #6814e97e
+# %% ../nbs/lib/01_audio.ipynb #329f097c
 REACH_S = .05   # Samples of so long before and after one are all that soxr hears of it, s
 
 
@@ -119,12 +121,12 @@ def decode(
         frames = total if seconds is None else min(total, math.ceil((seconds + REACH_S) * sr))
         x, fault = _read(f, frames)
     if not len(x): raise KitError(f"{path} holds no samples: fetch it again or remove it")
-    odd, y = _mend(x), resample(x, sr)
+    (odd, peak), y = _mend(x), resample(x, sr)
     y = y if seconds is None else y[:round(seconds * SR)]
     flaws = [f"{odd} NaN or inf samples"] * (odd > 0)
     if len(x) < frames: flaws.append(f"breaks off after {len(x) / sr:.1f} of {total / sr:.1f} s" + f" ({fault})" * bool(fault))
     elif not _whole_ogg(path): flaws.append(f"breaks off after {total / sr:.1f} s")
-    return Clip(y, tuple(flaws), max(0., total / sr - len(y) / SR) if frames < total else 0.)
+    return Clip(y, tuple(flaws), max(0., total / sr - len(y) / SR) if frames < total else 0., peak if y is x else peak_of(y))
 
 # %% ../nbs/lib/01_audio.ipynb #59cf2de6
 PAGE = 65_307   # Bytes of the longest Ogg page

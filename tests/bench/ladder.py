@@ -2,68 +2,31 @@
 
     python tests/bench/ladder.py --data DATA --work FOLDER [--past FOLDER] [--seeds 3] [--rounds 3]
 
-For each seed: supervised; the same after pretraining on other species, where --past is given; rounds of the noisy student, each taught by the one before; self-distillation of the
-supervised model; a soup of its last epochs. Each step is scored by macro ROC-AUC on the soundscapes whose truth is known, on which nothing is trained. What is trained already
-stays, so that a stopped ladder goes on. Prints mean and spread over the seeds, and writes <work>/ladder.csv and ladder.png.
+For each seed: supervised; the same after pretraining on other species, where --past is given; rounds of the noisy student, each taught by the one before; self-distillation of a
+model with a fold held out; a soup of the last epochs. Each step is scored by macro ROC-AUC on the soundscapes whose truth is known, on which nothing is trained. One process for
+each core; what is trained already stays, so that a stopped ladder goes on. Prints mean and spread over the seeds, and writes <work>/ladder.csv and ladder.png.
 """
-import argparse, time
-from dataclasses import dataclass
+import argparse, sys, time
+from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from validation import known_rows
+from contest import known_rows, open_data, open_world, public_auc, run_jobs
 
-from birdkit.audio import decode, n_rows
-from birdkit.clean import clean
-from birdkit.cleaning import Cleaning, lay_segments
-from birdkit.competition import Competition
-from birdkit.core import Workspace, write_table
+from birdkit.core import write_table
 from birdkit.distill import distill_round
-from birdkit.metrics import mean_auc
-from birdkit.prepare import Prepared, prepare
 from birdkit.recipe import find_recipe
-from birdkit.review import clip_weights, no_review
 from birdkit.rounds import ladder, plot_ladder
-from birdkit.rows import score_rows
-from birdkit.stages import cleaned_clips, find_past, pretrain, train_fold
-from birdkit.training import choose_device, load_model
-
-
-@dataclass
-class World:
-    "What all steps of one seed share."
-    space: Workspace
-    comp: Competition
-    data: Prepared
-    past: Competition   # Or None
-    seed: int
-
-
-def open_world(
-    data,   # Competition folder
-    work,   # Folder of this seed
-    past,   # Folder with other species, or "none"
-    seed,   # Of everything random
-):          # World, prepared and cleaned
-    "01_prepare and 02_clean without their pictures."
-    space = Workspace.find(work)
-    comp = Competition.find(data, space)
-    ready = (space.prepared / "prepared.json").exists()
-    prepared = Prepared.load(space.prepared, comp.folder) if ready else prepare(comp, space)
-    if not (space.clean / "segments.csv").exists():
-        start = Cleaning.of(prepared)
-        write_table(space.clean / "segments.csv", lay_segments(clean(start, find_recipe("base").data.clean)))
-        write_table(space.clean / "weights.csv", clip_weights(prepared.recordings, no_review()))
-    return World(space, comp, prepared, find_past(comp, past), seed)
+from birdkit.stages import find_past, pretrain, train_fold
 
 
 def supervised(
-    world,   # World
-    recipe,  # Recipe
-):           # Folder of the run
-    "A model of all clips."
-    return train_fold(world.data, cleaned_clips(world.data, world.space, recipe), world.space, recipe, "all", world.seed)[2]
+    world,      # World
+    recipe,     # Recipe
+    fold="all", # Held out
+):              # Folder of the run
+    "A model of all clips, or of all but a fold."
+    return train_fold(world.data, world.clips(recipe), world.space, recipe, fold, world.seed)[2]
 
 
 def student(
@@ -73,42 +36,50 @@ def student(
     number,   # Of the round
 ):            # Folder of the run
     "One round."
-    clips = cleaned_clips(world.data, world.space, recipe)
-    return distill_round({recipe.name: [teacher]}, number, [recipe], world.data, clips, world.space, world.seed).runs[recipe.name][0]
+    return distill_round({recipe.name: [teacher]}, number, [recipe], world.data, world.clips(recipe), world.space, world.seed).runs[recipe.name][0]
+
+
+def climb_rounds(world, recipe, given):
+    "The noisy student, round by round."
+    last = supervised(world, recipe)
+    yield "supervised", last
+    for number in range(1, given.rounds + 1):
+        last = student(world, recipe, last, number)
+        yield f"+ noisy student, round {number}", last
+
+
+def climb_pretrained(world, recipe, given):
+    "Other species first."
+    pretrain(find_past(world.comp, given.past), world.comp.classes, world.space, recipe, world.seed)
+    yield "+ pretraining", supervised(world, recipe)
+
+
+def climb_self(world, recipe, given):
+    "Labels of the clips, too."
+    recipe = recipe.but({"pseudo.on": "both", "pseudo.how": "self"})
+    yield "self-distillation, one fold held out", student(world, recipe, supervised(world, recipe, 0), 1)
+
+
+def climb_soup(world, recipe, given):
+    "Another average."
+    yield "supervised, soup of the last epochs", supervised(world, recipe.but({"optim.average": "soup"}))
+
+
+CLIMBS = dict(rounds=climb_rounds, pretrained=climb_pretrained, self=climb_self, soup=climb_soup)
 
 
 def climb(
-    world,   # World
+    given,   # Of the command line; its job is such as "rounds-seed0"
     recipe,  # Recipe
-    rounds,  # Rounds of the noisy student
-):           # Iterator of (step, folder of its run)
-    "All steps, in order."
-    first = supervised(world, recipe)
-    yield "supervised", first
-    if world.past:
-        learnt = recipe.but(name=f"{recipe.name}-pretrained")
-        pretrain(world.past, world.comp.classes, world.space, learnt, world.seed)
-        yield "+ pretraining", supervised(world, learnt)
-    folds = recipe.but({"name": f"{recipe.name}-self", "pseudo.on": "both", "pseudo.how": "self"})
-    last = first
-    for number in range(1, rounds + 1):
-        last = student(world, recipe, last, number)
-        yield f"+ noisy student, round {number}", last
-    held = train_fold(world.data, cleaned_clips(world.data, world.space, folds), world.space, folds, 0, world.seed)[2]
-    yield "self-distillation, one fold held out", student(world, folds, held, 1)
-    yield "supervised, soup of the last epochs", supervised(world, recipe.but({"name": f"{recipe.name}-soup", "optim.average": "soup"}))
-
-
-def public_auc(
-    run,    # Folder
-    known,  # From known_rows
-):          # Macro ROC-AUC
-    "Score a run on the soundscapes whose truth is known."
-    model, said = load_model(run).to(choose_device()), []
-    for path in known:
-        samples = decode(path).samples
-        said.append(score_rows(samples, n_rows(len(samples) / 32_000), model.recipe, model.probabilities))
-    return mean_auc(np.concatenate(list(known.values())), np.concatenate(said))
+):
+    "One job: train its steps and score them; the scores go to <work>/<job>/steps.csv."
+    way, seed = given.job.split("-seed")
+    world, lines = open_world(given.data, given.work, given.job, recipe, int(seed)), []
+    known, begin = known_rows(world.comp), time.process_time()
+    for step, run in CLIMBS[way](world, recipe, given):
+        lines.append(dict(step=step, score=public_auc(run, known), seed=int(seed), minutes=(time.process_time() - begin) / 60))
+        print(lines[-1], flush=True)
+        write_table(world.space.root / "steps.csv", pd.DataFrame(lines))
 
 
 def main(
@@ -117,23 +88,33 @@ def main(
     "Read the command line."
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", required=True, help="competition folder")
-    p.add_argument("--work", required=True, help="folder of the ladder, a workspace for each seed in it")
+    p.add_argument("--work", required=True, help="folder of the ladder, a workspace for each job in it")
     p.add_argument("--past", default="none", help="folder with other species to pretrain on")
     p.add_argument("--recipe", default="small", help="default %(default)s")
     p.add_argument("--seeds", type=int, default=3, help="default %(default)s")
     p.add_argument("--rounds", type=int, default=3, help="rounds of the noisy student (default %(default)s)")
-    a = p.parse_args(argv)
-    recipe, lines = find_recipe(a.recipe, {"pseudo.rounds": a.rounds}), []
-    for seed in range(a.seeds):
-        world = open_world(a.data, f"{a.work}/seed{seed}", a.past, seed)
-        known, begin = known_rows(world.comp), time.monotonic()
-        for step, run in climb(world, recipe, a.rounds):
-            lines.append(dict(step=step, score=public_auc(run, known), seed=seed))
-            print(f"seed {seed}, {step}: {lines[-1]['score']:.4f}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
-            write_table(f"{a.work}/ladder.csv", pd.DataFrame(lines))
-    table = ladder(pd.DataFrame(lines))
-    plot_ladder(table, f"macro ROC-AUC on {len(known)} soundscapes")
-    plt.savefig(f"{a.work}/ladder.png", bbox_inches="tight")
+    p.add_argument("--job", help=argparse.SUPPRESS)
+    argv = sys.argv[1:] if argv is None else argv
+    given = p.parse_args(argv)
+    recipe = find_recipe(given.recipe, {"pseudo.rounds": given.rounds})
+    if given.job: return climb(given, recipe)
+    known = known_rows(open_data(given.data, given.work)[0])
+    ways = [way for way in CLIMBS if way != "pretrained" or given.past != "none"]
+    jobs = [f"{way}-seed{seed}" for way in ways for seed in range(given.seeds)]
+    if run_jobs(__file__, argv, jobs, given.work): raise SystemExit(1)
+    report(pd.concat([pd.read_csv(f"{given.work}/{job}/steps.csv") for job in jobs], ignore_index=True), given.work, len(known))
+
+
+def report(
+    lines,  # DataFrame: step, score, seed
+    work,   # Folder of the ladder
+    files,  # Soundscapes that were scored
+):
+    "Print and draw the ladder."
+    write_table(Path(work) / "ladder.csv", lines)
+    table = ladder(lines)
+    plot_ladder(table, f"macro ROC-AUC on {files} soundscapes")
+    plt.savefig(f"{work}/ladder.png", bbox_inches="tight")
     print(table.round(4).to_markdown(index=False))
 
 

@@ -10,11 +10,12 @@ import argparse, time
 
 import numpy as np
 import pandas as pd
+from contest import file_draws, known_rows
 
 from birdkit.audio import decode, n_rows
 from birdkit.batches import make_clips
-from birdkit.competition import Competition, split_row_id
-from birdkit.core import KitError, Workspace, atomic, read_json, write_table
+from birdkit.competition import Competition
+from birdkit.core import Workspace, atomic, read_json, write_table
 from birdkit.labels import as_teacher, predict_labels
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
@@ -76,19 +77,6 @@ def train(
     return folder
 
 
-def known_rows(
-    comp,  # Competition
-):         # {path: (rows, classes) 0 or 1} of the soundscapes whose truth is known, rows in time order
-    "The truth by file."
-    truth = comp.truth()
-    if truth is None: raise KitError(f"{comp.folder} has no truth of its test soundscapes: give a folder that has, such as the demo")
-    where = pd.DataFrame([split_row_id(r) for r in truth.row_id], columns=["stem", "end_s"])
-    paths = {p.stem: p for p in comp.test_files}
-    order = where.sort_values(["stem", "end_s"]).groupby("stem", sort=True).indices
-    ends, values = where.end_s.to_numpy(), truth[list(comp.classes)].to_numpy()
-    return {paths[stem]: values[rows[np.argsort(ends[rows])]] for stem, rows in order.items()}
-
-
 def judge(
     folder,  # Folder of a run
     known,   # From known_rows
@@ -132,11 +120,8 @@ def resampled(
     turns,   # How often soundscapes are drawn
 ):           # DataFrame: 5, 50 and 95 % of Spearman's correlation, of focal, scene and their difference
     "How far the correlations depend on which soundscapes were scored."
-    rng, sizes = np.random.default_rng(0), [len(v) for v in known.values()]
-    blocks, truth = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]), np.concatenate(list(known.values()))
-    found = []
-    for _ in range(turns):
-        rows = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
+    found, truth = [], np.concatenate(list(known.values()))
+    for rows in file_draws(known, turns):
         again = table[["focal", "scene"]].assign(public=[mean_auc(truth[rows], said[n]["public"][rows]) for n in table["name"]])
         found.append(rank_agreement(again).spearman)
     found = pd.DataFrame(found).assign(difference=lambda t: t.scene - t.focal)
