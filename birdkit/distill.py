@@ -6,17 +6,17 @@
 __all__ = ['Round', 'round_count', 'label_round', 'train_student', 'distill_round', 'validation_auc', 'has_stalled',
            'final_models']
 
-# %% ../nbs/lib/34a_distill.ipynb #3b1a95a5
+# %% ../nbs/lib/34a_distill.ipynb #d8c66c00
 from dataclasses import dataclass, field
 
-from .core import KitError, read_json
-from .labels import as_teacher, predict_labels
+from .core import KitError, read_json, write_json
+from .labels import LEFT_OUT, as_teacher, part_of, predict_labels
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, narrow_clips, narrow_scapes, start_model, voices
 from .students import make_student
 from .training import background_scapes, choose_device, load_model, train_run
 
-# %% ../nbs/lib/34a_distill.ipynb #18ce9721
+# %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)
 class Round:
     "What one round left."
@@ -45,15 +45,16 @@ def label_round(
     on,      # "soundscapes", "clips" or "both"
     data,    # Prepared
     space,   # Workspace
+    combine="mean",  # A name of labels.COMBINE
 ):           # {source: Labels}, and the teachers' networks
     "Let all models that know all classes label."
     networks = [(load_model(f).to(choose_device()), f) for folders in runs.values() for f in folders]
     teachers = [as_teacher(model, f, data) for model, f in networks if set(data.classes) <= set(model.classes)]
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    return {s: predict_labels(teachers, data, s, round=number, folder=space.pseudo(number)) for s in sources}, [t.model for t in teachers]
+    return {s: predict_labels(teachers, data, s, combine, number, folder=space.pseudo(number)) for s in sources}, [t.model for t in teachers]
 
-# %% ../nbs/lib/34a_distill.ipynb #d1c64da6
+# %% ../nbs/lib/34a_distill.ipynb #84fd9c98
 def _student_start(recipe, folder, data, space, seed):
     "Where a student starts: from its own weights of the round before, or afresh."
     start = recipe.pseudo.start
@@ -62,6 +63,13 @@ def _student_start(recipe, folder, data, space, seed):
     model = load_model(folder, recipe)
     model.recipe = recipe
     return model
+
+
+def _without(labels, part, parts, run):
+    "Labels of the soundscapes that a student hears; the run keeps which it does not."
+    out = part_of(labels.keys, parts) == part
+    write_json(run / LEFT_OUT, labels.keys[out].tolist())
+    return labels[~out]
 
 
 def train_student(
@@ -75,18 +83,28 @@ def train_student(
     number,    # Number of the round
     seed=0,    # Of everything random
     minutes=None,  # Time there is; None: no limit
+    part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
 ):             # Folder of the student's run, history DataFrame
     "One student of one round, kept in `runs/<recipe>-r<round>`; where validation decides or clips are labelled, it holds out its teacher's fold."
     recipe, classes = recipe.but(dict(recipe.pseudo.student)), known_classes(data, recipe)
     model = _student_start(recipe, folder, data, space, seed + number)
     step = make_student(recipe, teachers=teachers)
-    scapes = labelled_scapes(labels["soundscapes"], data) if "soundscapes" in labels else background_scapes(data)
-    mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
     fold = read_json(folder / "metrics.json", "run 04_train")["fold"] if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
+    run = run if part is None else run.with_name(f"{run.name}-part{part}")
+    heard = labels.get("soundscapes") if part is None else _without(labels["soundscapes"], part, recipe.pseudo.parts, run)
+    scapes = labelled_scapes(heard, data) if heard is not None else background_scapes(data)
+    mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
     _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
                            bank=voices(data, space, recipe))
     return run, history
+
+
+def _starts(folders, pseudo):
+    "The run that each student of a member starts from, and the part of the soundscapes it leaves out."
+    if pseudo.parts == 1 or pseudo.parts and pseudo.on != "soundscapes": raise KitError(f"pseudo.parts={pseudo.parts} with pseudo.on={pseudo.on!r}: give 0, or 2 and more parts of soundscapes")
+    if pseudo.parts: return [(folders[part] if len(folders) == pseudo.parts else folders[0], part) for part in range(pseudo.parts)]
+    return [(f, None) for f in (folders if pseudo.patience or pseudo.on != "soundscapes" else folders[:1])]
 
 
 def distill_round(
@@ -99,16 +117,15 @@ def distill_round(
     seed=0,  # Of everything random
     minutes=None,  # Time there is for each student; None: no limit
 ):           # Round
-    "Label with all teachers, train a student of each member that takes part in this round."
+    "Label with all teachers, train the students of each member that takes part in this round."
     takes_part = [m for m in members if m.pseudo.rounds >= number] or members
     on = {m.pseudo.on for m in takes_part}
-    labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space)
+    labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space, takes_part[0].pseudo.combine)
     after, histories, lessons = dict(runs), {}, None
     for m in takes_part:
         mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in labels.items() if m.pseudo.on in (s, "both")}
-        lessons, folds = lessons or mine, runs[m.name] if m.pseudo.patience or m.pseudo.on != "soundscapes" else runs[m.name][:1]
-        done = [train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes) for i, f in enumerate(folds)]
-        after[m.name] = [run for run, _ in done]
+        done = [train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part) for i, (f, part) in enumerate(_starts(runs[m.name], m.pseudo))]
+        lessons, after[m.name] = lessons or mine, [run for run, _ in done]
         histories |= dict(done)
     return Round(number, labels, lessons, after, histories)
 

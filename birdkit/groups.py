@@ -127,7 +127,7 @@ class Sampling:
     labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into, where there are any (2026)
     class_power: float = .5      # Classes are drawn as n^(1 - power): 0 as they come, 1 all alike (2025 2nd)
 
-# %% ../nbs/lib/04_groups.ipynb #7ddd8d0b
+# %% ../nbs/lib/04_groups.ipynb #bceaffc5
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
@@ -169,6 +169,8 @@ class Pseudo:
     how: str = "mix"             # What a student does with the labels, a name of birdkit.students; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
+    combine: str = "mean"        # Labels of several teachers: their "mean", or their "min" (2024 1st)
+    parts: int = 0               # So many students a round, each without one part of the soundscapes, which it alone labels for the next round; 0: one that hears all
     labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
         ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
         ("file_weights", "peaks"),               # Soundscapes in which much is heard are drawn more often (2025 1st)
@@ -181,7 +183,7 @@ class Pseudo:
     share: float = 0.            # Of a batch, soundscape windows that stand for themselves instead (2025 5th, 7th: .5)
     weight: float = 1.           # Of the loss of those (2025 11th gave less)
 
-# %% ../nbs/lib/04_groups.ipynb #6c92a88d
+# %% ../nbs/lib/04_groups.ipynb #c483d02d
 @dataclass(frozen=True)
 class Infer:
     "From windows to rows of a submission."

@@ -116,16 +116,16 @@ def label_summary(
     table = pd.DataFrame(counts | more, index=pd.Index(labels.classes, name="class"))
     return table.sort_values(["rows_above_0.5", "highest"], ascending=False)
 
-# %% ../nbs/lib/32a_labels.ipynb #8c8445e0
-LEFT_OUT = "left_out.json"   # In the folder of a student's run: [part, parts] of the soundscapes it did not hear
+# %% ../nbs/lib/32a_labels.ipynb #c360f544
+LEFT_OUT = "left_out.json"   # In the folder of a student's run: the soundscapes it does not hear
 
 
 def part_of(
     keys,   # Recordings, (N,)
     parts,  # Number of parts
 ):          # (N,) int, 0 to parts - 1
-    "Deal recordings over parts by a hash of their name: the same in every run and for any number of others."
-    return np.array([crc32(str(key).encode()) % parts for key in keys], int)
+    "Deal recordings over parts of equal size in the order of a hash of their names, which knows no site and no date."
+    return np.argsort(np.argsort([crc32(str(key).encode()) for key in keys], kind="stable")) % parts
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,11 @@ def as_teacher(
     folder,  # Folder of the run
     data,    # Prepared
 ):           # Teacher
-    "A finished run as a teacher: it learnt from all clips but its fold, and from soundscapes only where LEFT_OUT tells which."
+    "A finished run as a teacher: it learnt from all clips but its fold, and where LEFT_OUT tells of soundscapes from all others."
     out = read_json(folder / "metrics.json", "run 04_train")["fold"]
     learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(out)])
     if (folder / LEFT_OUT).exists():
-        part, parts = read_json(folder / LEFT_OUT, "run 05_distill")
-        learnt |= set(data.soundscapes.recording[part_of(data.soundscapes.recording, parts) != part])
+        learnt |= set(data.soundscapes.recording) - set(read_json(folder / LEFT_OUT, "run 05_distill"))
     return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), model.recipe.ensemble.weight)
 
 # %% ../nbs/lib/32a_labels.ipynb #9f8df57b

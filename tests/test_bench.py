@@ -68,3 +68,9 @@ def test_ladder_has_its_steps(demo, tmp_path):
     import ladder
     ladder.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --seeds 1 --rounds 1".split()])
     assert (tmp_path / "ladder.csv").read_text().count("\n") == 5 and (tmp_path / "ladder.png").exists()
+
+
+def test_league_judges_what_was_submitted(demo, tmp_path, monkeypatch):
+    import league
+    monkeypatch.setitem(league.EQUAL, "model.backbone", "test_resnet")
+    league.main(["--data", str(demo), "--work", str(tmp_path), *"--minutes .01 --systems tiny small --turns 5".split()])

@@ -1,0 +1,184 @@
+"""Systems side by side: each learns for the same time with the same small backbone, and is judged as it would be submitted.
+
+    python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
+
+A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch and the learning rate (EQUAL), and the minutes that one
+core trains: an epoch of each stage is timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
+Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
+trained already stays, so that a stopped league goes on. Then each is exported, and hears the soundscapes whose truth is known with 06_infer's runtime. Writes <work>/league.csv
+and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
+"""
+import argparse, sys, tempfile, time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from contest import file_draws, known_rows, open_data, open_world, run_jobs
+
+from birdkit.anytime import run_submission
+from birdkit.core import Clock, Workspace, read_json, write_json, write_table
+from birdkit.distill import distill_round, final_models
+from birdkit.export import export_runs
+from birdkit.metrics import mean_auc
+from birdkit.recipe import find_recipe, load_recipe
+from birdkit.runtime import load_export
+from birdkit.stages import class_prior, parity_sound, train_fold
+
+SYSTEMS = ("small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
+           "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
+EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr": 3., "infer.precision": "f32"}
+
+
+def level(
+    recipe,  # Recipe
+):           # Recipe of one model, under the same name
+    "A system as it takes part: students that start from their teacher learn more gently than those that start afresh."
+    lead = recipe.members()[0].but(EQUAL).but({"name": recipe.name, "pseudo.lr": 1e-3 if recipe.pseudo.start == "teacher" else 1.5e-3})
+    return lead.but({"model.raw_backbone": EQUAL["model.backbone"]}) if lead.model.inputs == "both" else lead
+
+
+def learn(
+    world,   # World
+    recipe,  # Recipe
+    space,   # Workspace of the runs
+):           # The {member: folders} of the teacher, then of each round, and the histories of both stages
+    "All stages of a system."
+    clips = world.clips(recipe)
+    _, history, run = train_fold(world.data, clips, space, recipe, "all", world.seed)
+    models, histories = [{recipe.name: [run]}], [history]
+    for number in range(1, recipe.pseudo.rounds + 1):
+        done = distill_round(models[-1], number, [recipe], world.data, clips, space, world.seed)
+        models.append(done.runs)
+        histories += done.histories.values()
+    return models, histories
+
+
+def plan(
+    world,    # World
+    recipe,   # Recipe
+    minutes,  # Of one core
+):            # Recipe that takes so long
+    "Stretch or shorten all stages alike; kept, so that a stopped job goes on with the same plan."
+    kept, p = world.space.root / "recipe.json", recipe.pseudo
+    if kept.exists(): return load_recipe(kept)
+    with tempfile.TemporaryDirectory() as scratch:
+        short = recipe.but({"optim.epochs": 1, "pseudo.epochs": 1, "pseudo.rounds": min(1, p.rounds)})
+        seconds = [history.seconds.iloc[-1] for history in learn(world, short, Workspace.find(scratch))[1]]
+    whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
+    stretched = lambda epochs: max(2, round(60 * minutes / whole_s * epochs))
+    planned = recipe.but({"optim.epochs": stretched(recipe.optim.epochs), "pseudo.epochs": stretched(p.epochs)})
+    planned.save(kept)
+    return planned
+
+
+def compete(
+    given,    # Of the command line; its job is such as "small-seed0"
+    systems,  # {name: Recipe}
+):
+    "One job: train a system, and export it."
+    name, seed = given.job.split("-seed")
+    recipe = level(systems[name])
+    world = open_world(given.data, given.work, given.job, recipe, int(seed))
+    recipe, begin = plan(world, recipe, given.minutes), time.process_time()
+    models, histories = learn(world, recipe, world.space)
+    minutes = sum(h.seconds.sum() for h in histories) / 60
+    print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
+    networks, weights = final_models(models, [recipe])
+    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe)), weights=weights)
+    write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories]))
+
+
+def submit(
+    comp,   # Competition
+    space,  # Workspace of a job
+    known,  # From known_rows
+):          # Scores in the order of `known`, (rows, classes), and the seconds they took
+    "Hear the soundscapes whose truth is known, as 06_infer does."
+    begin = time.perf_counter()
+    sheet, _ = run_submission(comp, load_export(space.root / "export"), list(known), space.root / "submission.csv", Clock(90))
+    seconds, table = time.perf_counter() - begin, sheet.table().set_index("row_id")
+    rows = [row for path in known for row in comp.row_ids(path.stem, len(known[path]))]
+    return table.loc[rows, list(comp.classes)].to_numpy(), seconds
+
+
+def judge(
+    given,    # Of the command line
+    systems,  # Their names
+):            # DataFrame: system, auc, low, high, against, below, above, minutes, epochs, infer_s
+    "All systems on the same soundscapes, one after the other."
+    comp, _ = open_data(given.data, given.work)
+    known, lines, draws = known_rows(comp), [], {}
+    truth, turns = np.concatenate(list(known.values())), list(file_draws(known, given.turns))
+    for name in systems:
+        spaces = [Workspace.find(f"{given.work}/{name}-seed{seed}") for seed in range(given.seeds)]
+        heard, seconds = zip(*(submit(comp, space, known) for space in spaces))
+        draws[name] = np.mean([[mean_auc(truth[rows], h[rows]) for rows in turns] for h in heard], axis=0)
+        done = [read_json(space.root / "done.json", "run it again") for space in spaces]
+        gain = draws[name] - draws[next(iter(systems))]
+        lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
+                          gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=np.std([mean_auc(truth, h) for h in heard]),
+                          minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), infer_s=np.median(seconds)))
+    table = pd.DataFrame(lines)
+    return table.assign(gain=table.auc - table.auc[0]).sort_values("auc", ascending=False, ignore_index=True)
+
+
+def draw(
+    table,  # From judge
+    path,   # Where to, a .png file
+):
+    "Scores with their intervals, the best on top."
+    up = table[::-1].reset_index(drop=True)
+    fig, ax = plt.subplots(figsize=(7, .6 + .28 * len(up)), dpi=100, layout="constrained")
+    ax.errorbar(up.auc, up.index, xerr=[up.auc - up.low, up.high - up.auc], fmt="o", ms=5)
+    ax.set_yticks(up.index, up.system, fontsize=8)
+    ax.set_xlabel("macro ROC-AUC, 90 % interval over soundscapes", fontsize=8)
+    fig.savefig(path)
+
+
+def run_league(
+    argv,      # Words of the command line
+    script,    # The script that was called
+    about,     # Its description
+    choose,    # choose(given) -> {name: Recipe}, the reference first
+    minutes,   # Default of --minutes
+    seeds,     # Default of --seeds
+    options=lambda parser: None,   # Adds further arguments
+):
+    "The command line of leagues: one job, or all of them and their table."
+    p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", required=True, help="competition folder with the truth of (some of) its test soundscapes")
+    p.add_argument("--work", required=True, help="folder of the league, a workspace for each job in it")
+    p.add_argument("--minutes", type=float, default=minutes, help="of one core, for each system (default %(default)s)")
+    p.add_argument("--seeds", type=int, default=seeds, help="models of each system (default %(default)s)")
+    p.add_argument("--turns", type=int, default=1000, help="draws of soundscapes (default %(default)s)")
+    p.add_argument("--job", help=argparse.SUPPRESS)
+    options(p)
+    argv = sys.argv[1:] if argv is None else argv
+    given = p.parse_args(argv)
+    systems = choose(given)
+    if given.job: return compete(given, systems)
+    open_data(given.data, given.work)
+    jobs = [f"{name}-seed{seed}" for seed in range(given.seeds) for name in systems]
+    todo = [job for job in jobs if not (Path(given.work) / job / "done.json").exists()]
+    if run_jobs(script, argv, todo, given.work): raise SystemExit(1)
+    table, stem = judge(given, systems), Path(script).stem
+    write_table(f"{given.work}/{stem}.csv", table)
+    draw(table, f"{given.work}/{stem}.png")
+    print(table.round(3).to_markdown(index=False))
+
+
+def named_systems(parser):
+    "The systems of a league are names of recipes."
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, metavar="NAME", help="recipes; the first is what the others are compared with (default: %(default)s)")
+
+
+def main(
+    argv=None,  # Arguments, by default those of the command line
+):
+    "Read the command line."
+    run_league(argv, __file__, __doc__, lambda given: {name: find_recipe(name) for name in given.systems}, 16., 1, named_systems)
+
+
+if __name__ == "__main__":
+    main()
