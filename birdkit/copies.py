@@ -46,34 +46,49 @@ def fingerprint(
     total = energy.sum(1)
     return np.where(total[:-2 * _LAG] > _FLOOR * total.mean(), half[:-_LAG] | half[_LAG:] << 16, np.uint32(0))
 
-# %% ../nbs/lib/12b_copies.ipynb #0d611658
-_REACH = 50    # A word that more recordings hold links only neighbours
-_VOTES = 2     # Shared words at one offset that make a pair worth a look
+# %% ../nbs/lib/12b_copies.ipynb #650a7abf
+_REACH = 50      # A word that more recordings hold links only neighbours
+_VOTES = 2       # Shared words at one offset that make a pair worth a look
+_PART = 2**20    # Words that are sorted at a time, which bounds the memory
 
 
-def _shared_words(prints):
-    "Words that several recordings hold, sorted, with the recording (ascending in each word) and its first frame that has it."
-    firsts = [np.unique(p, return_index=True)[1].astype("int32") for p in prints]
+def _words(prints):
+    "The words of all recordings: word, recording (ascending), and the first frame of it that has the word."
+    firsts = [f[p[f] > 0] for p, f in ((p, np.unique(p, return_index=True)[1].astype("int32")) for p in prints)]
     owner = np.repeat(np.arange(len(prints), dtype="int32"), [len(f) for f in firsts])
-    place, word = np.concatenate(firsts), np.concatenate([p[f] for p, f in zip(prints, firsts)])
-    sorted_ = np.sort(word.astype("uint64") << 32 | np.arange(len(word), dtype="uint64"))[(word == 0).sum():]
-    word, at = (sorted_ >> 32).astype("uint32"), (sorted_ & 0xffffffff).astype("uint32")
+    return np.concatenate([p[f] for p, f in zip(prints, firsts)]), owner, np.concatenate(firsts)
+
+
+def _shared(word, some):
+    "Of the words at the places `some` those that occur again, sorted, and where each is."
+    found = np.sort(word[some].astype("uint64") << 32 | some.astype("uint64"))
+    word, at = (found >> 32).astype("uint32"), (found & 0xffffffff).astype("uint32")
     twin = np.diff(word, prepend=~word[:1]) == 0
     twin[:-1] |= twin[1:]
-    return word[twin], owner[at[twin]], place[at[twin]]
+    return word[twin], at[twin]
 
 
-def _candidates(prints):
-    "(pairs, 3): i, j and shift, i < j, of recordings that share some words at this shift."
-    word, owner, place = _shared_words(prints)
+def _pairs(word, owner, place, count):
+    "Pairs of recordings that share a word, and the shift between them, as one number each; and how many words say so."
     _, size = np.unique(word, return_counts=True)
     rare, found = np.repeat(size <= _REACH, size), [np.zeros(0, "int64")]
     for step in range(1, min(_REACH, len(word))):
         same = np.flatnonzero((word[step:] == word[:-step]) & (rare[step:] | (step == 1)))
         if not len(same): break
-        pair, shift = owner[same].astype("int64") * len(prints) + owner[same + step], place[same] - place[same + step]
-        found.append(pair * 2 ** 24 + shift + 2 ** 23)                # One number for each; 2^23 frames are three days
-    codes, votes = np.unique(np.concatenate(found), return_counts=True)
+        pair, shift = owner[same].astype("int64") * count + owner[same + step], place[same] - place[same + step]
+        found.append(pair * 2 ** 24 + shift + 2 ** 23)                # 2^23 frames are three days
+    return np.unique(np.concatenate(found), return_counts=True)
+
+
+def _candidates(prints):
+    "(pairs, 3): i, j and shift, i < j, of recordings that share some words at this shift."
+    word, owner, place = _words(prints)
+    parts, told = 1 + len(word) // _PART, []
+    for part in range(parts):
+        mine, at = _shared(word, np.flatnonzero(word % parts == part))
+        told.append(_pairs(mine, owner[at], place[at], len(prints)))
+    codes, which = np.unique(np.concatenate([c for c, _ in told]), return_inverse=True)
+    votes = np.bincount(which, np.concatenate([v for _, v in told]), len(codes))
     pair, shift = np.divmod(codes[votes >= _VOTES], 2 ** 24)
     return np.stack([*np.divmod(pair, len(prints)), shift - 2 ** 23], 1)
 

@@ -1,15 +1,16 @@
-"""Decoding a folder into the audio store beside bare soundfile processes on the same files, and its peak memory at a quarter of the files and at all.
+"""Decoding a folder into the audio store beside bare soundfile processes on the same files; then 01_prepare and 02_clean whole, at a quarter of the files and at all.
 
-    python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 3 turns
+    python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 5 turns
     python tests/bench/prepare.py --files 400 --folder DIR      fewer; DIR is filled once and used again
 
 The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. 100 different
 recordings are made, links stand for the others.
 """
-import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from birdkit.audio import SR, write_ogg
 
@@ -24,6 +25,23 @@ files = {line.rstrip("\\n"): line.rstrip("\\n") for line in sys.stdin}
 start = time.perf_counter()
 store = build_store(files, sys.argv[1], workers=int(sys.argv[2]))
 print("took", time.perf_counter() - start, store.index.samples.sum() / 32_000)
+"""
+
+STAGE = """
+import json, os, sys, time
+from birdkit.clean import clean
+from birdkit.cleaning import Cleaning
+from birdkit.competition import Competition
+from birdkit.core import Workspace
+from birdkit.prepare import Prepared, prepare
+from birdkit.recipe import find_recipe
+space = Workspace.find(sys.argv[2])
+comp = Competition.find(sys.argv[1], space)
+stages = {"01_prepare": lambda: prepare(comp, space),
+          "02_clean": lambda: clean(Cleaning.of(Prepared.load(space.prepared, comp.folder)), find_recipe("base").data.clean)}
+begin, busy = time.perf_counter(), sum(os.times()[:4])
+stages[sys.argv[3]]()
+print(json.dumps(dict(s=time.perf_counter() - begin, cpu_s=sum(os.times()[:4]) - busy)))
 """
 
 
@@ -61,12 +79,28 @@ def bare(
 
 
 def tree_bytes(pid):
-    "Resident memory of a process and its children; 0 once it has gone."
+    "Memory of a process and its children that the system cannot take back, mapped files apart; 0 once it has gone."
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        own = sum(int(kb) for kb in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+)", Path(f"/proc/{pid}/status").read_text()))
         children = [int(c) for task in os.listdir(f"/proc/{pid}/task") for c in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError): return 0
-    return pages * os.sysconf("SC_PAGESIZE") + sum(map(tree_bytes, children))
+    return 1024 * own + sum(map(tree_bytes, children))
+
+
+def watched(
+    code,   # Python text
+    words,  # Its arguments
+    lines=None,  # Path of its input
+):          # What it said last, peak memory of all its processes in bytes
+    "Run code in an interpreter of its own."
+    with open(lines or os.devnull) as given:
+        process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdin=given, stdout=subprocess.PIPE, text=True, env=os.environ | {"BIRDKIT_QUIET": "1"})
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, tree_bytes(process.pid))
+        time.sleep(.05)
+    if process.returncode: raise SystemExit("a measured process failed")
+    return process.stdout.read().splitlines()[-1], peak
 
 
 def build(
@@ -74,19 +108,13 @@ def build(
     workers,  # Processes
     folder,   # Of the store; removed before and after
 ):            # Seconds it took, seconds of sound, peak memory of all its processes in bytes
-    "Build a store in an interpreter of its own."
+    "Build a store."
     shutil.rmtree(folder, ignore_errors=True)
     names = folder.with_suffix(".txt")
     names.write_text("".join(f"{f}\n" for f in files))
-    with open(names) as lines:
-        process = subprocess.Popen([sys.executable, "-c", BUILD, folder, str(workers)], stdin=lines, stdout=subprocess.PIPE, text=True, env=os.environ | {"BIRDKIT_QUIET": "1"})
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
-        time.sleep(.05)
-    said = process.stdout.read().splitlines()[-1].split()
+    said, peak = watched(BUILD, [folder, workers], names)
     shutil.rmtree(folder)
-    return float(said[1]), float(said[2]), peak
+    return *map(float, said.split()[1:]), peak
 
 
 def measure(
@@ -104,19 +132,52 @@ def measure(
     return dict(sound=sound, bare=plain, store=store, ratio=statistics.median(b / s for b, s, *_ in sides), quarter=quarter[2], peak=peak)
 
 
+def make_competition(
+    files,   # Paths of recordings
+    folder,  # Where to
+    classes=20,  # Number of classes
+):           # The folder
+    "A competition of these recordings and no soundscapes."
+    labels = [f"class{k:02}" for k in range(classes)]
+    (folder / "test_soundscapes").mkdir(parents=True)
+    rows = [(labels[i % classes], f"{labels[i % classes]}/{i:05}.ogg") for i in range(len(files))]
+    for label in labels: (folder / "train_audio" / label).mkdir(parents=True)
+    for path, (_, name) in zip(files, rows): os.link(path, folder / "train_audio" / name)
+    pd.DataFrame(rows, columns=["primary_label", "filename"]).assign(secondary_labels="[]", license="cc0").to_csv(folder / "train.csv", index=False)
+    pd.DataFrame(dict(primary_label=labels, inat_taxon_id=0, scientific_name=labels, common_name=labels, class_name="Aves")).to_csv(folder / "taxonomy.csv", index=False)
+    pd.DataFrame({"row_id": ["x_5"], **dict.fromkeys(labels, 1 / classes)}).to_csv(folder / "sample_submission.csv", index=False)
+    return folder
+
+
+def stages(
+    files,   # Paths
+    folder,  # An empty folder
+):           # DataFrame: stage, files, s, cores (busy on average), mb (peak of all processes)
+    "Both notebooks' work, at a quarter of the files and at all."
+    lines = []
+    for count in (len(files) // 4, len(files)):
+        comp, space = make_competition(files[:count], folder / f"data{count}"), folder / f"work{count}"
+        for stage in ("01_prepare", "02_clean"):
+            said, peak = watched(STAGE, [comp, space, stage])
+            took = json.loads(said)
+            lines.append(dict(stage=stage, files=count, s=took["s"], cores=took["cpu_s"] / took["s"], mb=peak / 1e6))
+        shutil.rmtree(space)
+    return pd.DataFrame(lines)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--files", type=int, default=2000, help="recordings")
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each side")
-    p.add_argument("--turns", type=int, default=3, help="the median of so many")
+    p.add_argument("--turns", type=int, default=5, help="the median of so many")
     p.add_argument("--folder", type=Path, help="where the recordings are made, or lie already")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as temp:
         files = make_files(a.folder or Path(temp) / "recordings", a.files)
-        m = measure(files, a.workers, a.turns, Path(temp))
+        m, notebooks = measure(files, a.workers, a.turns, Path(temp)), stages(files, Path(temp))
     print(f"{a.files} recordings, {m['sound'] / 3600:.1f} h of sound, {a.workers} processes, median of {a.turns}\n\n| | s | real time | ratio |\n|---|---|---|---|")
     print(f"| bare soundfile | {m['bare']:.1f} | {m['sound'] / m['bare']:,.0f}x | |\n| audio store | {m['store']:.1f} | {m['sound'] / m['store']:,.0f}x | {m['ratio']:.0%} |")
-    print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}")
+    print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}\n\n{notebooks.round(1).to_markdown(index=False)}")
 
 
 if __name__ == "__main__":
