@@ -183,7 +183,7 @@ class Pseudo:
     share: float = 0.            # Of a batch, soundscape windows that stand for themselves instead (2025 5th, 7th: .5)
     weight: float = 1.           # Of the loss of those (2025 11th gave less)
 
-# %% ../nbs/lib/04_groups.ipynb #c483d02d
+# %% ../nbs/lib/04_groups.ipynb #4e9acdcd
 @dataclass(frozen=True)
 class Infer:
     "From windows to rows of a submission."
@@ -197,6 +197,7 @@ class Infer:
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)
+    formats: tuple = ()          # Written beside OpenVINO: "onnx", and "jit" (TorchScript; course 2024)
     post: tuple = (("smooth", (.1, .2, .4, .2, .1)),)   # Steps of birdkit.post, in order, with their arguments
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ public2025_blend = blended("public2025_blend", "the public weighted blend of 202
 public2025_final = blended("public2025_final", "the blend with the SE-ResNeXt trained anew and averaged with the first one",
                            dict(nfnet=(public2025_nfnet, .25), seresnext=(public2025_seresnext.but({"ensemble.seeds": 2}), .75)), year=2025)
 
-# %% ../nbs/lib/30a_recipes_public.ipynb #a1adcb07
+# %% ../nbs/lib/30a_recipes_public.ipynb #e83f2148
 course2024 = plain.but(
     name="course2024",
     about="EfficientNets B0 to B2, six folds, masks, cleanlab",
@@ -89,6 +89,7 @@ course2024 = plain.but(
     data=dict(clean=(("label_issues",),), folds=6),
     augment=dict(wave=(("gain", dict(p=.5)), ("add_noise", dict(p=.3)), ("shift", dict(p=.5))), picture=(("mask_time", dict(p=.5)), ("mask_mels", dict(p=.5)))),
     pseudo=dict(rounds=1, labels=(("threshold", dict(keep=.5, zero=.1)),), share=.25, mix_p=0.),
+    infer=dict(formats=("jit",)),
     ensemble=dict(members=(("b0", {"ensemble.seeds": 6}), ("b1", {"model.backbone": "efficientnet_b1.ra4_e3600_r240_in1k", "ensemble.seeds": 6}), ("b2", {"model.backbone": "efficientnet_b2.ra_in1k", "ensemble.seeds": 6})),
                   origin=(("year", 2024),), sure="backbones, folds and masks; strengths and loss are reconstructed"),
 )

@@ -77,14 +77,14 @@ def _ask(free, inputs):
         return [np.array(output) for output in result.to_tuple()]
     finally: free.put(request)
 
-# %% ../nbs/lib/43_runtime.ipynb #e646eaf8
+# %% ../nbs/lib/43_runtime.ipynb #ba2d181e
 def _onnx(path, setting, threads):
     "A runner of ONNX Runtime, the input shapes, and that any number of windows will do."
     import onnxruntime as ort
     options = ort.SessionOptions()
     options.intra_op_num_threads = max(1, threads // setting.streams)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not path.exists(): raise KitError(f"{path} is missing and OpenVINO is not installed: attach the wheels of OpenVINO, or export with onnx=True")
+    if not path.exists(): raise KitError(f"{path} is missing and OpenVINO is not installed: attach the wheels of OpenVINO, or export with infer.formats=[onnx]")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
     return lambda inputs: session.run(None, dict(zip(names, inputs))), [tuple(i.shape[1:]) for i in session.get_inputs()], False

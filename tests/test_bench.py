@@ -2,6 +2,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -72,7 +73,34 @@ def test_ladder_has_its_steps(demo, tmp_path):
     assert (tmp_path / "ladder.csv").read_text().count("\n") == 5 and (tmp_path / "ladder.png").exists()
 
 
-def test_league_judges_what_was_submitted(demo, tmp_path, monkeypatch):
+@pytest.fixture
+def league(monkeypatch, request):
+    "The league with a backbone of seconds."
     import league
-    monkeypatch.setitem(league.EQUAL, "model.backbone", "test_resnet")
-    league.main(["--data", str(demo), "--work", str(tmp_path), *"--minutes .01 --systems tiny small --turns 5".split()])
+    for field, value in (("backbone", "test_resnet"), ("weights", "none")): monkeypatch.setitem(league.EQUAL, f"model.{field}", value)
+    monkeypatch.setattr(league, "run_jobs", lambda script, argv, jobs, work: [league_job(script, argv, job) for job in jobs] and [])
+    return league
+
+
+def league_job(script, argv, job):
+    "A job in this process, where the backbone is small."
+    import importlib
+    importlib.import_module(script.rpartition("/")[2].removesuffix(".py")).main([*argv, "--job", job])
+
+
+def test_league_judges_what_was_submitted(league, demo, tmp_path):
+    words = ["--data", str(demo), "--work", str(tmp_path), *"--minutes .01 --systems tiny birdclef2025_06 --turns 20".split()]
+    league.main(words)
+    table = pd.read_csv(tmp_path / "league.csv").set_index("system")
+    assert set(table.index) == {"tiny", "birdclef2025_06"} and table.gain["tiny"] == 0
+    assert (table.low <= table.auc + .1).all() and (table.low <= table.high).all() and (table.infer_s > 0).all()
+    before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
+    league.main(words)                                                       # nothing is trained twice
+    assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()
+
+
+def test_a_technique_is_taken_out(league, demo, tmp_path):
+    import ablation
+    ablation.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --minutes .01 --without students post --seeds 1 --turns 5".split()])
+    table = pd.read_csv(tmp_path / "ablation.csv").set_index("system")
+    assert table.epochs.astype(str).str.count(r"\+").to_dict() == {"tiny": 1, "without-students": 0, "without-post": 1}

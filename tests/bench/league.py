@@ -63,7 +63,7 @@ def plan(
     kept, p = world.space.root / "recipe.json", recipe.pseudo
     if kept.exists(): return load_recipe(kept)
     with tempfile.TemporaryDirectory() as scratch:
-        short = recipe.but({"optim.epochs": 1, "pseudo.epochs": 1, "pseudo.rounds": min(1, p.rounds)})
+        short = recipe.but({"optim.epochs": 1, "pseudo.epochs": 1, "pseudo.rounds": min(1, p.rounds), "pseudo.labels": ()})
         seconds = [history.seconds.iloc[-1] for history in learn(world, short, Workspace.find(scratch))[1]]
     whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
     stretched = lambda epochs: max(2, round(60 * minutes / whole_s * epochs))
@@ -115,7 +115,7 @@ def judge(
         heard, seconds = zip(*(submit(comp, space, known) for space in spaces))
         draws[name] = np.mean([[mean_auc(truth[rows], h[rows]) for rows in turns] for h in heard], axis=0)
         done = [read_json(space.root / "done.json", "run it again") for space in spaces]
-        gain = draws[name] - draws[next(iter(systems))]
+        gain = draws[name] - draws[systems[0]]
         lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
                           gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=np.std([mean_auc(truth, h) for h in heard]),
                           minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), infer_s=np.median(seconds)))
@@ -130,7 +130,7 @@ def draw(
     "Scores with their intervals, the best on top."
     up = table[::-1].reset_index(drop=True)
     fig, ax = plt.subplots(figsize=(7, .6 + .28 * len(up)), dpi=100, layout="constrained")
-    ax.errorbar(up.auc, up.index, xerr=[up.auc - up.low, up.high - up.auc], fmt="o", ms=5)
+    ax.errorbar(up.auc, up.index, xerr=[(up.auc - up.low).clip(0), (up.high - up.auc).clip(0)], fmt="o", ms=5)
     ax.set_yticks(up.index, up.system, fontsize=8)
     ax.set_xlabel("macro ROC-AUC, 90 % interval over soundscapes", fontsize=8)
     fig.savefig(path)
@@ -161,8 +161,9 @@ def run_league(
     open_data(given.data, given.work)
     jobs = [f"{name}-seed{seed}" for seed in range(given.seeds) for name in systems]
     todo = [job for job in jobs if not (Path(given.work) / job / "done.json").exists()]
-    if run_jobs(script, argv, todo, given.work): raise SystemExit(1)
-    table, stem = judge(given, systems), Path(script).stem
+    failed = {job.rpartition("-seed")[0] for job in run_jobs(script, argv, todo, given.work)}
+    if failed: print(f"left out: {', '.join(sorted(failed))}; their logs are in {given.work}")
+    table, stem = judge(given, [name for name in systems if name not in failed]), Path(script).stem
     write_table(f"{given.work}/{stem}.csv", table)
     draw(table, f"{given.work}/{stem}.png")
     print(table.round(3).to_markdown(index=False))
