@@ -46,10 +46,11 @@ def fingerprint(
     total = energy.sum(1)
     return np.where(total[:-2 * _LAG] > _FLOOR * total.mean(), half[:-_LAG] | half[_LAG:] << 16, np.uint32(0))
 
-# %% ../nbs/lib/12b_copies.ipynb #650a7abf
+# %% ../nbs/lib/12b_copies.ipynb #c22beff0
 _REACH = 50      # A word that more recordings hold links only neighbours
 _VOTES = 2       # Shared words at one offset that make a pair worth a look
-_PART = 2**20    # Words that are sorted at a time, which bounds the memory
+_PART = 2**18    # Words that are looked at together, which bounds the memory
+_PARTS = 64      # But in no more parts than this, for the sake of speed
 
 
 def _words(prints):
@@ -83,9 +84,10 @@ def _pairs(word, owner, place, count):
 def _candidates(prints):
     "(pairs, 3): i, j and shift, i < j, of recordings that share some words at this shift."
     word, owner, place = _words(prints)
-    parts, told = 1 + len(word) // _PART, []
+    parts, told = min(_PARTS, 1 + len(word) // _PART), []
+    part_of = (word % parts).astype("uint8")
     for part in range(parts):
-        mine, at = _shared(word, np.flatnonzero(word % parts == part))
+        mine, at = _shared(word, np.flatnonzero(part_of == part))
         told.append(_pairs(mine, owner[at], place[at], len(prints)))
     codes, which = np.unique(np.concatenate([c for c, _ in told]), return_inverse=True)
     votes = np.bincount(which, np.concatenate([v for _, v in told]), len(codes))

@@ -105,7 +105,7 @@ def submit(
 def judge(
     given,    # Of the command line
     systems,  # Their names
-):            # DataFrame: system, auc, low, high, against, below, above, minutes, epochs, infer_s
+):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (of the seeds), minutes, epochs, infer_s
     "All systems on the same soundscapes, one after the other."
     comp, _ = open_data(given.data, given.work)
     known, lines, draws = known_rows(comp), [], {}
