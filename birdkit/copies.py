@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FRAME_S', 'fingerprint', 'find_copies', 'duplicates', 'unite']
 
-# %% ../nbs/lib/12b_copies.ipynb #f0b25410
+# %% ../nbs/lib/12b_copies.ipynb #a6646172
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -46,55 +47,98 @@ def fingerprint(
     total = energy.sum(1)
     return np.where(total[:-2 * _LAG] > _FLOOR * total.mean(), half[:-_LAG] | half[_LAG:] << 16, np.uint32(0))
 
-# %% ../nbs/lib/12b_copies.ipynb #c22beff0
-_REACH = 50      # A word that more recordings hold links only neighbours
-_VOTES = 2       # Shared words at one offset that make a pair worth a look
-_PART = 2**18    # Words that are looked at together, which bounds the memory
-_PARTS = 64      # But in no more parts than this, for the sake of speed
+# %% ../nbs/lib/12b_copies.ipynb #bd36e013
+_PARTS = 64     # Files
 
 
-def _words(prints):
-    "The words of all recordings: word, recording (ascending), and the first frame of it that has the word."
-    firsts = [f[p[f] > 0] for p, f in ((p, np.unique(p, return_index=True)[1].astype("int32")) for p in prints)]
-    owner = np.repeat(np.arange(len(prints), dtype="int32"), [len(f) for f in firsts])
-    return np.concatenate([p[f] for p, f in zip(prints, firsts)]), owner, np.concatenate(firsts)
+class _Parts:
+    "Records dealt over files by a number of theirs, then read a file at a time."
+
+    def __init__(self, dtype):
+        self.dtype, self.files = np.dtype(dtype), [tempfile.TemporaryFile() for _ in range(_PARTS)]
+
+    def deal(self, records, numbers):
+        part = numbers % _PARTS
+        order = np.argsort(part, kind="stable")
+        mine = np.split(records[order], np.searchsorted(part[order], np.arange(1, _PARTS)))
+        for file, some in zip(self.files, mine): file.write(some.tobytes())
+
+    def __iter__(self):
+        for file in self.files:
+            with file:
+                file.seek(0)
+                yield np.frombuffer(file.read(), self.dtype)
+
+# %% ../nbs/lib/12b_copies.ipynb #91983c30
+_REACH = 50     # A word that more recordings hold links only neighbours
+_VOTES = 2      # Shared words at one offset that make a pair worth a look
+_WORD = [("word", "u4"), ("owner", "i4"), ("place", "i4")]   # Recording, and its first frame that has the word
+_PAIR = [("code", "i8"), ("votes", "i8")]                    # Two recordings and a shift as one number; words that say so
 
 
-def _shared(word, some):
-    "Of the words at the places `some` those that occur again, sorted, and where each is."
-    found = np.sort(word[some].astype("uint64") << 32 | some.astype("uint64"))
-    word, at = (found >> 32).astype("uint32"), (found & 0xffffffff).astype("uint32")
-    twin = np.diff(word, prepend=~word[:1]) == 0
-    twin[:-1] |= twin[1:]
-    return word[twin], at[twin]
+def _words(one, owner):
+    "Of one fingerprint; 0 is no word."
+    first = np.unique(one, return_index=True)[1]
+    first = first[one[first] > 0]
+    words = np.empty(len(first), _WORD)
+    words["word"], words["owner"], words["place"] = one[first], owner, first
+    return words
 
 
-def _pairs(word, owner, place, count):
-    "Pairs of recordings that share a word, and the shift between them, as one number each; and how many words say so."
-    _, size = np.unique(word, return_counts=True)
+def _counted(codes, votes):
+    "Equal codes as one."
+    codes, which = np.unique(codes, return_inverse=True)
+    pairs = np.empty(len(codes), _PAIR)
+    pairs["code"], pairs["votes"] = codes, np.bincount(which, votes, len(codes))
+    return pairs
+
+
+def _pairs(words):
+    "Recordings that share a word, and the shift between them; owners ascend."
+    words = words[np.argsort(words["word"], kind="stable")]
+    _, size = np.unique(words["word"], return_counts=True)
+    words, size = words[np.repeat(size > 1, size)], size[size > 1]
+    word, owner, place = words["word"], words["owner"].astype("int64"), words["place"]
     rare, found = np.repeat(size <= _REACH, size), [np.zeros(0, "int64")]
     for step in range(1, min(_REACH, len(word))):
         same = np.flatnonzero((word[step:] == word[:-step]) & (rare[step:] | (step == 1)))
         if not len(same): break
-        pair, shift = owner[same].astype("int64") * count + owner[same + step], place[same] - place[same + step]
-        found.append(pair * 2 ** 24 + shift + 2 ** 23)                # 2^23 frames are three days
-    return np.unique(np.concatenate(found), return_counts=True)
+        found.append((owner[same] << 44) + (owner[same + step] << 24) + place[same] - place[same + step] + 2 ** 23)   # A million recordings, of three days
+    codes = np.concatenate(found)
+    return _counted(codes, np.ones(len(codes)))
 
 
 def _candidates(prints):
     "(pairs, 3): i, j and shift, i < j, of recordings that share some words at this shift."
-    word, owner, place = _words(prints)
-    parts, told = min(_PARTS, 1 + len(word) // _PART), []
-    part_of = (word % parts).astype("uint8")
-    for part in range(parts):
-        mine, at = _shared(word, np.flatnonzero(part_of == part))
-        told.append(_pairs(mine, owner[at], place[at], len(prints)))
-    codes, which = np.unique(np.concatenate([c for c, _ in told]), return_inverse=True)
-    votes = np.bincount(which, np.concatenate([v for _, v in told]), len(codes))
-    pair, shift = np.divmod(codes[votes >= _VOTES], 2 ** 24)
-    return np.stack([*np.divmod(pair, len(prints)), shift - 2 ** 23], 1)
+    words, pairs = _Parts(_WORD), _Parts(_PAIR)
+    for owner, one in enumerate(prints):
+        mine = _words(one, owner)
+        words.deal(mine, mine["word"])
+    for part in words:
+        found = _pairs(part)
+        pairs.deal(found, found["code"] % 4093)
+    counted = [_counted(part["code"], part["votes"]) for part in pairs]
+    code = np.sort(np.concatenate([c["code"][c["votes"] >= _VOTES] for c in counted]))
+    return np.stack([code >> 44, code >> 24 & 2 ** 20 - 1, (code & 2 ** 24 - 1) - 2 ** 23], 1)
 
-# %% ../nbs/lib/12b_copies.ipynb #d7b03654
+# %% ../nbs/lib/12b_copies.ipynb #4d70eae3
+class _Shelf:
+    "Fingerprints one after the other in a file of its own."
+
+    def __init__(self): self.file, self.ends = tempfile.TemporaryFile(), [0]
+    def __enter__(self): return self
+    def __exit__(self, *_): self.file.close()
+
+    def put(self, one):
+        self.file.write(one.tobytes())
+        self.ends.append(self.ends[-1] + one.nbytes)
+        return one
+
+    def __getitem__(self, i):
+        self.file.seek(self.ends[i])
+        return np.frombuffer(self.file.read(self.ends[i + 1] - self.ends[i]), "uint32")
+
+
 def _similarity(a, b, shift, least):
     "Share of equal bits where print `b` lies `shift` frames into print `a`; 0 where less than `least` words overlap."
     a, b = a[max(0, shift):], b[max(0, -shift):]
@@ -105,20 +149,20 @@ def _similarity(a, b, shift, least):
 
 
 def find_copies(
-    prints,             # Fingerprints, a list of (N,) uint32
+    prints,             # Fingerprints, (N,) uint32 each; an iterator does
     min_similarity=.75, # Share of equal bits from which two recordings are the same
     min_overlap_s=2.,   # They must share this much sound that is heard, s
 ):                      # DataFrame: i, j (positions, i < j), similarity, offset_s (where j starts in i, or below 0)
     "Find recordings that hold the same sound, by the words they share."
-    least = min_overlap_s / FRAME_S
-    rows = [(i, j, _similarity(prints[i], prints[j], shift, least), shift * FRAME_S)
-            for i, j, shift in (_candidates(prints).tolist() if len(prints) else [])]
+    with _Shelf() as shelf:
+        pairs = _candidates(map(shelf.put, prints)).tolist()
+        rows = [(i, j, _similarity(shelf[i], shelf[j], shift, min_overlap_s / FRAME_S), shift * FRAME_S) for i, j, shift in pairs]
     types = dict(i=int, j=int, similarity=float, offset_s=float)
     table = pd.DataFrame(rows, columns=list(types)).astype(types).sort_values("similarity", ascending=False)
     best = table[table.similarity >= min_similarity].drop_duplicates(["i", "j"])
     return best.sort_values(["i", "j"], ignore_index=True)
 
-# %% ../nbs/lib/12b_copies.ipynb #c6ef2619
+# %% ../nbs/lib/12b_copies.ipynb #7a8944c1
 _EDGE_S = 1.   # What is left of a copy at its ends goes too if it is shorter
 
 
@@ -145,7 +189,7 @@ def _copied(pairs, ranks, spans):
     start, end = np.where(start - first < _EDGE_S, first, start), np.where(last - end < _EDGE_S, last, end)
     return pd.DataFrame(dict(winner=winner, loser=loser, start_s=start, end_s=end))
 
-# %% ../nbs/lib/12b_copies.ipynb #5ba71d5f
+# %% ../nbs/lib/12b_copies.ipynb #bca52397
 def duplicates(
     cleaning,             # Cleaning; rules that drop whole recordings belong before this one
     min_similarity=.75,   # Share of equal bits; copies have .8 and more, others about .5, and .7 by chance
@@ -158,7 +202,7 @@ def duplicates(
     def _print(i):
         first, last = (spans[i] * SR).round().astype(int)
         return fingerprint(cleaning.store.window(names[i], first, last - first))
-    prints = list(progress(ahead(_print, range(len(names))), "fingerprints", len(names)))
+    prints = progress(ahead(_print, range(len(names))), "fingerprints", len(names))
     pairs = find_copies(prints, min_similarity, min_overlap_s)
     other = label[pairs.i] != label[pairs.j]
     if other.any() and not across_classes: cleaning, pairs = cleaning.note(_told(names, pairs[other])), pairs[~other]

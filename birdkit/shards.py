@@ -93,7 +93,7 @@ class Job:
     part: str = "first"  # Which part that is
     keep: bool = True    # False where the disk has no room: it is measured, and later read from its own file
 
-# %% ../nbs/lib/01a_shards.ipynb #ae645f43
+# %% ../nbs/lib/01a_shards.ipynb #55d88c95
 def _line(job, **known):
     "A line of the index; size -1 is that of no file, so that it is tried again."
     return dict(key=job.key, path="", shard=-1, offset=0, samples=0, scale=1., size=-1, mtime_ns=0, error="") | known
@@ -121,7 +121,7 @@ class Shard:
         except KitError as error: return base | dict(error=str(error))
         x, spans = clip.samples, spans_of(clip.samples, job.seconds, job.part)
         if len(spans) > 1 or spans[0][1] < len(x): x = np.concatenate([x[a:b] for a, b in spans])
-        peak, full_s = peak_of(x), round(clip.duration_s + clip.rest_s, 5)
+        peak, full_s = clip.peak if x is clip.samples else peak_of(x), round(clip.duration_s + clip.rest_s, 5)
         known = base | dict(samples=len(x), full_s=full_s, spans=_spell(spans), flaws="; ".join(clip.flaws), **stats(x, peak))
         place = dict(shard=self.number, offset=self.end, scale=max(peak, 1e-6) / 32767)
         return known | (place if job.keep and self._write(x, place["scale"]) else dict(path=job.path))

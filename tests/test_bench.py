@@ -61,7 +61,7 @@ def test_store_table(tmp_path):
 
 def test_prepare_measures_both_sides(tmp_path):
     import prepare
-    found = prepare.measure(prepare.make_files(tmp_path / "recordings", 8, distinct=2), 2, 1, tmp_path)
+    found = prepare.measure(prepare.make_files(tmp_path / "recordings", 8), 2, 1, tmp_path)
     assert found["sound"] > 80 and found["peak"] > 1e7
     table = prepare.stages(sorted((tmp_path / "recordings").iterdir()), tmp_path / "stages")
     assert table.files.tolist() == [2, 2, 8, 8] and (table.cores > 0).all()

@@ -82,7 +82,7 @@ def compete(
     world = open_world(given.data, given.work, given.job, recipe, int(seed))
     recipe, begin = plan(world, recipe, given.minutes), time.process_time()
     models, histories = learn(world, recipe, world.space)
-    minutes = sum(h.seconds.sum() for h in histories) / 60
+    minutes = sum(len(h) * h.seconds.median() for h in histories) / 60     # a pause counts for one epoch
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
     networks, weights = final_models(models, [recipe])
     export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe)), weights=weights)

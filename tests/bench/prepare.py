@@ -3,10 +3,11 @@
     python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 5 turns
     python tests/bench/prepare.py --files 400 --folder DIR      fewer; DIR is filled once and used again
 
-The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. 100 different
-recordings are made, links stand for the others.
+The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. Each recording is a melody
+of its own in noise.
 """
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,27 @@ print(json.dumps(dict(s=time.perf_counter() - begin, cpu_s=sum(os.times()[:4]) -
 """
 
 
+def make_file(
+    path,  # Where to
+    seed,  # Of everything random
+):
+    "A melody in noise, 10 to 60 s long."
+    rng = np.random.default_rng(seed)
+    n = int(rng.uniform(10, 60) * SR)
+    pitch = np.repeat(rng.uniform(1000, 10_000, n * 5 // SR + 1), SR // 5)[:n]
+    tone = np.sin(2 * np.pi / SR * np.cumsum(pitch))
+    write_ogg(path, (.2 * tone + rng.normal(0, .02, n)).astype("float32"))
+
+
 def make_files(
-    folder,        # Where to; files that are there already stay
-    count,         # Recordings
-    distinct=100,  # Different ones
-):                 # Paths
-    "Sweeps in noise, 10 to 60 s long."
+    folder,  # Where to; files that are there already stay
+    count,   # Recordings
+):           # Paths
+    "Recordings, as many at a time as there are cores."
     folder.mkdir(parents=True, exist_ok=True)
-    rng, files = np.random.default_rng(0), [folder / f"{i:05d}.ogg" for i in range(count)]
-    t, noise = np.arange(60 * SR) / SR, rng.normal(0, .02, 70 * SR).astype("float32")
-    for i, path in enumerate(files):
-        n, shift = int(rng.uniform(10, 60) * SR), int(rng.integers(10 * SR))
-        if path.exists(): continue
-        if i >= distinct: os.link(files[i % distinct], path)
-        else: write_ogg(path, (.2 * np.sin(2 * np.pi * (900 + 10 * i * t[:n] / 60) * t[:n]) + noise[shift:shift + n]).astype("float32"))
+    files = [folder / f"{i:05d}.ogg" for i in range(count)]
+    missing = [(path, seed) for seed, path in enumerate(files) if not path.exists()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(lambda job: make_file(*job), missing))
     return files
 
 
