@@ -72,19 +72,24 @@ def align(
     out[:, known] = scores[:, [place[c] for c in want if c in place]]
     return out
 
-# %% ../nbs/lib/42a_blend.ipynb #6ac9b8e5
+# %% ../nbs/lib/42a_blend.ipynb #d1e6f023
 def _ranked(scores):
     "Mid-ranks of each class over the rows, (rows, classes); NaN stays NaN."
     s = np.ascontiguousarray(scores.T)
-    order = np.argsort(s, 1)
-    run = np.take_along_axis(s, order, 1)
-    starts = np.ones(s.shape, bool)                          # True where a run of equal scores begins
-    starts[:, 1:] = run[:, 1:] != run[:, :-1]
-    edges = np.append(np.flatnonzero(starts), s.size)        # counted through all classes
-    place = np.repeat((edges[1:] + edges[:-1] + 1) / 2, np.diff(edges)).reshape(s.shape) - s.shape[1] * np.arange(len(s))[:, None]
-    out = np.empty_like(s)
-    np.put_along_axis(out, order, place.astype(s.dtype), 1)
-    return np.where(np.isnan(s), np.nan, out).T
+    out, places = np.empty_like(s), np.arange(1, s.shape[1] + 1, dtype=s.dtype)
+    for row, mine in zip(s, out):                            # one class fits into the processor's cache
+        order = np.argsort(row)
+        run = row[order]
+        new = run[1:] != run[:-1]
+        mine[order] = places if new.all() else _mid_places(new)
+    out[np.isnan(s)] = np.nan
+    return out.T
+
+
+def _mid_places(new):
+    "Places of sorted scores, of equal ones the middle; `new` is False where a score equals the one before."
+    edges = np.concatenate([[0], 1 + np.flatnonzero(new), [len(new) + 1]])
+    return np.repeat((edges[1:] + edges[:-1] + 1) / 2, np.diff(edges))
 
 
 def ranks(

@@ -47,7 +47,7 @@ def fingerprint(
     total = energy.sum(1)
     return np.where(total[:-2 * _LAG] > _FLOOR * total.mean(), half[:-_LAG] | half[_LAG:] << 16, np.uint32(0))
 
-# %% ../nbs/lib/12b_copies.ipynb #bd36e013
+# %% ../nbs/lib/12b_copies.ipynb #896b4671
 _PARTS = 64     # Files
 
 
@@ -57,7 +57,11 @@ class _Parts:
     def __init__(self, dtype):
         self.dtype, self.files = np.dtype(dtype), [tempfile.TemporaryFile() for _ in range(_PARTS)]
 
-    def deal(self, records, numbers):
+    def deal(self,
+        records,  # (N,) of the type
+        numbers,  # (N,) whole numbers; equal ones come into the same file
+    ):
+        "Append records to the files."
         part = numbers % _PARTS
         order = np.argsort(part, kind="stable")
         mine = np.split(records[order], np.searchsorted(part[order], np.arange(1, _PARTS)))
@@ -121,7 +125,7 @@ def _candidates(prints):
     code = np.sort(np.concatenate([c["code"][c["votes"] >= _VOTES] for c in counted]))
     return np.stack([code >> 44, code >> 24 & 2 ** 20 - 1, (code & 2 ** 24 - 1) - 2 ** 23], 1)
 
-# %% ../nbs/lib/12b_copies.ipynb #4d70eae3
+# %% ../nbs/lib/12b_copies.ipynb #e516e0e9
 class _Shelf:
     "Fingerprints one after the other in a file of its own."
 
@@ -129,7 +133,10 @@ class _Shelf:
     def __enter__(self): return self
     def __exit__(self, *_): self.file.close()
 
-    def put(self, one):
+    def put(self,
+        one,  # Fingerprint, (N,) uint32
+    ):        # The same
+        "Append a fingerprint."
         self.file.write(one.tobytes())
         self.ends.append(self.ends[-1] + one.nbytes)
         return one
