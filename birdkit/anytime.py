@@ -63,7 +63,7 @@ def one_pass(
     heard.close()
     return None if scores is None else apply_sheet(scores, sheet.spans, member.recipe.infer.post, **(facts or {})), reached
 
-# %% ../nbs/lib/44a_anytime.ipynb #3fb5e356
+# %% ../nbs/lib/44a_anytime.ipynb #3bd0120f
 def self_test(
     members,   # Members of an export
     rows,      # Number of rows of each file
@@ -86,10 +86,12 @@ def make_plan(
     "Measure on some of the files, predict, and choose the best models for the time that is left."
     rows = [s.stop - s.start for s in sheet.spans]
     seconds, some = self_test(members, rows, clock.budget_s)
-    speed, networks = measure(members, [sheet.files[i] for i in some], [rows[i] for i in some], seconds, load, clock.now)
+    speed, networks, refused = measure(members, [sheet.files[i] for i in some], [rows[i] for i in some], seconds, load, clock.now)
     paid = replace(speed, load_s=dict.fromkeys(speed.load_s, 0.))            # the networks are loaded by now
-    chosen, table = plan(members, paid, len(rows), ROW_S * float(np.mean(rows)), clock.left_s() - reserve_s(clock), cache_gb=cache_gb)
-    return chosen, networks, table
+    usable = [m for m in members if m.name in networks]
+    chosen, table = plan(usable, paid, len(rows), ROW_S * float(np.mean(rows)), clock.left_s() - reserve_s(clock), cache_gb=cache_gb)
+    lost = [dict(model=m.name, value=m.value, minutes=0., plan=f"left out: {refused[m.name]}") for m in members if m.name in refused]
+    return chosen, networks, pd.DataFrame([*table.to_dict("records"), *lost])
 
 
 def run_submission(

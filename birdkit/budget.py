@@ -18,7 +18,7 @@ from .hear import SoundCache, hear_files
 from .rows import input_shapes, sound_key, window_inputs
 from .runtime import fastest
 
-# %% ../nbs/lib/43b_budget.ipynb #32698cc8
+# %% ../nbs/lib/43b_budget.ipynb #7855a5cc
 @dataclass(frozen=True)
 class Speed:
     "Seconds of wall clock, all cores at work, for one minute of sound."
@@ -57,22 +57,32 @@ def measure(
     seconds=20.,  # For everything together, about: a third goes to the choice of settings, once for networks of one kind
     load=fastest, # Function: path, inputs, seconds, Setting of a network of this kind or None -> network and its table
     now=time.perf_counter,   # Gives the time, s
-):                # Speed, and the networks by member name
+):                # Speed, the networks by member name, and why others cannot be used; KitError where none can
     "Hear a few files with every model and look at the clock; on a machine ten times slower than expected, fewer files."
-    speed, networks, share, settings = Speed({}, {}, {}, {}), {}, seconds / len(members) / 3, {}
+    speed, networks, refused, settings = Speed({}, {}, {}, {}), {}, {}, {}
     for m in members:
-        key, kind, begin = sound_key(m.recipe), (m.recipe.model, m.recipe.infer.precision, input_shapes(m.recipe)), now()
-        cache = SoundCache(1, [key])
-        networks[m.name] = load(m.path, _dozen(files, rows, m), share, settings.get(kind))[0]
-        settings[kind] = getattr(networks[m.name], "setting", None)
-        speed.load_s[m.name] = now() - begin
-        both, count = _rate_s(files, rows, m, networks[m.name], cache, 10 * share, now)
-        speed.network_s[m.name], _ = _rate_s(files[:count], rows[:count], m, networks[m.name], cache, 10 * share, now)
-        speed.listen_s.setdefault(key, max(both - speed.network_s[m.name], 0.))
-        speed.sound_mb.setdefault(key, cache.bytes / 1e6 / max(len(cache.kept), 1) / (np.mean(rows) * ROW_S / 60))
-    return speed, networks
+        kind = (m.recipe.model, m.recipe.infer.precision, input_shapes(m.recipe))
+        try: networks[m.name] = _measure_one(m, files, rows, seconds / len(members) / 3, load, settings.get(kind), now, speed)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error: refused[m.name] = str(error) or type(error).__name__
+        else: settings[kind] = getattr(networks[m.name], "setting", None)
+    if not networks: raise KitError("; ".join(dict.fromkeys(refused.values())))
+    return speed, networks, refused
 
-# %% ../nbs/lib/43b_budget.ipynb #dfcc8a8f
+
+def _measure_one(member, files, rows, share_s, load, setting, now, speed):
+    "The network of a member; what it costs is added to `speed`."
+    key, begin = sound_key(member.recipe), now()
+    cache = SoundCache(1, [key])
+    network = load(member.path, _dozen(files, rows, member), share_s, setting)[0]
+    load_s = now() - begin
+    both, count = _rate_s(files, rows, member, network, cache, 10 * share_s, now)
+    alone, _ = _rate_s(files[:count], rows[:count], member, network, cache, 10 * share_s, now)
+    speed.load_s[member.name], speed.network_s[member.name] = load_s, alone
+    speed.listen_s.setdefault(key, max(both - alone, 0.))
+    speed.sound_mb.setdefault(key, cache.bytes / 1e6 / max(len(cache.kept), 1) / (np.mean(rows) * ROW_S / 60))
+    return network
+
+# %% ../nbs/lib/43b_budget.ipynb #1c189094
 def predict_s(
     members,      # Members that will run
     speed,        # Speed
@@ -89,7 +99,7 @@ def predict_s(
         seen.add(key)
     return pd.Series(cost, dtype=float)
 
-# %% ../nbs/lib/43b_budget.ipynb #e8b35aea
+# %% ../nbs/lib/43b_budget.ipynb #80d1eb08
 def knapsack(
     groups,    # For each group a list of options (seconds, gain)
     budget_s,  # Seconds there are

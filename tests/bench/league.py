@@ -8,7 +8,7 @@ Nothing else to learn from is given: no past years, no labelled soundscapes. Rul
 trained already stays, so that a stopped league goes on. Then each is exported, and hears the soundscapes whose truth is known with 06_infer's runtime. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
 """
-import argparse, sys, tempfile, time
+import argparse, shutil, sys, tempfile, time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -64,9 +64,11 @@ def plan(
     if kept.exists(): return load_recipe(kept)
     with tempfile.TemporaryDirectory() as scratch:
         short = recipe.but({"optim.epochs": 1, "pseudo.epochs": 1, "pseudo.rounds": min(1, p.rounds), "pseudo.labels": ()})
-        seconds = [history.seconds.iloc[-1] for history in learn(world, short, Workspace.find(scratch))[1]]
+        space = Workspace.find(scratch)
+        shutil.copytree(world.space.clean, space.clean, dirs_exist_ok=True)
+        seconds = [history.seconds.iloc[-1] for history in learn(world, short, space)[1]]
     whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
-    stretched = lambda epochs: max(2, round(60 * minutes / whole_s * epochs))
+    stretched = lambda epochs: max(1, round(60 * minutes / whole_s * epochs))
     planned = recipe.but({"optim.epochs": stretched(recipe.optim.epochs), "pseudo.epochs": stretched(p.epochs)})
     planned.save(kept)
     return planned
