@@ -18,7 +18,8 @@ def test_infer_imports_nothing_heavy():
 def shelf_of_modules():
     "Shelf of each module, by the first digit of its notebook: ground, data, model, learn, serve."
     source = lambda path: "".join("".join(c["source"]) + "\n" for c in json.loads(path.read_text())["cells"])
-    shelves = {re.search(r"#\| default_exp (\w+)", source(p))[1]: int(p.name[0]) for p in (ROOT / "nbs/lib").glob("*.ipynb")}
+    exports = {p: re.search(r"#\| default_exp (\w+)", source(p)) for p in (ROOT / "nbs/lib").glob("*.ipynb")}      # a page exports nothing
+    shelves = {found[1]: int(p.name[0]) for p, found in exports.items() if found}
     return shelves | {"mel": 0, "raw": 0}                  # numpy's half of the frontends, which inference needs too
 
 
