@@ -6,12 +6,12 @@
 __all__ = ['PARTS', 'HANG_S', 'check_part', 'parse_spans', 'spans_of', 'quantise', 'shard_path', 'Job', 'Shard', 'Decoder',
            'main', 'Decoders']
 
-# %% ../nbs/lib/01a_shards.ipynb #893e1d12
-import json, os, signal, sys, tempfile
+# %% ../nbs/lib/01a_shards.ipynb #fd563eb0
+import json, os, signal, sys, tempfile, time
+from collections import deque
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from queue import SimpleQueue
 from subprocess import PIPE, Popen
 
 import numpy as np
@@ -93,7 +93,7 @@ class Job:
     part: str = "first"  # Which part that is
     keep: bool = True    # False where the disk has no room: it is measured, and later read from its own file
 
-# %% ../nbs/lib/01a_shards.ipynb #55d88c95
+# %% ../nbs/lib/01a_shards.ipynb #a921331e
 def _line(job, **known):
     "A line of the index; size -1 is that of no file, so that it is tried again."
     return dict(key=job.key, path="", shard=-1, offset=0, samples=0, scale=1., size=-1, mtime_ns=0, error="") | known
@@ -101,8 +101,6 @@ def _line(job, **known):
 
 class Shard:
     "Decodes recordings and appends them to one file."
-    alive = True   # As a Decoder may not be
-
     def __init__(self,
         folder,  # Of the store
         number,  # Of the shard; the file must not exist
@@ -135,16 +133,20 @@ class Shard:
         else: self.data.truncate(2 * self.end), self.data.seek(2 * self.end)
         return whole
 
-    def ready(self):  # The shard
-        "Nothing to wait for."
-        return self
+    def run(self,
+        jobs,  # Job of each recording
+    ):         # Iterator over dicts as of put
+        "Decode one recording after the other."
+        return map(self.put, jobs)
 
-    def close(self):
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
         "Close the file; one that holds nothing is removed."
         self.data.close()
         if not self.end: Path(self.data.name).unlink()
 
-# %% ../nbs/lib/01a_shards.ipynb #a8aa7557
+# %% ../nbs/lib/01a_shards.ipynb #ddf1ccea
 HANG_S = 300   # A file that takes longer is given up, s
 
 
@@ -157,38 +159,57 @@ class Decoder:
     ):
         known = os.pathsep.join(p or os.getcwd() for p in sys.path)
         settings = os.environ | dict(PYTHONPATH=known, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-        self.hang_s, self.log = hang_s, tempfile.TemporaryFile()
+        self.hang_s, self.log, self.jobs, self.rest = hang_s, tempfile.TemporaryFile(), deque(), b""
+        self.hung = self.ended = False
         self.process = Popen([sys.executable, "-m", "birdkit.shards", str(folder), str(number)], stdin=PIPE, stdout=PIPE, stderr=self.log,
                              env=settings, start_new_session=True)     # Ctrl-C and Jupyter's interrupt are for the parent alone
+        self._wind()
+
+    def _wind(self): self.until = time.monotonic() + self.hang_s
+
+    def fileno(self):
+        "Of its answers, for `wait`."
+        return self.process.stdout.fileno()
 
     def ready(self):  # The decoder; KitError with its last words where it does not start
         "Wait until it has started."
-        if self._answer() is not None: return self
+        lines = []
+        while not (lines or self.ended):
+            if not wait([self], self.hang_s): self.give_up()
+            lines = self._read()
+        if lines: return self
         self.close()
         self.log.seek(0)
         words = self.log.read().decode(errors="replace").split("\n")
         raise KitError(f"decoding processes do not start ({next(filter(None, reversed(words)), self._end())}): decode with workers=1")
 
-    def put(self,
+    def send(self,
         job,  # Job
-    ):        # dict as of Shard.put; a file that ends the decoder has an error
-        "Have one recording decoded."
+    ):
+        "Give it a recording; the answers come in the same order."
+        if not self.jobs: self._wind()
+        self.jobs.append(job)
         try:
             self.process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError: pass
-        fields = self._answer()
-        if fields is not None: return fields
-        self.close()
-        reason = f"{job.path} ended its decoder ({self._end()}): run again, and remove it if it does so again"
-        return _line(job, error=reason)
 
-    def _answer(self):
-        "One line of the process; None where it has died or hangs."
-        self.hung = not wait([self.process.stdout], self.hang_s)
-        if self.hung: self.process.kill()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
+    def answers(self):  # List of dicts as of Shard.put
+        "What it has told. A file that ends the decoder has an error; what it was given after that stays in `jobs`."
+        lines = self._read()
+        for _ in lines: self.jobs.popleft()
+        if not self.ended: return lines
+        self.close()
+        job = self.jobs.popleft()
+        return [_line(job, error=f"{job.path} ended its decoder ({self._end()}): run again, and remove it if it does so again")]
+
+    def _read(self):
+        "The complete lines that have come; none at the end."
+        data = os.read(self.fileno(), 2**16)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        self.ended = not data
+        self._wind()
+        return [json.loads(line) for line in lines]
 
     def _end(self):
         "How the process ended, in words."
@@ -196,10 +217,11 @@ class Decoder:
         code = self.process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
-    @property
-    def alive(self):
-        "Does it run?"
-        return self.process.poll() is None
+    def give_up(self):
+        "Kill the process; its answers end."
+        self.hung = True
+        self._wind()
+        self.process.kill()
 
     def close(self):
         "Let it end."
@@ -208,50 +230,64 @@ class Decoder:
         self.process.wait()
         self.process.stdout.close()
 
-# %% ../nbs/lib/01a_shards.ipynb #232e8a1e
+# %% ../nbs/lib/01a_shards.ipynb #d8d61250
 def main():
     "Decode what comes in, one JSON line each, until the input ends."
-    shard = Shard(*sys.argv[1:3])
-    print("{}", flush=True)
-    for line in sys.stdin: print(json.dumps(shard.put(Job(**json.loads(line)))), flush=True)
-    shard.close()
+    with Shard(*sys.argv[1:3]) as shard:
+        tell = lambda fields: (sys.stdout.write(json.dumps(fields) + "\n"), sys.stdout.flush())      # print writes twice
+        tell({})
+        for line in sys.stdin: tell(shard.put(Job(**json.loads(line))))
 
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too
 
-# %% ../nbs/lib/01a_shards.ipynb #aa4d4b95
+# %% ../nbs/lib/01a_shards.ipynb #b6f6dc70
 class Decoders:
-    "Decoding processes, of which a free one takes the next recording."
+    "Decoding processes, of which the first that is done takes the next recording."
     def __init__(self,
         folder,         # Of the store
         numbers,        # Iterator over numbers of shards that do not exist yet
-        workers,        # Processes; 1 decodes in this one
+        workers,        # Processes
         hang_s=HANG_S,  # A file that takes longer is given up, s
     ):
         self.start = lambda: Decoder(folder, next(numbers), hang_s)
-        self.all = [self.start() for _ in range(workers)] if workers > 1 else [Shard(folder, next(numbers))]
-        self.free = SimpleQueue()
+        self.all = [self.start() for _ in range(workers)]
         try:
-            for one in self.all: self.free.put(one.ready())
+            for one in self.all: one.ready()
         except KitError:
             self.__exit__()
             raise
 
-    def put(self,
-        job,  # Job
-    ):        # dict as of Shard.put
-        "Have a recording decoded by the next that is free; called from as many threads as there are processes."
-        one = self.free.get()
-        try:
-            if not one.alive: one = self._another()
-            return one.put(job)
-        finally: self.free.put(one)
+    def run(self,
+        jobs,  # Job of each recording
+    ):         # Iterator over dicts as of Shard.put, as they are done
+        "Decode recordings."
+        todo = iter(jobs)
+        for one, job in zip(self.all + self.all, todo): one.send(job)          # one in work, one that waits
+        while busy := [one for one in self.all if one.jobs]:
+            for one in _telling(busy):
+                found = one.answers()
+                if one.ended: one = self._replace(one)
+                for _, job in zip(found, todo): one.send(job)
+                yield from found
 
-    def _another(self):
-        self.all.append(self.start().ready())
-        return self.all[-1]
+    def _replace(self, one):
+        "Another for one that has ended, with what that had still to do."
+        fresh = self.all[self.all.index(one)] = self.start().ready()
+        for job in one.jobs: fresh.send(job)
+        return fresh
 
     def __enter__(self): return self
 
     def __exit__(self, *_):
-        for one in self.all: one.close()
+        for one in self.all:
+            if one.jobs: one.give_up()             # interrupted
+            one.close()
+
+
+def _telling(busy):
+    "Decoders that have something to tell; who has been silent for too long is given up."
+    found = wait(busy, max(0, min(one.until for one in busy) - time.monotonic()))
+    for one in busy:
+        if one not in found and time.monotonic() > one.until: one.give_up()
+    return found

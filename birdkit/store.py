@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'TEXT', 'PROBES', 'SOUND_PER_S', 'FEW_S', 'LEAST_S', 'RESERVE', 'KAGGLE', 'free_bytes', 'durations_of',
            'Plan', 'make_plan', 'build_store', 'AudioStore']
 
-# %% ../nbs/lib/02_store.ipynb #9dc5638e
+# %% ../nbs/lib/02_store.ipynb #e95638c8
 import csv, fcntl, io, os, shutil
 from bisect import bisect_right
 from contextlib import contextmanager
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pandas as pd
 import soundfile as sf
 
 from .audio import SR, cut, decode_window
-from .core import KitError, ahead, atomic, progress
-from .shards import Decoders, Job, check_part, parse_spans, shard_path
+from .core import KitError, atomic, progress
+from .shards import Decoders, Job, Shard, check_part, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
 COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_ns", "settings", "full_s", "spans",
@@ -48,7 +47,7 @@ def _read_index(path):
     table = table.assign(**{c: "" for c in TEXT if c not in table}).reindex(columns=list(COLUMNS))      # the first version had fewer
     return table.drop_duplicates("key", keep="last").astype(dict.fromkeys(("shard", "offset", "samples"), "int64"))
 
-# %% ../nbs/lib/02_store.ipynb #7117f253
+# %% ../nbs/lib/02_store.ipynb #ab7f79f6
 def _good(index, files, wanted, folder):
     "Lines that are still true: of a file that has not changed, decoded as is wanted of it now, and whose shard holds it."
     sizes = {s: _bytes(shard_path(folder, s)) for s in set(index["shard"]) if s >= 0}
@@ -77,21 +76,6 @@ def _tidy(folder, index):
         end = int(ends.get(int(path.stem[6:]), 0))
         if end: os.truncate(path, 2 * end)
         else: path.unlink()
-
-
-class _Lines:
-    "The writing end of the index; threads may add to it."
-    def __init__(self, path):
-        self.lock, self.file = Lock(), open(path, "a", newline="")
-        self.rows = csv.DictWriter(self.file, COLUMNS, restval="")
-
-    def add(self,
-        fields,  # Of one recording, by column
-    ):
-        "Append a line, whole."
-        with self.lock:
-            self.rows.writerow(fields)
-            self.file.flush()
 
 # %% ../nbs/lib/02_store.ipynb #0b061889
 PROBES = 64           # Files of a kind whose duration is looked up
@@ -177,7 +161,7 @@ def _size(b): return f"{b / 1e9:.1f} GB" if b >= 1e8 else f"{max(b, 0) / 1e6:.1f
 
 def _time(s): return f"{max(s, 1):.0f} s" if s < 90 else f"{s / 60:.0f} min" if s < 5400 else f"{s / 3600:.1f} h"
 
-# %% ../nbs/lib/02_store.ipynb #d8b26bb4
+# %% ../nbs/lib/02_store.ipynb #c9383fa0
 def build_store(
     files,             # Paths by key, {key: path}; a key is how the recording is asked for later
     folder,            # Where the store lives; what is there already and unchanged is kept
@@ -206,18 +190,20 @@ def _decode_all(folder, plan, wanted, workers):
     what = f"decode {len(plan.jobs):,} recording{'s' * (len(plan.jobs) > 1)}"
     print(f"{what}: about {_time(plan.sound_s)} of sound, {_size(plan.bytes)}, {_time(plan.work_s / cores)}")
     if plan.note: print(plan.note)
-    lines = _Lines(folder / "index.csv")
-    with lines.file, _decoders(folder, cores if workers or plan.work_s > FEW_S else 1) as decoders:
-        work = lambda job: lines.add(decoders.put(job) | dict(settings=wanted(job.key)))
-        for _ in progress(ahead(work, plan.jobs, len(decoders.all), depth=16), "decode", len(plan.jobs)): pass
+    with open(folder / "index.csv", "a", newline="") as index, _decoders(folder, cores if workers or plan.work_s > FEW_S else 1) as decoders:
+        lines = csv.DictWriter(index, COLUMNS, restval="")
+        for fields in progress(decoders.run(plan.jobs), "decode", len(plan.jobs)):
+            lines.writerow(fields | dict(settings=wanted(fields["key"])))
+            index.flush()
 
 
 def _decoders(folder, workers):
-    "As many decoding processes, or none where they do not start."
+    "As many decoding processes; this one where one is enough or they do not start."
     first = max([-1, *(int(p.stem[6:]) for p in folder.glob("shard-*.i16"))]) + 1
+    if workers == 1: return Shard(folder, first)
     try: return Decoders(folder, count(first), workers)
     except KitError as error: print(error)
-    return Decoders(folder, count(first + workers), 1)
+    return Shard(folder, first + workers)
 
 # %% ../nbs/lib/02_store.ipynb #268ce421
 class AudioStore:

@@ -3,8 +3,8 @@
     python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 5 turns
     python tests/bench/prepare.py --files 400 --folder DIR      fewer; DIR is filled once and used again
 
-The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. Each recording is a melody
-of its own in noise.
+The bare side reads each file whole as float32 and does nothing else; its processes take the next name from one list. A third side also writes
+what it has read, as 16-bit numbers and with no thought: what a store of that size costs the system. Each recording is a melody of its own in noise.
 """
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,11 @@ from birdkit.audio import SR, write_ogg
 BARE = """
 import os, sys, soundfile
 while name := os.read(0, int(sys.argv[1])).decode().strip(): soundfile.read(name, dtype="float32")
+"""
+WRITE = """
+import os, sys, soundfile
+with open(f"{sys.argv[2]}-{os.getpid()}", "wb", buffering=0) as out:
+    while name := os.read(0, int(sys.argv[1])).decode().strip(): out.write((32767 * soundfile.read(name, dtype="float32")[0]).astype("<i2"))
 """
 BUILD = """
 import sys, time
@@ -74,16 +79,19 @@ def bare(
     files,    # Paths
     workers,  # Processes
     names,    # File that is written: their list
+    code=BARE,  # What they do
 ):            # s
-    "Read the files with so many processes that do nothing else; they share one place in the list, whose lines are of one length."
+    "Read the files with so many plain processes; they share one place in the list, whose lines are of one length."
     width = max(len(str(f).encode()) for f in files) + 1
     names.write_bytes(b"".join(str(f).encode().ljust(width) for f in files))
     start = time.perf_counter()
-    command = [sys.executable, "-c", BARE, str(width)]
+    command = [sys.executable, "-c", code, str(width), str(names)]
     with open(names, "rb") as lines:      # a session each, as decoders have: a busy machine deals out its time by sessions
         running = [subprocess.Popen(command, stdin=lines, start_new_session=True) for _ in range(workers)]
     if any([process.wait() for process in running]): raise SystemExit("a bare process failed")
-    return time.perf_counter() - start
+    took = time.perf_counter() - start
+    for written in names.parent.glob(f"{names.name}-*"): written.unlink()
+    return took
 
 
 def tree_bytes(pid):
@@ -134,10 +142,12 @@ def measure(
     "Both sides in the same run."
     quarter, sides = build(files[:len(files) // 4], workers, folder / "store"), []
     for _ in range(turns):
-        sides.append((bare(files, workers, folder / "names"), *build(files, workers, folder / "store")))
-        print(f"  bare {sides[-1][0]:.1f} s, store {sides[-1][1]:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
-    plain, store, sound, peak = (statistics.median(column) for column in zip(*sides))
-    return dict(sound=sound, bare=plain, store=store, ratio=statistics.median(b / s for b, s, *_ in sides), quarter=quarter[2], peak=peak)
+        plain = [bare(files, workers, folder / "names", code) for code in (BARE, WRITE)]
+        sides.append((*plain, *build(files, workers, folder / "store")))
+        print("  bare {:.1f} s, bare with writing {:.1f} s, store {:.1f} s".format(*sides[-1]), flush=True)
+    names = ("bare", "writing", "store", "sound", "peak")
+    ratios = dict(ratio=statistics.median(b / s for b, _, s, *_ in sides), above=statistics.median(w / s for _, w, s, *_ in sides))
+    return dict(zip(names, map(statistics.median, zip(*sides)))) | ratios | dict(quarter=quarter[2])
 
 
 def make_competition(
@@ -184,7 +194,8 @@ def main():
         files = make_files(a.folder or Path(temp) / "recordings", a.files)
         m, notebooks = measure(files, a.workers, a.turns, Path(temp)), stages(files, Path(temp))
     print(f"{a.files} recordings, {m['sound'] / 3600:.1f} h of sound, {a.workers} processes, median of {a.turns}\n\n| | s | real time | ratio |\n|---|---|---|---|")
-    print(f"| bare soundfile | {m['bare']:.1f} | {m['sound'] / m['bare']:,.0f}x | |\n| audio store | {m['store']:.1f} | {m['sound'] / m['store']:,.0f}x | {m['ratio']:.0%} |")
+    for name, side, ratio in (("bare soundfile", "bare", 1), ("bare soundfile that writes", "writing", m["ratio"] / m["above"]), ("audio store", "store", m["ratio"])):
+        print(f"| {name} | {m[side]:.1f} | {m['sound'] / m[side]:,.0f}x | {ratio:.0%} |")
     print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}\n\n{notebooks.round(1).to_markdown(index=False)}")
 
 
