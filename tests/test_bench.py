@@ -104,3 +104,4 @@ def test_a_technique_is_taken_out(league, demo, tmp_path):
     ablation.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --minutes .01 --without students post --seeds 1 --turns 5".split()])
     table = pd.read_csv(tmp_path / "ablation.csv").set_index("system")
     assert table.epochs.astype(str).str.count(r"\+").to_dict() == {"tiny": 1, "without-students": 0, "without-post": 1}
+    assert not (tmp_path / "without-post-seed0").exists() and table.auc["without-post"] != table.auc["tiny"]     # the same models, heard otherwise

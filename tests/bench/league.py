@@ -9,6 +9,7 @@ trained already stays, so that a stopped league goes on. Then each is exported, 
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
 """
 import argparse, shutil, sys, tempfile, time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -91,14 +92,23 @@ def compete(
     write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories]))
 
 
+def lenders(
+    systems,  # {name: Recipe}
+):            # {name: the first system that learns the same}
+    "A system that differs from another in inference alone is judged with the models of that one."
+    return {name: next(n for n, r in systems.items() if replace(r, infer=recipe.infer) == recipe) for name, recipe in systems.items()}
+
+
 def submit(
     comp,   # Competition
     space,  # Workspace of a job
     known,  # From known_rows
+    infer,  # Infer, the recipe's choices in inference
 ):          # Scores in the order of `known`, (rows, classes), and the seconds they took
     "Hear the soundscapes whose truth is known, as 06_infer does."
-    begin = time.perf_counter()
-    sheet, _ = run_submission(comp, load_export(space.root / "export"), list(known), space.root / "submission.csv", Clock(90))
+    begin, export = time.perf_counter(), load_export(space.root / "export")
+    members = [replace(m, recipe=replace(m.recipe, infer=infer)) for m in export.members]
+    sheet, _ = run_submission(comp, replace(export, members=members), list(known), space.root / "submission.csv", Clock(90))
     seconds, table = time.perf_counter() - begin, sheet.table().set_index("row_id")
     rows = [row for path in known for row in comp.row_ids(path.stem, len(known[path]))]
     return table.loc[rows, list(comp.classes)].to_numpy(), seconds
@@ -106,18 +116,18 @@ def submit(
 
 def judge(
     given,    # Of the command line
-    systems,  # Their names
+    systems,  # {name: Recipe}, of which the others are compared with the first
 ):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (of the seeds), minutes, epochs, infer_s
     "All systems on the same soundscapes, one after the other."
     comp, _ = open_data(given.data, given.work)
     known, lines, draws = known_rows(comp), [], {}
-    truth, turns = np.concatenate(list(known.values())), list(file_draws(known, given.turns))
-    for name in systems:
-        spaces = [Workspace.find(f"{given.work}/{name}-seed{seed}") for seed in range(given.seeds)]
-        heard, seconds = zip(*(submit(comp, space, known) for space in spaces))
+    truth, turns, first = np.concatenate(list(known.values())), list(file_draws(known, given.turns)), next(iter(systems))
+    for name, lender in lenders(systems).items():
+        spaces = [Workspace.find(f"{given.work}/{lender}-seed{seed}") for seed in range(given.seeds)]
+        heard, seconds = zip(*(submit(comp, space, known, level(systems[name]).infer) for space in spaces))
         draws[name] = np.mean([[mean_auc(truth[rows], h[rows]) for rows in turns] for h in heard], axis=0)
         done = [read_json(space.root / "done.json", "run it again") for space in spaces]
-        gain = draws[name] - draws[systems[0]]
+        gain = draws[name] - draws[first]
         lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
                           gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=np.std([mean_auc(truth, h) for h in heard]),
                           minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), infer_s=np.median(seconds)))
@@ -161,11 +171,12 @@ def run_league(
     systems = choose(given)
     if given.job: return compete(given, systems)
     open_data(given.data, given.work)
-    jobs = [f"{name}-seed{seed}" for seed in range(given.seeds) for name in systems]
+    lent = lenders(systems)
+    jobs = [f"{name}-seed{seed}" for seed in range(given.seeds) for name in dict.fromkeys(lent.values())]
     todo = [job for job in jobs if not (Path(given.work) / job / "done.json").exists()]
     failed = {job.rpartition("-seed")[0] for job in run_jobs(script, argv, todo, given.work)}
     if failed: print(f"left out: {', '.join(sorted(failed))}; their logs are in {given.work}")
-    table, stem = judge(given, [name for name in systems if name not in failed]), Path(script).stem
+    table, stem = judge(given, {name: recipe for name, recipe in systems.items() if lent[name] not in failed}), Path(script).stem
     write_table(f"{given.work}/{stem}.csv", table)
     draw(table, f"{given.work}/{stem}.png")
     print(table.round(3).to_markdown(index=False))
