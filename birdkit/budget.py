@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Speed', 'measure', 'predict_s', 'knapsack', 'plan']
 
-# %% ../nbs/lib/43b_budget.ipynb #4357d1ba
+# %% ../nbs/lib/43b_budget.ipynb #8f24139e
 import time
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S
-from .core import KitError
+from .core import BROKEN, KitError, in_words
 from .hear import SoundCache, hear_files
 from .rows import input_shapes, sound_key, window_inputs
 from .runtime import fastest
 
-# %% ../nbs/lib/43b_budget.ipynb #7855a5cc
+# %% ../nbs/lib/43b_budget.ipynb #de946c81
 @dataclass(frozen=True)
 class Speed:
     "Seconds of wall clock, all cores at work, for one minute of sound."
@@ -63,7 +63,7 @@ def measure(
     for m in members:
         kind = (m.recipe.model, m.recipe.infer.precision, input_shapes(m.recipe))
         try: networks[m.name] = _measure_one(m, files, rows, seconds / len(members) / 3, load, settings.get(kind), now, speed)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error: refused[m.name] = str(error) or type(error).__name__
+        except BROKEN as error: refused[m.name] = in_words(error)
         else: settings[kind] = getattr(networks[m.name], "setting", None)
     if not networks: raise KitError("; ".join(dict.fromkeys(refused.values())))
     return speed, networks, refused

@@ -7,7 +7,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'detections', 'row_table', 'write_raven', 'writ
            'load_part', 'find_recordings', 'try_recording', 'hear_here', 'hear_dask', 'check_formats', 'write_tables',
            'Report', 'detect', 'summary', 'main']
 
-# %% ../nbs/lib/47_detect.ipynb #6203a5d7
+# %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
 import argparse, os, sys, time
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR
 from .competition import AUDIO_ENDINGS
-from .core import KitError, ahead, atomic, nearest, progress, write_table
+from .core import BROKEN, KitError, ahead, atomic, in_words, nearest, progress, write_table
 from .runtime import MANIFEST, file_sha256, load_export
 from .stretches import Heard, hear_recording, open_ensemble
 
@@ -117,7 +117,7 @@ def load_part(
         with np.load(path) as z: return Heard(z["scores"], float(z["duration_s"]), int(z["rate_hz"])), str(z["stamp"])
     except (OSError, EOFError, ValueError, KeyError, BadZipFile): return None, None
 
-# %% ../nbs/lib/47_detect.ipynb #68682e51
+# %% ../nbs/lib/47_detect.ipynb #e51fab49
 ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
 
 
@@ -142,7 +142,7 @@ def try_recording(
 ):              # Heard or None, and the reason if there is none
     "Hear a recording; a broken one stops nothing."
     try: return hear_recording(path, ensemble, workers), None
-    except (ValueError, OSError, RuntimeError, MemoryError) as error: return None, " ".join(str(error).split()) or type(error).__name__
+    except BROKEN as error: return None, in_words(error)
 
 
 def hear_here(

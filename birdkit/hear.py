@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SoundCache', 'hear_file', 'hear_files']
 
-# %% ../nbs/lib/43a_hear.ipynb #c69b4510
+# %% ../nbs/lib/43a_hear.ipynb #5767addb
 import os
 from threading import Lock
 
 import numpy as np
 
 from .audio import decode
-from .core import ahead
+from .core import BROKEN, ahead, in_words
 from .rows import listen, score_rows, sound_key
 
 # %% ../nbs/lib/43a_hear.ipynb #9dba1ab6
@@ -47,7 +47,7 @@ class SoundCache:
         self.kept = {k: v for k, v in self.kept.items() if k[1] in self.wanted}
         self.bytes = sum(v.bytes for v in self.kept.values())
 
-# %% ../nbs/lib/43a_hear.ipynb #9afbacaa
+# %% ../nbs/lib/43a_hear.ipynb #07864468
 def hear_file(
     path,     # Of a sound file
     rows,     # Number of rows
@@ -57,7 +57,7 @@ def hear_file(
 ):            # Scores (rows, classes) or None, and the reason if there are none
     "One file, from disk to rows."
     try: scores = score_rows(cache.sound(path, rows, recipe), rows, recipe, network)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error: return None, str(error) or type(error).__name__
+    except BROKEN as error: return None, in_words(error)
     if not np.isfinite(scores).all(): return None, f"{path} gave scores that are no numbers"
     return scores, None
 
