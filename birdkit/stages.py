@@ -328,7 +328,6 @@ def parity_sound(
     return data.store.window(data.recordings.recording[data.recordings.duration_s.argmax()])
 
 
-
 def judging_windows(
     data,      # Prepared
     clips,     # Clips
