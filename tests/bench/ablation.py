@@ -2,7 +2,8 @@
 
     python tests/bench/ablation.py --data DATA --work FOLDER [--recipe small] [--minutes 16] [--seeds 2] [--without NAME ...]
 
-Trained and judged as in league.py, for the same minutes each; a recipe without a stage gives its time to those that are left. The column gain says how far a recipe falls
+Trained and judged as in league.py, for the same minutes each; a recipe without a stage gives its time to those that are left. Overlap and post-processing
+are taken out of the submission alone, with the models of the whole recipe. The column gain says how far a recipe falls
 without the technique, with an interval over soundscapes drawn again with replacement. Writes <work>/ablation.csv and ablation.png; a stopped run goes on.
 """
 from league import run_league
