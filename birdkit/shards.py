@@ -6,10 +6,11 @@
 __all__ = ['PARTS', 'HANG_S', 'check_part', 'parse_spans', 'spans_of', 'quantise', 'shard_path', 'Job', 'Shard', 'Decoder',
            'main', 'Decoders']
 
-# %% ../nbs/lib/01a_shards.ipynb #fd563eb0
+# %% ../nbs/lib/01a_shards.ipynb #c8f84a15
 import json, os, signal, sys, tempfile, time
 from collections import deque
 from dataclasses import asdict, dataclass
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -241,7 +242,7 @@ def main():
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too
 
-# %% ../nbs/lib/01a_shards.ipynb #b6f6dc70
+# %% ../nbs/lib/01a_shards.ipynb #2389bd2e
 class Decoders:
     "Decoding processes, of which the first that is done takes the next recording."
     def __init__(self,
@@ -267,15 +268,15 @@ class Decoders:
         while busy := [one for one in self.all if one.jobs]:
             for one in _telling(busy):
                 found = one.answers()
-                if one.ended: one = self._replace(one)
-                for _, job in zip(found, todo): one.send(job)
-                yield from found
+                yield from found                                               # told before a new process may fail to start
+                more = [*(one.jobs if one.ended else ()), *islice(todo, len(found))]
+                if one.ended and more: one = self._replace(one)
+                for job in more: one.send(job)
 
     def _replace(self, one):
-        "Another for one that has ended, with what that had still to do."
-        fresh = self.all[self.all.index(one)] = self.start().ready()
-        for job in one.jobs: fresh.send(job)
-        return fresh
+        "Another for one that has ended."
+        fresh = self.all[self.all.index(one)] = self.start()
+        return fresh.ready()
 
     def __enter__(self): return self
 

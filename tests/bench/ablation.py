@@ -1,6 +1,6 @@
 """What each technique of a recipe adds: the recipe whole, then with one of them taken out at a time.
 
-    python tests/bench/ablation.py --data DATA --work FOLDER [--recipe small] [--minutes 16] [--seeds 2] [--without NAME ...]
+    python tests/bench/ablation.py --data DATA --work FOLDER [--recipe best] [--minutes 16] [--seeds 2] [--without NAME ...]
 
 Trained and judged as in league.py, for the same minutes each; a recipe without a stage gives its time to those that are left. Overlap and post-processing
 are taken out of the submission alone, with the models of the whole recipe. The column gain says how far a recipe falls
@@ -39,7 +39,7 @@ def choose(
 
 def options(parser):
     "What is taken out of what."
-    parser.add_argument("--recipe", default="small", help="default %(default)s")
+    parser.add_argument("--recipe", default="best", help="default %(default)s")
     parser.add_argument("--without", nargs="+", choices=WITHOUT, default=list(WITHOUT), metavar="NAME", help="techniques to take out: %(choices)s (default: all)")
 
 
