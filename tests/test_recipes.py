@@ -85,7 +85,7 @@ def test_the_table_has_every_rank():
     table = list_recipes().set_index("recipe")
     for year, ranks in ((2024, 10), (2025, 14), (2026, 5)):
         assert [f"birdclef{year}_{r:02}" in table.index for r in range(1, ranks + 1)] == [True] * ranks
-    assert {"base", "small", "tiny", "public2025_nfnet", "public2025_seresnext", "public2025_blend", "public2025_final", "course2024"} <= set(table.index)
+    assert {"base", "small", "best", "tiny", "public2025_nfnet", "public2025_seresnext", "public2025_blend", "public2025_final", "course2024"} <= set(table.index)
     assert (table.models > 0).all()
 
 

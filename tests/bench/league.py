@@ -3,7 +3,7 @@
     python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
 
 A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch and the learning rate (EQUAL), and the minutes that one
-core trains: an epoch of each stage is timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
+core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
 trained already stays, so that a stopped league goes on. Then each is exported, and hears the soundscapes whose truth is known with 06_infer's runtime. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
@@ -60,14 +60,14 @@ def plan(
     recipe,   # Recipe
     minutes,  # Of one core
 ):            # Recipe that takes so long
-    "Stretch or shorten all stages alike; kept, so that a stopped job goes on with the same plan."
+    "Stretch or shorten all stages alike, by the faster of two epochs; kept, so that a stopped job goes on with the same plan."
     kept, p = world.space.root / "recipe.json", recipe.pseudo
     if kept.exists(): return load_recipe(kept)
     with tempfile.TemporaryDirectory() as scratch:
-        short = recipe.but({"optim.epochs": 1, "pseudo.epochs": 1, "pseudo.rounds": min(1, p.rounds), "pseudo.labels": ()})
+        short = recipe.but({"optim.epochs": 2, "pseudo.epochs": 2, "pseudo.rounds": min(1, p.rounds), "pseudo.labels": ()})
         space = Workspace.find(scratch)
         shutil.copytree(world.space.clean, space.clean, dirs_exist_ok=True)
-        seconds = [history.seconds.iloc[-1] for history in learn(world, short, space)[1]]
+        seconds = [history.seconds.min() for history in learn(world, short, space)[1]]
     whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
     stretched = lambda epochs: max(1, round(60 * minutes / whole_s * epochs))
     planned = recipe.but({"optim.epochs": stretched(recipe.optim.epochs), "pseudo.epochs": stretched(p.epochs)})
