@@ -72,10 +72,10 @@ def align(
     out[:, known] = scores[:, [place[c] for c in want if c in place]]
     return out
 
-# %% ../nbs/lib/42a_blend.ipynb #fe0c8f64
+# %% ../nbs/lib/42a_blend.ipynb #42adb390
 def _rank(scores, out):
     "Mid-ranks of some classes over the rows, as shares of the rows heard; NaN stays NaN."
-    s = np.ascontiguousarray(scores.T)
+    s = np.array(scores.T, order="C")                       # a copy, also where one row or class leaves nothing to turn
     gaps = np.isnan(s)
     s[gaps] = np.inf                                         # sorted to the end, and several times faster than NaN
     found, places = np.full_like(s, np.nan), np.arange(1, s.shape[1] + 1, dtype=s.dtype)

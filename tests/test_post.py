@@ -78,7 +78,9 @@ def test_sheet_is_the_array(name):
 def test_blend(how, rows, dtype):
     stack = draw(3, rows, 6, dtype=dtype)
     stack[0, 0], stack[1, :, 2], stack[:, 0, 3] = np.nan, np.nan, np.nan       # unheard, unknown, scored by nobody
+    before = stack.copy()
     mixed = blend(stack, (1, 2, 3), how, fallback=np.full(6, .25))
+    assert np.array_equal(stack, before, equal_nan=True), "a blend changed its input"
     assert mixed.shape == (rows, 6) and mixed.dtype == stack.dtype
     assert np.isfinite(mixed).all() and (mixed >= 0).all() and (mixed <= 1).all() and mixed[0, 3] == .25
 
