@@ -7,7 +7,8 @@ __all__ = ['BLENDS', 'SCALES', 'mean', 'class_weights', 'align', 'ranks', 'sprea
            'add_geometric', 'minimum', 'rank_mean', 'min_max', 'quantile_mix', 'matched_mean', 'gate', 'blend',
            'Search', 'search_weights']
 
-# %% ../nbs/lib/42a_blend.ipynb #d17fcd28
+# %% ../nbs/lib/42a_blend.ipynb #6a97da66
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -72,39 +73,59 @@ def align(
     out[:, known] = scores[:, [place[c] for c in want if c in place]]
     return out
 
-# %% ../nbs/lib/42a_blend.ipynb #42adb390
-def _rank(scores, out):
-    "Mid-ranks of some classes over the rows, as shares of the rows heard; NaN stays NaN."
-    s = np.array(scores.T, order="C")                       # a copy, also where one row or class leaves nothing to turn
+# %% ../nbs/lib/42a_blend.ipynb #e0dd9d23
+def _order(rows):
+    "Where the sorted values of each row lie in the flat array; by sixteen bits at a time from the lowest on (radix sort), which is faster than comparing."
+    size, bits, first = rows.dtype.itemsize, 8 * rows.dtype.itemsize, rows.shape[1] * np.arange(len(rows))[:, None]
+    keys = rows.view(f"i{size}")
+    keys = keys ^ (keys >> bits - 1 & (1 << bits - 1) - 1)                        # integers in the order of the numbers, negative ones too
+    order = np.argsort(keys.astype("u2"), kind="stable") + first
+    for shift in range(16, bits, 16):
+        digits = (keys >> shift).astype("u2" if shift < bits - 16 else "i2").take(order)
+        order = order.take(np.argsort(digits, kind="stable") + first)
+    return order
+
+
+def _mid_places(run):
+    "Places 1, 2, ... in each row of sorted scores, of equal ones the middle."
+    places = np.tile(np.arange(1, run.shape[1] + 1, dtype=run.dtype), (len(run), 1))
+    same = np.zeros(run.shape, bool)
+    same[:, :-1] = run[:, 1:] == run[:, :-1]
+    tied, flat = np.flatnonzero(same), places.reshape(-1)
+    start, stop = tied[np.diff(tied, prepend=-2) > 1], 1 + tied[np.diff(tied, append=run.size + 1) > 1]
+    same[:, 1:] |= same[:, :-1]                                                   # now the last of each run of equals too
+    flat[same.reshape(-1)] = np.repeat((flat[start] + flat[stop]) / 2, stop - start + 1)
+    return places
+
+
+def _by_rank(scores, out, change):
+    "Fill `out` with what `change` makes of the mid-ranks of some classes, (classes, rows) as shares of the rows heard; NaN stays NaN."
+    s = np.array(scores.T, order="C")                        # a copy, also where one row or class leaves nothing to turn
     gaps = np.isnan(s)
-    s[gaps] = np.inf                                         # sorted to the end, and several times faster than NaN
-    found, places = np.full_like(s, np.nan), np.arange(1, s.shape[1] + 1, dtype=s.dtype)
-    for row, n, mine in zip(s, s.shape[1] - gaps.sum(1), found):
-        order = np.argsort(row)[:n]
-        run = row[order]
-        new = run[1:] != run[:-1]
-        mine[order] = (places[:n] if new.all() else _mid_places(new)) / s.dtype.type(max(n, 1))
+    s[gaps] = np.inf                                         # sorted to the end
+    order, found = _order(s), np.empty_like(s)
+    heard = np.maximum(s.shape[1] - gaps.sum(1, keepdims=True), 1).astype(s.dtype)
+    found.reshape(-1)[order] = change(_mid_places(s.take(order)) / heard)
+    found[gaps] = np.nan
     out[:] = found.T
 
 
-def _mid_places(new):
-    "Places of sorted scores, of equal ones the middle; `new` is False where a score equals the one before."
-    edges = np.concatenate([[0], 1 + np.flatnonzero(new), [len(new) + 1]])
-    return np.repeat((edges[1:] + edges[:-1] + 1) / 2, np.diff(edges))
+def _all_by_rank(stack, change, block=32):
+    "All models, so many classes at once as stay in the processor's cache, side by side; `change` is told which classes."
+    out = np.empty_like(stack)
+    some = [slice(i, i + block) for i in range(0, stack.shape[2], block)]
+    jobs = [(scores[:, part], into[:, part], partial(change, part)) for part in some for scores, into in zip(stack, out)]
+    for _ in ahead(lambda job: _by_rank(*job), jobs): pass
+    return out
 
 
 def ranks(
-    stack,     # Scores, (models, rows, classes)
-    block=32,  # Classes that a thread ranks at once; so many stay in the processor's cache
-):             # Same shape, in (0, 1], NaN where the model has no score
+    stack,  # Scores, (models, rows, classes)
+):          # Same shape, in (0, 1], NaN where the model has no score
     "Rank of each score among all rows of its model and class, as a share of the rows heard."
-    out = np.empty_like(check_dims(stack, "models rows classes"))
-    some = (slice(i, i + block) for i in range(0, stack.shape[2], block))
-    jobs = [(scores[:, part], into[:, part]) for part in some for scores, into in zip(stack, out)]
-    for _ in ahead(lambda job: _rank(*job), jobs): pass
-    return out
+    return _all_by_rank(check_dims(stack, "models rows classes"), lambda part, shares: shares)
 
-# %% ../nbs/lib/42a_blend.ipynb #53c9ea0e
+# %% ../nbs/lib/42a_blend.ipynb #abf51c7b
 def spread(
     stack,  # Scores, (models, rows, classes)
 ):          # Same shape, in [0, 1]; a class of equal scores stays as it is
@@ -118,11 +139,12 @@ def match(
     reference=0,  # Number of the model whose distribution the others take
 ):                # Same shape; a class the reference does not know stays as it is
     "Replace each score by the reference's score of the same rank, class by class (histogram match, 2026 14th)."
-    goal, known = np.sort(stack[reference], 0), (~np.isnan(stack[reference])).sum(0)      # NaN is sorted to the end
-    place = np.maximum(ranks(stack) * known.astype(stack.dtype) - 1, 0)
-    below = np.nan_to_num(place).astype("int32")
-    low, high = (np.take_along_axis(goal[None], i, 1) for i in (below, np.minimum(below + 1, np.maximum(known - 1, 0))))
-    return np.where(known > 0, low + (place - below).astype(stack.dtype) * (high - low), stack)
+    goals = [goal[~np.isnan(goal)] for goal in np.sort(np.array(stack[reference].T, order="C"), 1)]
+    at = lambda goal, shares: np.interp(shares * len(goal) - 1, np.arange(len(goal)), goal) if len(goal) else shares
+    out, others = stack.copy(), np.arange(len(stack)) != reference
+    found = _all_by_rank(stack[others], lambda part, shares: [at(*one) for one in zip(goals[part], shares)])
+    out[others] = np.where([len(goal) > 0 for goal in goals], found, stack[others])
+    return out
 
 # %% ../nbs/lib/42a_blend.ipynb #bf392d30
 def logit_mean(

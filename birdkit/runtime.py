@@ -6,8 +6,8 @@
 __all__ = ['MANIFEST', 'Setting', 'Network', 'find_engine', 'load_network', 'halves', 'DenseNetwork', 'settings_to_try',
            'windows_per_s', 'fastest', 'file_sha256', 'Member', 'Export', 'load_export']
 
-# %% ../nbs/lib/43_runtime.ipynb #ad04ad74
-import hashlib, itertools, os, time
+# %% ../nbs/lib/43_runtime.ipynb #64acb447
+import hashlib, os, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,7 @@ class DenseNetwork:
         maps = np.pad(maps, ((0, 0), (0, 0), (0, max(0, at.max() + self.columns - maps.shape[2]))))
         return self.head(np.lib.stride_tricks.sliding_window_view(maps, self.columns, 2)[:, :, at].transpose(2, 0, 1, 3))
 
-# %% ../nbs/lib/43_runtime.ipynb #8be3c817
+# %% ../nbs/lib/43_runtime.ipynb #10da64a6
 def settings_to_try(
     threads=None,  # CPU threads
 ):                 # List of Setting
@@ -171,37 +171,41 @@ def settings_to_try(
 
 
 def windows_per_s(
-    network,    # Network
-    inputs,     # Its inputs, a dozen windows or more
-    seconds=.5, # How long to measure
+    network,     # Network
+    source,      # Function that makes its inputs, a dozen windows or more, as the pass makes those of a file
+    seconds=.5,  # How long to measure
+    workers=None,            # Threads; by default one per core
     now=time.perf_counter,   # Gives the time, s
-):              # Windows a second, all streams together
-    "Speed of a network, measured."
+):               # Windows a second, all threads together
+    "Speed of a network in a pass: each thread makes inputs, asks for their scores, and begins again."
     def _busy(_):
-        return next(k for k in itertools.count(1) if network(*inputs) and now() >= end)
+        done = 0
+        while not done or now() < end: done += len(network(*source())[0])
+        return done
+    workers = workers or os.cpu_count() or 1
     begin = now()
     end = begin + seconds
-    with ThreadPoolExecutor(network.setting.streams) as pool: rounds = sum(pool.map(_busy, range(network.setting.streams)))
-    return rounds * len(inputs[0]) / (now() - begin)
+    with ThreadPoolExecutor(workers) as pool: windows = sum(pool.map(_busy, range(workers)))
+    return windows / (now() - begin)
 
 
-def _whole_or_halves(path, setting, inputs):
+def _whole_or_halves(path, setting, source):
     "The network, for the dense mode in two halves where there are some."
     trunk, head = halves(path)
     if not trunk.exists(): return load_network(path, setting)
-    return DenseNetwork(load_network(trunk, setting), load_network(head, setting), inputs[0].shape[3])
+    return DenseNetwork(load_network(trunk, setting), load_network(head, setting), source()[0].shape[3])
 
 
 def fastest(
     path,        # Of a network
-    inputs,      # Its inputs, a dozen windows or more
+    source,      # Function that makes its inputs, see windows_per_s
     seconds=3.,  # For all settings together
     setting=None,   # Known to be the fastest; nothing else is tried
 ):               # The fastest Network, and a table of streams, batch and windows per s
     "Try the settings and keep the best."
-    networks = [_whole_or_halves(Path(path), s, inputs) for s in ([setting] if setting else settings_to_try())]
+    networks = [_whole_or_halves(Path(path), s, source) for s in ([setting] if setting else settings_to_try())]
     if len(networks) == 1: return networks[0], []
-    speeds = [windows_per_s(n, inputs, seconds / len(networks)) for n in networks]
+    speeds = [windows_per_s(n, source, seconds / len(networks)) for n in networks]
     table = [dict(streams=n.setting.streams, batch=n.setting.batch, windows_per_s=s) for n, s in zip(networks, speeds)]
     return networks[int(np.argmax(speeds))], table
 

@@ -91,7 +91,7 @@ def stretches(
             held, done = held[step * row:], done + step
     yield Stretch(held, n_rows((done * row + len(held)) / SR) - done, slice(context if done else 0, None))
 
-# %% ../nbs/lib/46a_stretches.ipynb #4a106e61
+# %% ../nbs/lib/46a_stretches.ipynb #c0a3a6cc
 BY_ROW = ("mean", "logit_mean", "geometric", "add_geometric", "minimum")   # Blends that look at one row at a time
 
 
@@ -113,7 +113,7 @@ def _local(member):
 
 def open_ensemble(
     models,        # An exported folder
-    load=fastest,  # Makes a network of a path, inputs and seconds
+    load=fastest,  # Makes a network of a path, a source of inputs and seconds
 ):                 # Ensemble
     "Check and load the networks of an export."
     export, groups, how = load_export(models), {}, "mean"
@@ -121,7 +121,7 @@ def open_ensemble(
     else: print(f"blend {export.blend!r} compares all recordings: the mean is taken")
     for member in map(_local, export.members):
         windows = [np.zeros((12, *shape), "float32") for shape in input_shapes(member.recipe)]
-        groups.setdefault(sound_key(member.recipe), []).append((member, load(member.path, windows, 1.)[0]))
+        groups.setdefault(sound_key(member.recipe), []).append((member, load(member.path, partial(list, windows), 1.)[0]))
     return Ensemble(list(groups.values()), export.classes, how)
 
 # %% ../nbs/lib/46a_stretches.ipynb #75ab7b4f

@@ -32,7 +32,7 @@ def world(folder, count, rows=1):
 
 def stub(tick=lambda name: None):
     "Loads networks that always say the same; `tick` is called with the model's name before each answer."
-    def load(path, inputs, seconds, setting=None):
+    def load(path, source, seconds, setting=None):
         def network(x):
             tick(path.name)
             return np.full((len(x), 2), VALUES[path.name]), np.full((len(x), 3, 2), VALUES[path.name])

@@ -19,7 +19,7 @@ from birdkit.submit import find_sample, find_soundscapes
 RECIPE = Recipe("toy").but({"frontend.n_mels": 16, "frontend.hop": 3200, "infer.stride_s": 5., "infer.post": []})
 
 
-def quiet_network(path, inputs, seconds, setting=None):
+def quiet_network(path, source, seconds, setting=None):
     return lambda x: (np.full((len(x), 4), .3), np.full((len(x), 2, 4), .3)), []
 
 
@@ -75,7 +75,7 @@ def test_stale_submission_is_replaced_at_once(tmp_path):
     comp = Competition.find(str(tmp_path / "data"))
     export = Export(tmp_path, tuple(comp.classes), np.full(4, .1), [Member("toy", RECIPE, 1., 1., tmp_path)])
 
-    def killed(path, inputs, seconds, setting=None): raise KeyboardInterrupt
+    def killed(path, source, seconds, setting=None): raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_submission(comp, export, comp.test_files, tmp_path / "submission.csv", Clock(90), None, killed)

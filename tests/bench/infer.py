@@ -86,7 +86,8 @@ def ways_of(net, files, folder):
     to_openvino(model, folder / f"{net}.xml")
     inputs = real_windows(model.recipe, np.concatenate([decode(f).samples for f in files[:5]]), 60)
     eight = quantise(folder / f"{net}.xml", inputs, folder / f"{net}-int8.xml")
-    full, small, session = fastest(folder / f"{net}.xml", inputs)[0], fastest(eight, inputs)[0], load_network(to_onnx(model, folder / f"{net}.onnx"))
+    source = lambda: window_inputs(listen(decode(files[0]).samples, ROWS, model.recipe), ROWS, model.recipe)
+    full, small, session = fastest(folder / f"{net}.xml", source)[0], fastest(eight, source)[0], load_network(to_onnx(model, folder / f"{net}.onnx"))
     print(f"{net}: fastest settings {tuple(full.setting)} (float32), {tuple(small.setting)} (int8), as (streams, batch)", flush=True)
     plain = make_model(net).to(memory_format=torch.contiguous_format)
     return dict(a=lambda some: public_way(plain, some), b=lambda some: onnx_way(session, model.recipe, some),

@@ -44,7 +44,7 @@ def main():
     sheet = make_sheet(comp, files, pd.Series(export.prior, list(export.classes)))
     rows, truth = [s.stop - s.start for s in sheet.spans], comp.truth()
     base = member.recipe.but({"infer.dense": False})
-    network = fastest(member.path, window_inputs(listen(decode(files[0]).samples, rows[0], base), rows[0], base))[0]
+    network = fastest(member.path, lambda: window_inputs(listen(decode(files[0]).samples, rows[0], base), rows[0], base))[0]
     modes = {name: base.but(change) for name, change in MODES.items() if "dense" not in name or halves(member.path)[0].exists()}
     times, scores = {name: [] for name in modes}, {}
     for _ in range(a.turns):
