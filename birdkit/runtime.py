@@ -161,13 +161,12 @@ class DenseNetwork:
         maps = np.pad(maps, ((0, 0), (0, 0), (0, max(0, at.max() + self.columns - maps.shape[2]))))
         return self.head(np.lib.stride_tricks.sliding_window_view(maps, self.columns, 2)[:, :, at].transpose(2, 0, 1, 3))
 
-# %% ../nbs/lib/43_runtime.ipynb #10da64a6
+# %% ../nbs/lib/43_runtime.ipynb #1e4ecac8
 def settings_to_try(
     threads=None,  # CPU threads
 ):                 # List of Setting
-    "One request on all threads, or one on each with few windows."
-    threads = threads or os.cpu_count() or 1
-    return [Setting(1, 12), *(Setting(threads, b) for b in (1, 2, 4) if threads > 1)]
+    "One request on each core, with few windows."
+    return [Setting(threads or os.cpu_count() or 1, batch) for batch in (1, 2, 4)]
 
 
 def windows_per_s(
@@ -176,17 +175,17 @@ def windows_per_s(
     seconds=.5,  # How long to measure
     workers=None,            # Threads; by default one per core
     now=time.perf_counter,   # Gives the time, s
-):               # Windows a second, all threads together
+):               # Windows a second, all threads together, by the median request
     "Speed of a network in a pass: each thread makes inputs, asks for their scores, and begins again."
+    end, workers = now() + seconds, workers or os.cpu_count() or 1
     def _busy(_):
-        done = 0
-        while not done or now() < end: done += len(network(*source())[0])
-        return done
-    workers = workers or os.cpu_count() or 1
-    begin = now()
-    end = begin + seconds
-    with ThreadPoolExecutor(workers) as pool: windows = sum(pool.map(_busy, range(workers)))
-    return windows / (now() - begin)
+        times, heard = [now()], []
+        while not heard or times[-1] < end:
+            heard.append(len(network(*source())[0]))
+            times.append(now())
+        return heard / np.diff(times)
+    with ThreadPoolExecutor(workers) as pool: speeds = list(pool.map(_busy, range(workers)))
+    return workers * float(np.median(np.concatenate(speeds)))
 
 
 def _whole_or_halves(path, setting, source):
@@ -201,11 +200,12 @@ def fastest(
     source,      # Function that makes its inputs, see windows_per_s
     seconds=3.,  # For all settings together
     setting=None,   # Known to be the fastest; nothing else is tried
+    turns=2,     # Each setting is measured so often, the best counts
 ):               # The fastest Network, and a table of streams, batch and windows per s
     "Try the settings and keep the best."
     networks = [_whole_or_halves(Path(path), s, source) for s in ([setting] if setting else settings_to_try())]
     if len(networks) == 1: return networks[0], []
-    speeds = [windows_per_s(n, source, seconds / len(networks)) for n in networks]
+    speeds = np.max([[windows_per_s(n, source, seconds / turns / len(networks)) for n in networks] for _ in range(turns)], 0)     # other work only slows
     table = [dict(streams=n.setting.streams, batch=n.setting.batch, windows_per_s=s) for n, s in zip(networks, speeds)]
     return networks[int(np.argmax(speeds))], table
 

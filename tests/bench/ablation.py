@@ -10,7 +10,7 @@ from league import run_league
 
 from birdkit.recipe import find_recipe
 
-WITHOUT = {   # What each technique is in a recipe, by the change that takes it out
+WITHOUT = {   # What each technique is in a recipe, by the change that takes it out, or puts what `small` does in its place
     "cleaning": {"data.clean": ()},
     "class-balance": {"sampling.class_power": 0.},
     "loud-windows": {"sampling.best_of": 1},
@@ -20,10 +20,14 @@ WITHOUT = {   # What each technique is in a recipe, by the change that takes it 
     "masks": {"augment.picture": ()},
     "attention-head": {"model.head": "pool"},
     "cross-entropy": {"loss.name": "focal_bce"},
+    "focal-loss": {"loss.name": "ce_bce"},
     "frame-loss": {"loss.frame": 0.},
     "average": {"optim.average": "last"},
+    "fine-picture": {"frontend.n_mels": 64, "frontend.hop": 800},
     "students": {"pseudo.rounds": 0},
+    "single-round": {"pseudo.rounds": 2},
     "overlap": {"infer.stride_s": 5.},
+    "smoothing": {"infer.post": (("top_scale", 1),)},
     "post": {"infer.post": ()},
 }
 

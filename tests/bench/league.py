@@ -5,7 +5,7 @@
 A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch and the learning rate (EQUAL), and the minutes that one
 core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
-trained already stays, so that a stopped league goes on. Then each is exported, and hears the soundscapes whose truth is known with 06_infer's runtime. Writes <work>/league.csv
+trained already stays, so that a stopped league goes on. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
 """
 import argparse, shutil, sys, tempfile, time
@@ -104,11 +104,11 @@ def submit(
     space,  # Workspace of a job
     known,  # From known_rows
     infer,  # Infer, the recipe's choices in inference
-):          # Scores in the order of `known`, (rows, classes), and the seconds they took
-    "Hear the soundscapes whose truth is known, as 06_infer does."
+):          # Scores in the order of `known`, (rows, classes), and the seconds that all soundscapes took
+    "Hear the test soundscapes, as 06_infer does; those whose truth is known are scored."
     begin, export = time.perf_counter(), load_export(space.root / "export")
     members = [replace(m, recipe=replace(m.recipe, infer=infer)) for m in export.members]
-    sheet, _ = run_submission(comp, replace(export, members=members), list(known), space.root / "submission.csv", Clock(90))
+    sheet, _ = run_submission(comp, replace(export, members=members), comp.test_files, space.root / "submission.csv", Clock(90))
     seconds, table = time.perf_counter() - begin, sheet.table().set_index("row_id")
     rows = [row for path in known for row in comp.row_ids(path.stem, len(known[path]))]
     return table.loc[rows, list(comp.classes)].to_numpy(), seconds
