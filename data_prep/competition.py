@@ -17,13 +17,13 @@ import pandas as pd
 
 from birdkit.competition import Competition
 from birdkit.core import KitError, atomic, progress, read_table
+from birdkit.kaggle import LOG_IN
 from birdkit.metrics import few
 from past_years import TABLES, read_year
 from tables import run_script, script_parser
 
 SAID = 4000   # Bytes of what the client said last are kept for the error
 RULES = "accept the rules at https://www.kaggle.com/competitions/{0}/rules, then run this again"
-LOG_IN = "set KAGGLE_USERNAME and KAGGLE_KEY, or save kaggle.json from kaggle.com/settings in ~/.kaggle"
 NAME = "correct the name: it is the last part of the competition's address"
 # What the client says, and what is to be done
 REMEDIES = (("must accept", RULES), ("permission", RULES), ("403 client", RULES), ("authentication required", LOG_IN), ("401 client", LOG_IN),

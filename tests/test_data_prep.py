@@ -15,6 +15,7 @@ import competition, extra_species, inaturalist, past_years, soundscapes, tables,
 from birdkit.audio import decode
 from birdkit.competition import RECORDING_COLUMNS, Competition
 from birdkit.core import KitError
+from birdkit.kaggle import find_owner
 from birdkit.detect import write_audacity, write_raven
 
 toy = partial(toy_folder, test_s=())
@@ -274,7 +275,7 @@ kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = os.environ["FAKE_KAGGLE
 
 @pytest.fixture
 def kaggle(tmp_path, monkeypatch):
-    "A local server that Kaggle's own client takes for Kaggle; `answer` is a status with a message, or a zip."
+    "A local server that Kaggle's own client takes for Kaggle; `answer` is a status with a message, a zip, or fields."
     pytest.importorskip("kagglesdk", reason="Kaggle's client is not installed")
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -283,7 +284,8 @@ def kaggle(tmp_path, monkeypatch):
         def do_POST(self):
             self.asked.append((self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0))))
             if isinstance(self.answer, bytes): return self.send(302, b"", Location=f"http://127.0.0.1:{self.server.server_port}/all.zip")
-            self.send(self.answer[0], json.dumps(dict(code=self.answer[0], message=self.answer[1])).encode(), **{"Content-Type": "application/json"})
+            status, fields = (200, self.answer) if isinstance(self.answer, dict) else (self.answer[0], dict(code=self.answer[0], message=self.answer[1]))
+            self.send(status, json.dumps(fields).encode(), **{"Content-Type": "application/json"})
 
         def do_GET(self): self.send(200, self.answer)
 
@@ -312,6 +314,14 @@ def log_in(monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "none")
 
 
+@pytest.mark.parametrize("answer, owner", [(dict(active=True, username="ada"), "ada"), (dict(active=False), None), ((403, "no"), None)])
+def test_kaggle_knows_whose_token_it_is(monkeypatch, kaggle, answer, owner):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    kaggle.answer = answer
+    assert find_owner() == owner
+    assert "IntrospectToken" in kaggle.asked[0][0]
+
+
 def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle, capsys):
     log_in(monkeypatch)
     kaggle.answer = archive(tmp_path / "source.zip", whole(tmp_path / "source")).read_bytes()
@@ -328,9 +338,9 @@ def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle, capsys):
     ((403, "You must accept this competition's rules before you'll be able to download files."), True,
      "birdclef-2025 was not downloaded (You must accept this competition's rules before you'll be able to download files.): "
      "accept the rules at https://www.kaggle.com/competitions/birdclef-2025/rules, then run this again"),
-    (None, False, "birdclef-2025 was not downloaded (Authentication required to call the Kaggle API.): set KAGGLE_USERNAME and KAGGLE_KEY, "
-     "or save kaggle.json from kaggle.com/settings in ~/.kaggle"),
-    ((401, ""), True, "set KAGGLE_USERNAME and KAGGLE_KEY"),
+    (None, False, "birdclef-2025 was not downloaded (Authentication required to call the Kaggle API.): run `kaggle auth login`, "
+     "or save a token of kaggle.com/settings/api as ~/.kaggle/access_token"),
+    ((401, ""), True, "run `kaggle auth login`"),
     ((404, "Not found"), True, "correct the name"),
     (b"not a zip", True, "see what the client says above, or download the zip by hand and give --zip")])
 def test_a_refused_download_is_one_line(tmp_path, monkeypatch, kaggle, capsys, answer, login, line):

@@ -70,7 +70,7 @@ def test_pushing_needs_credentials(tmp_path, monkeypatch):
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SystemExit, match="KitError: no Kaggle credentials: save kaggle.json from kaggle.com/settings"): main(["push"])
+    with pytest.raises(SystemExit, match="KitError: no Kaggle credentials: run `kaggle auth login`"): main(["push"])
 
 
 CLIENT = """
