@@ -248,14 +248,14 @@ def upload_commands(
     start = ["kaggle", "datasets"]
     return [[*start, "create", "-p", str(upload.folder), *rest], [*start, "version", "-p", str(upload.folder), "-m", note, *rest]]
 
-# %% ../nbs/lib/46_kaggle.ipynb #6824bdb0
+# %% ../nbs/lib/46_kaggle.ipynb #b3a7e783
 LOG_IN = "run `kaggle auth login`, or save a token of kaggle.com/settings/api as ~/.kaggle/access_token"
 
 
 def _client(run, *arguments):
-    "Run Kaggle's client; its exit status and what it said."
+    "Run Kaggle's client; its exit status and what it said, what matters last: it draws progress bars on stderr."
     done = run([sys.executable, "-m", *arguments], capture_output=True, text=True)
-    return done.returncode, (done.stdout + done.stderr).strip()
+    return done.returncode, (done.stdout + done.stderr if done.returncode else done.stderr + done.stdout).strip()
 
 
 def find_owner(
@@ -270,13 +270,13 @@ def find_owner(
     files = [*(Path(d) / "kaggle.json" for d in (os.environ.get("KAGGLE_CONFIG_DIR") or home, Path.home() / ".config/kaggle")), home / "credentials.json"]
     return next((read_json(f, LOG_IN).get("username") for f in files if f.exists()), None)
 
-# %% ../nbs/lib/46_kaggle.ipynb #236bd4d0
+# %% ../nbs/lib/46_kaggle.ipynb #acb3ebc2
 def push_upload(
     upload,              # Upload
     run=subprocess.run,  # Runs the client; tests put a stand-in here
     wait_s=600,          # How long a dataset may take to become ready, s
     pause=time.sleep,    # Waits
-):                       # What the client said; KitError where it refused
+):                       # What the client said last; KitError where it refused
     "Create a dataset or add a version and wait until it is ready, or push a notebook."
     status = ["kaggle", "datasets", "status", upload.meta["id"]]
     commands = upload_commands(upload)
@@ -286,7 +286,7 @@ def push_upload(
     for _ in range(wait_s // 10 if upload.kind == "dataset" else 0):
         if "ready" in _client(run, *status)[1].lower(): break
         pause(10)
-    return said
+    return said.splitlines()[-1]
 
 # %% ../nbs/lib/46_kaggle.ipynb #65df2a61
 def _push(names, options):

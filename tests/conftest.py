@@ -3,6 +3,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
+from fake_kaggle import fake_kaggle
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_prep"))
@@ -51,3 +52,13 @@ def pipeline(demo, tmp_path_factory):
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=1200, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return dict(work=work, text=done.stdout, before=before, report=json.loads((work / "infer.json").read_text()))
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    "A server that Kaggle's own client takes for Kaggle, and nobody logged in; see fake_kaggle.py."
+    pytest.importorskip("kagglesdk", reason="Kaggle's client is not installed")
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_USERNAME", "KAGGLE_KEY"): monkeypatch.delenv(name, raising=False)
+    with fake_kaggle(tmp_path) as (handler, environment):
+        for name, value in environment.items(): monkeypatch.setenv(name, value)
+        yield handler

@@ -1,5 +1,5 @@
 "Scripts that make collections from tables and archives: what they write is read like a competition, and a second run goes on."
-import http.server, json, os, shutil, stat, subprocess, sys, threading, zipfile
+import json, os, shutil, stat, subprocess, sys, zipfile
 from functools import partial
 from pathlib import Path
 
@@ -264,48 +264,6 @@ def test_what_is_extracted_is_checked(tmp_path):
     (source / "train_audio/owl1/XC4.ogg").unlink()
     with pytest.raises(KitError, match="recordings of its table are missing: 1"): competition.check(source)
     assert competition.check(year_folder(tmp_path / "y22", 2022)).loc["read by"].item().startswith("past_years.py")
-
-
-SITE = """
-import os
-from kagglesdk import kaggle_env
-kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = os.environ["FAKE_KAGGLE"]
-"""
-
-
-@pytest.fixture
-def kaggle(tmp_path, monkeypatch):
-    "A local server that Kaggle's own client takes for Kaggle; `answer` is a status with a message, a zip, or fields."
-    pytest.importorskip("kagglesdk", reason="Kaggle's client is not installed")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        answer, asked = None, []
-
-        def do_POST(self):
-            self.asked.append((self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0))))
-            if isinstance(self.answer, bytes): return self.send(302, b"", Location=f"http://127.0.0.1:{self.server.server_port}/all.zip")
-            status, fields = (200, self.answer) if isinstance(self.answer, dict) else (self.answer[0], dict(code=self.answer[0], message=self.answer[1]))
-            self.send(status, json.dumps(fields).encode(), **{"Content-Type": "application/json"})
-
-        def do_GET(self): self.send(200, self.answer)
-
-        def send(self, status, body, **headers):
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": len(body)}).items(): self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments): pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    put(tmp_path / "site/sitecustomize.py", SITE)
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_USERNAME", "KAGGLE_KEY"): monkeypatch.delenv(name, raising=False)
-    here = dict(FAKE_KAGGLE=f"http://127.0.0.1:{server.server_port}", PYTHONPATH=tmp_path / "site", HOME=tmp_path)
-    for name, value in here.items(): monkeypatch.setenv(name, str(value))
-    yield Handler
-    server.shutdown()
-    server.server_close()
 
 
 def log_in(monkeypatch):

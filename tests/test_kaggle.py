@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 from toys import toy_export
 
-from birdkit.kaggle import FILL, META, build, check_upload, kernel_problems, main, read_upload, submission_problems
+from birdkit.kaggle import FILL, META, build, check_upload, kernel_problems, main, push_upload, read_upload, submission_problems
 from birdkit.notebooks import notebook_parameters
 from birdkit.wheels import PINNED, TAGS, read_pins
 
@@ -137,3 +137,22 @@ def test_kaggles_client_refuses_what_we_refuse(built, tmp_path, change):
     (tmp_path / "kernel" / META["kernel"]).write_text(json.dumps(meta))
     assert len(kernel_problems(meta, tmp_path / "kernel")) == 1
     with pytest.raises(AssertionError, match="ValueError"): ask_client(read_upload(tmp_path / "kernel"))
+
+
+def test_kaggles_client_pushes_all_of_it(built, kaggle, monkeypatch):
+    there = set()
+    def create(fields): return there.add(fields["slug"]) or dict(status="ok", url="https://www.kaggle.com/ada", ref="ada")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    kaggle.answers |= dict(
+        IntrospectToken=dict(active=True, username="ada"), CreateDataset=create, CreateDatasetVersion=dict(status="ok", url="https://www.kaggle.com/ada", ref="ada"),
+        StartBlobUpload=lambda fields: dict(token="t", createUrl=os.environ["FAKE_KAGGLE"] + "/blob"),
+        GetDatasetStatus=lambda fields: dict(status="ready") if fields["datasetSlug"] in there else (404, "none"),
+        SaveKernel=dict(ref="/ada/birdkit-submit", url="https://www.kaggle.com/ada/birdkit-submit", versionNumber=1))
+    for name in ("birdkit-models", "birdkit-demo"):
+        assert "is being created" in push_upload(built[name])
+        assert "version is being created" in push_upload(built[name])
+    assert push_upload(built["birdkit-submit"]).startswith("Kernel version 1 successfully pushed")
+    asked = [path.rpartition("/")[2] for path, _ in kaggle.asked]
+    assert [n for n in asked if n.startswith(("Create", "Save"))] == ["CreateDataset", "CreateDatasetVersion"] * 2 + ["SaveKernel"]
+    sent = [json.loads(body)["name"] for path, body in kaggle.asked if path.endswith("StartBlobUpload")]
+    assert {"manifest.json", "train_audio.zip", "train.csv"} <= set(sent) and len(sent) == asked.count("blob")
