@@ -55,7 +55,7 @@ def pipeline(demo, tmp_path_factory):
 
 
 @pytest.fixture
-def kaggle(tmp_path, monkeypatch):
+def kaggle_server(tmp_path, monkeypatch):
     "A server that Kaggle's own client takes for Kaggle, and nobody logged in; see fake_kaggle.py."
     pytest.importorskip("kagglesdk", reason="Kaggle's client is not installed")
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_USERNAME", "KAGGLE_KEY"): monkeypatch.delenv(name, raising=False)

@@ -273,23 +273,23 @@ def log_in(monkeypatch):
 
 
 @pytest.mark.parametrize("answer, owner", [(dict(active=True, username="ada"), "ada"), (dict(active=False), None), ((403, "no"), None)])
-def test_kaggle_knows_whose_token_it_is(monkeypatch, kaggle, answer, owner):
+def test_kaggle_knows_whose_token_it_is(monkeypatch, kaggle_server, answer, owner):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
-    kaggle.answer = answer
+    kaggle_server.answer = answer
     assert find_owner() == owner
-    assert "IntrospectToken" in kaggle.asked[0][0]
+    assert "IntrospectToken" in kaggle_server.asked[0][0]
 
 
-def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle, capsys):
+def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle_server, capsys):
     log_in(monkeypatch)
-    kaggle.answer = archive(tmp_path / "source.zip", whole(tmp_path / "source")).read_bytes()
+    kaggle_server.answer = archive(tmp_path / "source.zip", whole(tmp_path / "source")).read_bytes()
     fetch = lambda: competition.main(["--competition", "birdclef-2025", "--out", str(tmp_path / "out")])
     fetch()
-    assert "is complete" in capsys.readouterr().out and json.loads(kaggle.asked[0][1]) == dict(competitionName="birdclef-2025")
-    assert (tmp_path / "birdclef-2025.zip").read_bytes() == kaggle.answer and (tmp_path / "out/train.csv").exists()
-    asked = len(kaggle.asked)
+    assert "is complete" in capsys.readouterr().out and json.loads(kaggle_server.asked[0][1]) == dict(competitionName="birdclef-2025")
+    assert (tmp_path / "birdclef-2025.zip").read_bytes() == kaggle_server.answer and (tmp_path / "out/train.csv").exists()
+    asked = len(kaggle_server.asked)
     fetch()
-    assert len(kaggle.asked) == asked and "birdclef-2025.zip is there already" in capsys.readouterr().out
+    assert len(kaggle_server.asked) == asked and "birdclef-2025.zip is there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answer, login, line", [
@@ -301,8 +301,8 @@ def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle, capsys):
     ((401, ""), True, "run `kaggle auth login`"),
     ((404, "Not found"), True, "correct the name"),
     (b"not a zip", True, "see what the client says above, or download the zip by hand and give --zip")])
-def test_a_refused_download_is_one_line(tmp_path, monkeypatch, kaggle, capsys, answer, login, line):
-    kaggle.answer = answer
+def test_a_refused_download_is_one_line(tmp_path, monkeypatch, kaggle_server, capsys, answer, login, line):
+    kaggle_server.answer = answer
     if login: log_in(monkeypatch)
     error = said(capsys, lambda: competition.main(["--competition", "birdclef-2025", "--out", str(tmp_path / "out")]))
     assert line in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()

@@ -139,11 +139,11 @@ def test_kaggles_client_refuses_what_we_refuse(built, tmp_path, change):
     with pytest.raises(AssertionError, match="ValueError"): ask_client(read_upload(tmp_path / "kernel"))
 
 
-def test_kaggles_client_pushes_all_of_it(built, kaggle, monkeypatch):
+def test_kaggles_client_pushes_all_of_it(built, kaggle_server, monkeypatch):
     there = set()
     def create(fields): return there.add(fields["slug"]) or dict(status="ok", url="https://www.kaggle.com/ada", ref="ada")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
-    kaggle.answers |= dict(
+    kaggle_server.answers |= dict(
         IntrospectToken=dict(active=True, username="ada"), CreateDataset=create, CreateDatasetVersion=dict(status="ok", url="https://www.kaggle.com/ada", ref="ada"),
         StartBlobUpload=lambda fields: dict(token="t", createUrl=os.environ["FAKE_KAGGLE"] + "/blob"),
         GetDatasetStatus=lambda fields: dict(status="ready") if fields["datasetSlug"] in there else (404, "none"),
@@ -152,7 +152,7 @@ def test_kaggles_client_pushes_all_of_it(built, kaggle, monkeypatch):
         assert "is being created" in push_upload(built[name])
         assert "version is being created" in push_upload(built[name])
     assert push_upload(built["birdkit-submit"]).startswith("Kernel version 1 successfully pushed")
-    asked = [path.rpartition("/")[2] for path, _ in kaggle.asked]
+    asked = [path.rpartition("/")[2] for path, _ in kaggle_server.asked]
     assert [n for n in asked if n.startswith(("Create", "Save"))] == ["CreateDataset", "CreateDatasetVersion"] * 2 + ["SaveKernel"]
-    sent = [json.loads(body)["name"] for path, body in kaggle.asked if path.endswith("StartBlobUpload")]
+    sent = [json.loads(body)["name"] for path, body in kaggle_server.asked if path.endswith("StartBlobUpload")]
     assert {"manifest.json", "train_audio.zip", "train.csv"} <= set(sent) and len(sent) == asked.count("blob")
