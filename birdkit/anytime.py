@@ -33,7 +33,7 @@ def write_submission(
         f.writelines(line % (i, *row.tolist()) + "\n" for i, row in zip(sheet.ids, sheet.scores))
     return path
 
-# %% ../nbs/lib/44a_anytime.ipynb #f5464827
+# %% ../nbs/lib/44a_anytime.ipynb #e6d2cc6f
 def reserve_s(
     clock,  # Clock
 ):          # s
@@ -52,7 +52,7 @@ def one_pass(
     "Hear all files with one model, as long as there is time."
     rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
     before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache)
-    for path, span, (found, reason) in zip(sheet.files, sheet.spans, progress(heard, member.name, len(sheet.files))):
+    for (found, reason), path, span in zip(progress(heard, member.name, len(sheet.files)), sheet.files, sheet.spans):
         left = clock.left_s()
         reached, slowest, before = reached + 1, max(slowest, before - left), left
         if reason: sheet.bad[path.name] = reason

@@ -19,7 +19,7 @@ from .hear import SoundCache, hear_files
 from .rows import input_shapes, sound_key, window_inputs
 from .runtime import fastest
 
-# %% ../nbs/lib/43b_budget.ipynb #310a827d
+# %% ../nbs/lib/43b_budget.ipynb #7f6b6420
 @dataclass(frozen=True)
 class Speed:
     "Seconds of wall clock, all cores at work, for one minute of sound."
@@ -45,6 +45,7 @@ def _rate_s(files, rows, member, network, cache, patience_s, now):
 def _source(files, rows, member):
     "A function that makes the inputs of some twelve windows, from the disk on, of the first file that can be read."
     def make():
+        "From the disk on."
         inputs = window_inputs(SoundCache(0).sound(path, n, member.recipe), n, member.recipe)
         return [np.concatenate([x] * -(-12 // len(x)))[:24] for x in inputs]
     for path, n in zip(files, rows):

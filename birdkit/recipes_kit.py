@@ -8,20 +8,21 @@ __all__ = ['base', 'small', 'best', 'demo', 'tiny']
 # %% ../nbs/lib/30_recipes_kit.ipynb #062e2dd2
 from .recipe import Mel, Recipe
 
-# %% ../nbs/lib/30_recipes_kit.ipynb #5dcf2117
-base = Recipe("base", about="EfficientNet-B0 and attention head, 5 s; for a GPU")
+# %% ../nbs/lib/30_recipes_kit.ipynb #7bf19b09
+base = Recipe("base", about="EfficientNet-B0 and attention head, 5 s; for a GPU").but(
+    loss=dict(name="ce_bce"),
+    infer=dict(post=(("top_scale", 1),)),
+)
 
-# %% ../nbs/lib/30_recipes_kit.ipynb #15eb4b7a
+# %% ../nbs/lib/30_recipes_kit.ipynb #2b0f82be
 small = base.but(
     name="small",
     about="lite0 and attention head, 5 s; for two CPU cores and half an hour",
     frontend=Mel(n_mels=64, hop=800),
     model=dict(backbone="tf_efficientnet_lite0"),
-    loss=dict(name="ce_bce"),
     optim=dict(epochs=80, batch=16, lr=1.5e-3),
     pretrain=dict(epochs=20),
     pseudo=dict(rounds=2, epochs=60, lr=1e-3),
-    infer=dict(post=(("top_scale", 1),)),
 )
 
 # %% ../nbs/lib/30_recipes_kit.ipynb #a8d4bd6f

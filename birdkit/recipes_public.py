@@ -10,11 +10,12 @@ __all__ = ['plain', 'birdclef2023_02', 'public2025_nfnet', 'public2025_seresnext
 from .recipe import changes
 from .recipes_kit import base
 
-# %% ../nbs/lib/30a_recipes_public.ipynb #1576a1ed
+# %% ../nbs/lib/30a_recipes_public.ipynb #5a56f767
 plain = base.but(
     name="plain",
     about="base without augmentation, sampling, pseudo-labels and post-processing; the books start here",
     data=dict(clean=()),
+    loss=dict(name="focal_bce"),
     augment=dict(wave=(), power=(), picture=()),
     sampling=dict(best_of=1, class_power=0.),
     optim=dict(batch=64, clip_norm=0., ema=0., average="last", weight_decay=1e-4),
