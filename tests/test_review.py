@@ -170,9 +170,10 @@ def test_keyboard_alone(browser, page):
     browser.press([DOWN, "k", DOWN, "d", DOWN])
     assert browser.run("return document.activeElement.id") == "clip-3"
     browser.press([UP, "u", DOWN, SPACE])
-    browser.wait(f"{TIME} > .3")
+    browser.wait(f"{TIME} > .4")                                          # the player's clock may step back a little
     browser.press(["m"])
-    browser.wait(f"{TIME} > .8")
+    marked = browser.run(f"return {TIME}")
+    browser.wait(f"{TIME} > {marked + .5}")
     browser.press(["m", SPACE])
     mark = browser.run("return document.querySelector('#clip-3 .drop_s').value")
     start, end = map(float, mark.split("-"))
