@@ -270,7 +270,7 @@ def find_owner(
     files = [*(Path(d) / "kaggle.json" for d in (os.environ.get("KAGGLE_CONFIG_DIR") or home, Path.home() / ".config/kaggle")), home / "credentials.json"]
     return next((read_json(f, LOG_IN).get("username") for f in files if f.exists()), None)
 
-# %% ../nbs/lib/46_kaggle.ipynb #acb3ebc2
+# %% ../nbs/lib/46_kaggle.ipynb #b1770756
 def push_upload(
     upload,              # Upload
     run=subprocess.run,  # Runs the client; tests put a stand-in here
@@ -286,7 +286,7 @@ def push_upload(
     for _ in range(wait_s // 10 if upload.kind == "dataset" else 0):
         if "ready" in _client(run, *status)[1].lower(): break
         pause(10)
-    return said.splitlines()[-1]
+    return (said or "done").splitlines()[-1]
 
 # %% ../nbs/lib/46_kaggle.ipynb #65df2a61
 def _push(names, options):

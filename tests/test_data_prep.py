@@ -15,8 +15,8 @@ import competition, extra_species, inaturalist, past_years, soundscapes, tables,
 from birdkit.audio import decode
 from birdkit.competition import RECORDING_COLUMNS, Competition
 from birdkit.core import KitError
-from birdkit.kaggle import find_owner
 from birdkit.detect import write_audacity, write_raven
+from birdkit.kaggle import find_owner
 
 toy = partial(toy_folder, test_s=())
 
