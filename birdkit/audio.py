@@ -17,6 +17,7 @@ import soundfile as sf
 import soxr
 
 from .core import KitError, atomic
+from .vorbis import Vorbis, open_vorbis
 
 # %% ../nbs/lib/01_audio.ipynb #5e48306c
 SR = 32_000   # Hz, of everything inside the kit
@@ -79,7 +80,7 @@ def resample(
 def _opened(path):
     "The open file; what is not sound is told in one line."
     try:
-        with sf.SoundFile(path) as f: yield f
+        with open_vorbis(path) or sf.SoundFile(path) as f: yield f
     except (sf.LibsndfileError, OSError, RuntimeError, MemoryError) as error:
         raise KitError(f"{path} is not readable as audio ({_reason(path, error)}): fetch it again or remove it") from None
 
@@ -125,7 +126,7 @@ def decode(
     y = y if seconds is None else y[:round(seconds * SR)]
     flaws = [f"{odd} NaN or inf samples"] * (odd > 0)
     if len(x) < frames: flaws.append(f"breaks off after {len(x) / sr:.1f} of {total / sr:.1f} s" + f" ({fault})" * bool(fault))
-    elif not _whole_ogg(path): flaws.append(f"breaks off after {total / sr:.1f} s")
+    elif not isinstance(f, Vorbis) and not _whole_ogg(path): flaws.append(f"breaks off after {total / sr:.1f} s")
     return Clip(y, tuple(flaws), max(0., total / sr - len(y) / SR) if frames < total else 0., peak if y is x else peak_of(y))
 
 # %% ../nbs/lib/01_audio.ipynb #c362407b
@@ -186,7 +187,7 @@ ANYWHERE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # Beginnings of the sub
 
 def _entry(f, frame):
     "The latest frame up to `frame` that a fresh file can be entered at exactly."
-    if f.subtype.startswith(ANYWHERE): return frame
+    if isinstance(f, Vorbis) or f.subtype.startswith(ANYWHERE): return frame
     return min(frame, max(0, _last_pages(f.name)[0] - 1)) if f.subtype == "VORBIS" and f.format == "OGG" else 0
 
 

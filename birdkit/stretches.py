@@ -22,6 +22,7 @@ from .core import KitError, ahead
 from .post import ACROSS, apply_post, needs_facts
 from .rows import heard_s, input_shapes, listen, score_rows, sound_key
 from .runtime import fastest, load_export
+from .vorbis import open_vorbis
 
 # %% ../nbs/lib/46a_stretches.ipynb #d13c3464
 class _Stream(sf.SoundFile):
@@ -42,7 +43,7 @@ def blocks(
     seconds=60,  # Length of a block, s
 ):               # Iterator over float32 samples at 32 kHz, (T,); joined they are decode(path).samples
     "Read a recording in order, block by block."
-    with _Stream(path) as f:
+    with open_vorbis(path) or _Stream(path) as f:
         resample, read, given = _to_sr(f.samplerate), 0, 0
         while len(x := f.read(seconds * f.samplerate, "float32", always_2d=True)):
             y = resample(np.where(np.isfinite(x), x, 0).mean(1))

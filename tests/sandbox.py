@@ -11,7 +11,7 @@ from pathlib import Path
 
 # What 06_infer may find on Kaggle, and what it may not
 IMAGE = ("numpy", "pandas", "scipy", "soundfile", "soxr", "tqdm", "matplotlib", "pyyaml", "papermill", "ipykernel")
-LACKS = ("birdkit", "openvino", "openvino_telemetry", "onnxruntime", "torch", "timm", "nbdev", "fastcore")
+LACKS = ("birdkit", "openvino", "openvino_telemetry", "miniaudio", "onnxruntime", "torch", "timm", "nbdev", "fastcore")
 NAMESPACES = (["unshare", "-mn"], ["unshare", "-Urmn"])   # As root, or as anybody where the kernel lets them
 
 

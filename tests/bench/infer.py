@@ -8,7 +8,7 @@ a  public notebooks: a pool of four threads, each takes a file, and each of its 
 b  ONNX Runtime, one mel for the whole file, file by file
 c  birdkit, float32
 d  birdkit, int8
-Rows are printed for each network: milliseconds a file (median over rounds of files), how often faster than a and b, and the process's largest memory.
+Rows are printed for each network: milliseconds a file (median over rounds), how often faster than a and b, and the process's largest memory.
 """
 import argparse, resource, statistics, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -102,14 +102,15 @@ def _saved(model, folder):
 
 
 def compare(net, files, folder, rounds):
-    "Milliseconds a file of each way, medians over rounds in which the ways take turns."
-    ways, times, parts = ways_of(net, files, folder), {}, np.array_split(np.array(files, object), rounds)
+    "Milliseconds a file of each way, medians over rounds in which the ways take turns with all files."
+    ways, times = ways_of(net, files, folder), {}
     for way in ways.values(): way(files[:2])
-    for part in parts:
+    for _ in range(rounds):
         for name, way in ways.items():
             begin = time.perf_counter()
-            way(list(part))
-            times.setdefault(name, []).append(1e3 * (time.perf_counter() - begin) / len(part))
+            way(files)
+            times.setdefault(name, []).append(1e3 * (time.perf_counter() - begin) / len(files))
+        print("  " + ", ".join(f"{name} {t[-1]:.0f}" for name, t in times.items()) + " ms a file", flush=True)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -187,7 +188,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--nets", nargs="*", default=NETS, help="timm names")
     p.add_argument("--files", type=int, default=100, help="one-minute files")
-    p.add_argument("--rounds", type=int, default=5, help="the files are heard in so many rounds")
+    p.add_argument("--rounds", type=int, default=3, help="the four ways take so many turns with all files")
     p.add_argument("--ensemble", type=int, default=0, help="so many B0 models pass by pass instead")
     p.add_argument("--memory", action="store_true", help="memory of a run over --files files of four minutes instead")
     a = p.parse_args()
