@@ -57,6 +57,7 @@ def test_store_table(tmp_path):
     import store
     reads = store.table(tmp_path, 3, 8, 1, .05)
     assert reads["audio store"] > 10 * reads["OGG, soundfile seek and read"]
+    assert set(store.whole_files(tmp_path, ["0", "1", "2"], 1)) == {"soundfile.read", "decode", "librosa.load"}
 
 
 def test_prepare_measures_both_sides(tmp_path):

@@ -1,4 +1,4 @@
-"""Random 5-s windows: from the audio store, and by seeking in OGG and FLAC files and with librosa, in one process on one core.
+"""Random 5-s windows: from the audio store, and by seeking in OGG and FLAC files and with librosa; and whole OGG files. In one process on one core.
 
     python tests/bench/store.py                  40 recordings of a minute, medians of 5 turns
 """
@@ -11,7 +11,7 @@ import librosa
 import numpy as np
 import soundfile as sf
 
-from birdkit.audio import SR, decode_window, write_ogg
+from birdkit.audio import SR, decode, decode_window, write_ogg
 from birdkit.store import build_store
 
 WINDOW_S = 5
@@ -83,6 +83,22 @@ def table(
     return {name: statistics.median(r[1:]) for name, r in rates.items()}
 
 
+def whole_files(
+    folder,  # Of the recordings
+    keys,    # Their names, ten are read
+    turns,   # The median of so many
+):           # {name: ms a file}
+    "Whole OGG files in turn; the first turn warms up."
+    sides = {"soundfile.read": lambda path: sf.read(path, dtype="float32"), "decode": decode, "librosa.load": lambda path: librosa.load(path, sr=None)}
+    spent = {name: [] for name in sides}
+    for _ in range(turns + 1):
+        for name, read in sides.items():
+            start = time.perf_counter()
+            for key in keys[:10]: read(folder / f"{key}.ogg")
+            spent[name].append(1e3 * (time.perf_counter() - start) / len(keys[:10]))
+    return {name: statistics.median(s[1:]) for name, s in spent.items()}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--recordings", type=int, default=40, help="how many")
@@ -90,9 +106,12 @@ def main():
     p.add_argument("--turns", type=int, default=5, help="the median of so many counts")
     p.add_argument("--each", type=float, default=1., help="seconds of each way in each turn")
     a = p.parse_args()
-    with tempfile.TemporaryDirectory() as folder: rates = table(Path(folder), a.recordings, a.seconds, a.turns, a.each)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = table(Path(folder), a.recordings, a.seconds, a.turns, a.each)
+        spent = whole_files(Path(folder), list(map(str, range(a.recordings))), a.turns)
     print(f"\n{a.recordings} recordings of {a.seconds} s, one core, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n\n| random 5-s windows from | a second | ms each |\n|---|---|---|")
     for name, r in rates.items(): print(f"| {name} | {r:,.0f} | {1e3 / r:.2f} |")
+    print("\n| whole OGG files by | ms each |\n|---|---|\n" + "\n".join(f"| {name} | {ms:.1f} |" for name, ms in spent.items()))
 
 
 if __name__ == "__main__":
