@@ -72,8 +72,9 @@ def taper(
 
 def _bands(frames, mel):
     "Windowed frames to mel bands."
-    spectrum = rfft(frames, axis=1).view("float32")
-    squares = np.square(spectrum, out=spectrum).T                                # of real and imaginary parts in turn
+    spectrum = rfft(frames, axis=1)
+    parts = spectrum.view(spectrum.real.dtype)                                   # real and imaginary ones in turn
+    squares = np.square(parts, out=parts).T
     energy = np.add(squares[::2], squares[1::2], order="C")
     return _sparse_filters(mel) @ (energy if mel.power == 2 else energy ** (mel.power / 2))
 
