@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'PRECISIONS', 'stages_of', 'make_optimiser', 'thaw', 'Freeze', 'choose_precision', 'Precision',
-           'layout_times', 'Layout', 'Compile']
+           'Depthwise', 'QuickDepthwise', 'half_precision', 'layout_times', 'Layout', 'Compile']
 
 # %% ../nbs/lib/31c_optimiser.ipynb #968c1234
 import statistics, time
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .backbones import import_timm
 from .core import KitError, nearest
@@ -110,6 +112,60 @@ class Precision(Callback):
         "Tell the model, and scale losses where float16 asks for it."
         learner.model.dtype = self.dtype
         learner.scaler = torch.amp.GradScaler(learner.device.type, enabled=self.dtype == torch.float16)
+
+# %% ../nbs/lib/31c_optimiser.ipynb #d50fef04
+class Depthwise(torch.autograd.Function):
+    "A depthwise convolution in bfloat16, with gradients in float32 where those in bfloat16 are slow."
+    @staticmethod
+    def forward(ctx,
+        x,         # (B, channels, height, width)
+        weight,    # (channels, 1, k, k)
+        stride,    # (2,)
+        padding,   # (2,)
+        dilation,  # (2,)
+    ):             # (B, channels, height, width) bfloat16
+        "Convolve."
+        x, ctx.how = x.bfloat16(), (stride, padding, dilation)
+        ctx.save_for_backward(x, weight)
+        with torch.autocast("cpu", enabled=False): return torch.conv2d(x, weight.bfloat16(), None, stride, padding, dilation, len(weight))
+
+    @staticmethod
+    def backward(ctx,
+        grad,  # Of the outputs, bfloat16
+    ):         # Gradients of x and weight
+        "One gradient at a time, each in the faster precision."
+        (x, weight), (stride, padding, dilation) = ctx.saved_tensors, ctx.how
+        def _gradient(which, dtype):
+            mask = [which == i for i in range(3)]
+            return torch.ops.aten.convolution_backward(grad.to(dtype), x.to(dtype), weight.to(dtype), None, stride, padding, dilation, False, [0, 0], len(weight), mask)[which]
+        dtype = lambda slow: torch.float32 if slow else torch.bfloat16
+        of_x = _gradient(0, dtype(max(stride) > 1)).bfloat16() if ctx.needs_input_grad[0] else None
+        return of_x, _gradient(1, dtype(max(weight.shape[2:]) > 3)).to(weight.dtype), None, None, None
+
+
+class QuickDepthwise(TorchFunctionMode):
+    "While it is entered, depthwise convolutions go through `Depthwise`."
+    def __torch_function__(self,
+        func,       # Any torch function
+        types,      # Of its arguments
+        args=(),    # Positional arguments
+        kwargs=None,  # Others
+    ):
+        "Torch functions pass; depthwise convolutions are replaced."
+        if func is torch.conv2d and len(args) == 7 and not kwargs:
+            x, weight, bias, stride, padding, dilation, groups = args
+            if groups == len(weight) == x.shape[1] > 1 and bias is None and not isinstance(padding, str):
+                return Depthwise.apply(x, weight, *(list(v) if hasattr(v, "__len__") else [v, v] for v in (stride, padding, dilation)))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def half_precision(
+    device,  # "cpu" or "cuda"
+    dtype,   # torch dtype
+):
+    "Torch's autocast, without what is slow in it on a CPU."
+    with torch.autocast(device, dtype), QuickDepthwise() if device == "cpu" and dtype == torch.bfloat16 else nullcontext(): yield
 
 # %% ../nbs/lib/31c_optimiser.ipynb #eb3f4829
 def layout_times(

@@ -94,7 +94,7 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     league.main(words)
     table = pd.read_csv(tmp_path / "league.csv").set_index("system")
     assert set(table.index) == {"tiny", "birdclef2025_03"} and table.gain["tiny"] == 0
-    assert (table.low <= table.auc + .1).all() and (table.low <= table.high).all() and (table.infer_s > 0).all()
+    assert (table.low <= table.auc + .1).all() and (table.low <= table.high).all() and (table.infer_s > 0).all() and (table.passes > 0).all()
     before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
     league.main(words)                                                       # nothing is trained twice
     assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()

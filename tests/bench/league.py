@@ -2,7 +2,7 @@
 
     python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
 
-A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch and the learning rate (EQUAL), and the minutes that one
+A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the precision (EQUAL), and the minutes that one
 core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
 trained already stays, so that a stopped league goes on. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
@@ -28,7 +28,7 @@ from birdkit.stages import class_prior, parity_sound, train_fold
 
 SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
            "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
-EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr": 3., "infer.precision": "f32"}
+EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr": 3., "infer.precision": "f32", "optim.precision": "bf16"}
 
 
 def level(
@@ -53,6 +53,15 @@ def learn(
         models.append(done.runs)
         histories += done.histories.values()
     return models, histories
+
+
+def passes(
+    models,  # From learn
+    clips,   # Clips
+):           # Number
+    "How often training, all stages together, drew a window for each clip."
+    runs = [read_json(folder / "metrics.json", "train again") for networks in models for folders in networks.values() for folder in folders]
+    return sum(run["epochs"] * run["windows"] for run in runs) / len(clips)
 
 
 def plan(
@@ -89,7 +98,7 @@ def compete(
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
     networks, weights = final_models(models, [recipe])
     export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe)), weights=weights)
-    write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories]))
+    write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories], passes=passes(models, world.clips(recipe))))
 
 
 def lenders(
@@ -117,7 +126,7 @@ def submit(
 def judge(
     given,    # Of the command line
     systems,  # {name: Recipe}, of which the others are compared with the first
-):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (of the seeds), minutes, epochs, infer_s
+):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (of the seeds), minutes, epochs, passes (windows a clip), infer_s
     "All systems on the same soundscapes, one after the other."
     comp, _ = open_data(given.data, given.work)
     known, lines, draws = known_rows(comp), [], {}
@@ -130,7 +139,7 @@ def judge(
         gain = draws[name] - draws[first]
         lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
                           gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=np.std([mean_auc(truth, h) for h in heard]),
-                          minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), infer_s=np.median(seconds)))
+                          minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), passes=done[0]["passes"], infer_s=np.median(seconds)))
     table = pd.DataFrame(lines)
     return table.assign(gain=table.auc - table.auc[0]).sort_values("auc", ascending=False, ignore_index=True)
 

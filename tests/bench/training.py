@@ -4,19 +4,22 @@
     python tests/bench/training.py --backbone mnasnet_small --batch 16
     python tests/bench/training.py --recipe birdclef2025_05         another recipe, with random weights
     python tests/bench/training.py --layouts                        channels last against channels first, for several backbones
+    python tests/bench/training.py --precisions                     on a CPU: memory handed back or kept, float32 or bfloat16
 """
 import argparse, statistics, tempfile, time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from birdkit.audio import SR, write_ogg
 from birdkit.batches import Batches, Clips, Scapes
 from birdkit.learner import Learner
-from birdkit.optimiser import choose_precision, layout_times, make_optimiser
+from birdkit.optimiser import choose_precision, half_precision, layout_times, make_optimiser
 from birdkit.recipe import find_recipe
 from birdkit.store import build_store
 from birdkit.training import TrainedModel, choose_device, supervised
@@ -86,6 +89,30 @@ def layouts(device, batch):
         print(f"| {name} | {1e3 * last:.0f} | {1e3 * first:.0f} | {first / last:.2f} |", flush=True)
 
 
+def step_s(model, pictures, context, turns):
+    "Median time of a forward and backward pass."
+    times = []
+    for _ in range(turns + 1):
+        begin = time.perf_counter()
+        with context(): clip, frames = model(pictures)
+        clip.float().mean().backward()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def precisions(name, batch, turns):
+    "What keeping memory and bfloat16 save on a CPU, in two sizes of picture."
+    sizes = (128, 313), (224, 512)
+    models = [TrainedModel(find_recipe("base", {"model.backbone": name, "model.weights": "none", "frontend.n_mels": h}), ["a", "b"]) for h, _ in sizes]
+    pictures = [torch.randn(batch, 1, *size).contiguous(memory_format=torch.channels_last) for size in sizes]
+    lines, half = [], torch.bfloat16
+    for way, prepare, context in (("float32, memory handed back", lambda: None, nullcontext), ("float32", choose_device, nullcontext),
+                                  ("torch's bfloat16", choose_device, lambda: torch.autocast("cpu", half)), ("bfloat16", choose_device, lambda: half_precision("cpu", half))):
+        prepare()
+        lines.append([way, *(f"{step_s(model, x, context, turns):.2f}" for model, x in zip(models, pictures))])
+    print(pd.DataFrame(lines, columns=[f"{name}, batch of {batch}", *(f"{h} x {w}, s" for h, w in sizes)]).to_markdown(index=False, disable_numparse=True))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--recipe", default="base", help="name of a recipe")
@@ -95,7 +122,9 @@ def main():
     p.add_argument("--turns", type=int, default=5, help="turns; the median counts")
     p.add_argument("--steps", type=int, default=1, help="steps of a turn; 20 on a GPU")
     p.add_argument("--layouts", action="store_true", help="time memory layouts instead")
+    p.add_argument("--precisions", action="store_true", help="time memory and precision on a CPU instead")
     a = p.parse_args()
+    if a.precisions: return precisions(a.backbone, a.batch, a.turns)
     device = choose_device()
     if a.layouts: return layouts(device, a.batch)
     changes = {"model.weights": "none", "optim.precision": a.precision} | ({"model.backbone": a.backbone} if a.backbone else {})
