@@ -117,7 +117,7 @@ class Precision(Callback):
 class Depthwise(torch.autograd.Function):
     "A depthwise convolution in bfloat16, with gradients in float32 where those in bfloat16 are slow."
     @staticmethod
-    def forward(ctx,
+    def forward(ctx,   # What is kept for backward
         x,         # (B, channels, height, width)
         weight,    # (channels, 1, k, k)
         stride,    # (2,)
@@ -130,7 +130,7 @@ class Depthwise(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False): return torch.conv2d(x, weight.bfloat16(), None, stride, padding, dilation, len(weight))
 
     @staticmethod
-    def backward(ctx,
+    def backward(ctx,  # What forward kept
         grad,  # Of the outputs, bfloat16
     ):         # Gradients of x and weight
         "One gradient at a time, each in the faster precision."
