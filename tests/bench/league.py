@@ -78,7 +78,8 @@ def plan(
         shutil.copytree(world.space.clean, space.clean, dirs_exist_ok=True)
         seconds = [history.seconds.min() for history in learn(world, short, space)[1]]
     whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
-    stretched = lambda epochs: max(1, round(60 * minutes / whole_s * epochs))
+    cycle = recipe.optim.cycle_epochs if recipe.optim.schedule == "restarts" else 1      # whole cycles: the learning rate must have come down at the end
+    stretched = lambda epochs: cycle * max(1, round(60 * minutes / whole_s * epochs / cycle))
     planned = recipe.but({"optim.epochs": stretched(recipe.optim.epochs), "pseudo.epochs": stretched(p.epochs)})
     planned.save(kept)
     return planned
