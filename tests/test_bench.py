@@ -1,5 +1,6 @@
 "The benchmarks run, small: both sides do the same work, and the tables have their lines."
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,12 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
     league.main(words)                                                       # nothing is trained twice
     assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()
+
+
+def test_the_league_stretches_restarts_by_whole_cycles(league):
+    once, again = (SimpleNamespace(schedule=name, cycle_epochs=5) for name in ("cosine", "restarts"))
+    assert [league.stretched(once, 15, f) for f in (.01, .75, 2.)] == [1, 11, 30]
+    assert [league.stretched(again, 15, f) for f in (.01, .75, 2.)] == [5, 10, 30]
 
 
 def test_a_technique_is_taken_out(league, demo, tmp_path):

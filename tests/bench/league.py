@@ -3,7 +3,7 @@
     python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
 
 A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the precision (EQUAL), and the minutes that one
-core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor. All else is as the recipe says.
+core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor (restarts by whole cycles). bfloat16 is slow on CPUs that do not multiply in it. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
 trained already stays, so that a stopped league goes on. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
@@ -64,6 +64,16 @@ def passes(
     return sum(run["epochs"] * run["windows"] for run in runs) / len(clips)
 
 
+def stretched(
+    optim,   # Optim group of a recipe
+    epochs,  # Of a stage
+    factor,  # Of time
+):           # Epochs, one or more
+    "Whole cycles where the learning rate restarts, so that it has come down at the end."
+    cycle = optim.cycle_epochs if optim.schedule == "restarts" else 1
+    return cycle * max(1, round(factor * epochs / cycle))
+
+
 def plan(
     world,    # World
     recipe,   # Recipe
@@ -78,9 +88,8 @@ def plan(
         shutil.copytree(world.space.clean, space.clean, dirs_exist_ok=True)
         seconds = [history.seconds.min() for history in learn(world, short, space)[1]]
     whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
-    cycle = recipe.optim.cycle_epochs if recipe.optim.schedule == "restarts" else 1      # whole cycles: the learning rate must have come down at the end
-    stretched = lambda epochs: cycle * max(1, round(60 * minutes / whole_s * epochs / cycle))
-    planned = recipe.but({"optim.epochs": stretched(recipe.optim.epochs), "pseudo.epochs": stretched(p.epochs)})
+    more = lambda epochs: stretched(recipe.optim, epochs, 60 * minutes / whole_s)
+    planned = recipe.but({"optim.epochs": more(recipe.optim.epochs), "pseudo.epochs": more(p.epochs)})
     planned.save(kept)
     return planned
 

@@ -22,7 +22,7 @@ from birdkit.learner import Learner
 from birdkit.optimiser import choose_precision, half_precision, layout_times, make_optimiser
 from birdkit.recipe import find_recipe
 from birdkit.store import build_store
-from birdkit.training import TrainedModel, choose_device, supervised
+from birdkit.training import TrainedModel, choose_device, keep_memory, supervised
 
 CLASSES = 206
 KEYS, SCAPES = [f"clip{i}" for i in range(96)], ["scape0", "scape1"]
@@ -89,27 +89,29 @@ def layouts(device, batch):
         print(f"| {name} | {1e3 * last:.0f} | {1e3 * first:.0f} | {first / last:.2f} |", flush=True)
 
 
-def step_s(model, pictures, context, turns):
-    "Median time of a forward and backward pass."
-    times = []
-    for _ in range(turns + 1):
-        begin = time.perf_counter()
-        with context(): clip, frames = model(pictures)
-        clip.float().mean().backward()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
+def step_s(model, pictures, context):
+    "Time of a forward and backward pass."
+    begin = time.perf_counter()
+    with context(): clip, frames = model(pictures)
+    clip.float().mean().backward()
+    return time.perf_counter() - begin
 
 
 def precisions(name, batch, turns):
-    "What keeping memory and bfloat16 save on a CPU, in two sizes of picture."
-    sizes = (128, 313), (224, 512)
+    "What keeping memory and bfloat16 save on a CPU, in two sizes of picture; memory once kept stays so, then the precisions take turns."
+    torch.set_flush_denormal(True)
+    sizes, times, half = ((128, 313), (224, 512)), {}, torch.bfloat16
     models = [TrainedModel(find_recipe("base", {"model.backbone": name, "model.weights": "none", "frontend.n_mels": h}), ["a", "b"]) for h, _ in sizes]
     pictures = [torch.randn(batch, 1, *size).contiguous(memory_format=torch.channels_last) for size in sizes]
-    lines, half = [], torch.bfloat16
-    for way, prepare, context in (("float32, memory handed back", lambda: None, nullcontext), ("float32", choose_device, nullcontext),
-                                  ("torch's bfloat16", choose_device, lambda: torch.autocast("cpu", half)), ("bfloat16", choose_device, lambda: half_precision("cpu", half))):
+    first = {"float32, memory handed back": nullcontext}
+    then = {"float32": nullcontext, "torch's bfloat16": lambda: torch.autocast("cpu", half), "bfloat16": lambda: half_precision("cpu", half)}
+    for ways, prepare in ((first, lambda: None), (then, keep_memory)):
         prepare()
-        lines.append([way, *(f"{step_s(model, x, context, turns):.2f}" for model, x in zip(models, pictures))])
+        for turn in range(turns + 1):
+            for way, context in ways.items():
+                found = [step_s(model, x, context) for model, x in zip(models, pictures)]
+                if turn: times.setdefault(way, []).append(found)
+    lines = [[way, *(f"{s:.2f}" for s in np.median(found, 0))] for way, found in times.items()]
     print(pd.DataFrame(lines, columns=[f"{name}, batch of {batch}", *(f"{h} x {w}, s" for h, w in sizes)]).to_markdown(index=False, disable_numparse=True))
 
 
