@@ -46,7 +46,7 @@ KEPT = {-3: 2**30, -1: -1}   # M_MMAP_THRESHOLD: blocks above have a mapping of 
 
 
 def keep_memory():  # Whether it does: False without glibc
-    "Let the process keep the memory it frees, up to 1 GB a block: a step on a CPU takes 6 to 40 % less (tests/bench/training.py --precisions)."
+    "Let the process keep the memory it frees, up to 1 GB a block: a step on a CPU takes 15 to 37 % less (tests/bench/training.py --precisions)."
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError): return False
     return all([mallopt(*option) for option in KEPT.items()])
