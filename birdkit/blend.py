@@ -33,11 +33,16 @@ def mean(
     weights=None,  # (models,) or (models, classes); None: equal
 ):                 # (rows, classes), NaN where no model of a weight has a score
     "Weighted mean of the models that have a score."
-    w, gaps = _weights(weights, stack), np.isnan(stack)
+    return _mean(stack, _weights(weights, stack))
+
+# %% ../nbs/lib/42a_blend.ipynb #60646090
+def _mean(stack, w):
+    "`mean`, of weights (models, classes)."
+    gaps = np.isnan(stack)
     if not gaps.any(): return _ratio(_total(stack, w), w.sum(0))
     return _ratio(_total(np.where(gaps, 0, stack), w), _total((~gaps).astype(stack.dtype), w))
 
-# %% ../nbs/lib/42a_blend.ipynb #60646090
+
 def _total(stack, w):
     "Sum over the models, each times its weight, (rows, classes)."
     return sum(s * v for s, v in zip(stack, w))
@@ -74,11 +79,12 @@ def align(
     return out
 
 # %% ../nbs/lib/42a_blend.ipynb #e0dd9d23
-def _order(rows):
-    "Where the sorted values of each row lie in the flat array; by sixteen bits at a time from the lowest on (radix sort), which is faster than comparing."
-    size, bits, first = rows.dtype.itemsize, 8 * rows.dtype.itemsize, rows.shape[1] * np.arange(len(rows))[:, None]
-    keys = rows.view(f"i{size}")
+def _order(lines, gaps):
+    "Where the sorted values of each line lie in the flat array, NaN last; by sixteen bits at a time from the lowest on (radix sort), which is faster than comparing."
+    size, bits, first = lines.dtype.itemsize, 8 * lines.dtype.itemsize, lines.shape[1] * np.arange(len(lines))[:, None]
+    keys = lines.view(f"i{size}")
     keys = keys ^ (keys >> bits - 1 & (1 << bits - 1) - 1)                        # integers in the order of the numbers, negative ones too
+    keys.reshape(-1)[gaps] = np.iinfo(keys.dtype).max
     order = np.argsort(keys.astype("u2"), kind="stable") + first
     for shift in range(16, bits, 16):
         digits = (keys >> shift).astype("u2" if shift < bits - 16 else "i2").take(order)
@@ -86,36 +92,41 @@ def _order(rows):
     return order
 
 
-def _mid_places(run):
-    "Places 1, 2, ... in each row of sorted scores, of equal ones the middle."
-    places = np.tile(np.arange(1, run.shape[1] + 1, dtype=run.dtype), (len(run), 1))
-    same = np.zeros(run.shape, bool)
-    same[:, :-1] = run[:, 1:] == run[:, :-1]
-    tied, flat = np.flatnonzero(same), places.reshape(-1)
+def _shares(run, heard):
+    "Mid-ranks of each line of sorted scores, of equal ones the middle, as shares of those heard."
+    shares = np.arange(1, run.shape[1] + 1, dtype=run.dtype) / np.maximum(heard, 1).astype(run.dtype)[:, None]
+    same, flat = np.zeros(run.shape, bool), shares.reshape(-1)
+    np.equal(run[:, 1:], run[:, :-1], out=same[:, :-1])
+    tied = np.flatnonzero(same)                                                   # all but the last of each run of equals
     start, stop = tied[np.diff(tied, prepend=-2) > 1], 1 + tied[np.diff(tied, append=run.size + 1) > 1]
-    same[:, 1:] |= same[:, :-1]                                                   # now the last of each run of equals too
-    flat[same.reshape(-1)] = np.repeat((flat[start] + flat[stop]) / 2, stop - start + 1)
-    return places
+    flat[np.sort(np.concatenate([tied, stop]))] = np.repeat((flat[start] + flat[stop]) / 2, stop - start + 1)
+    return shares
 
 
-def _by_rank(scores, out, change):
-    "Fill `out` with what `change` makes of the mid-ranks of some classes, (classes, rows) as shares of the rows heard; NaN stays NaN."
-    s = np.array(scores.T, order="C")                        # a copy, also where one row or class leaves nothing to turn
-    gaps = np.isnan(s)
-    s[gaps] = np.inf                                         # sorted to the end
-    order, found = _order(s), np.empty_like(s)
-    heard = np.maximum(s.shape[1] - gaps.sum(1, keepdims=True), 1).astype(s.dtype)
-    found.reshape(-1)[order] = change(_mid_places(s.take(order)) / heard)
-    found[gaps] = np.nan
-    out[:] = found.T
+def _by_rank(lines, change=np.asarray):
+    "What `change` makes of the mid-ranks of each line of scores, which it gets in rising order; NaN stays NaN."
+    gaps = np.flatnonzero(np.isnan(lines))
+    order, found = _order(lines, gaps), np.empty_like(lines)
+    heard = lines.shape[1] - np.bincount(gaps // lines.shape[1], minlength=len(lines))
+    found.reshape(-1)[order] = change(_shares(lines.take(order), heard))
+    found.reshape(-1)[gaps] = np.nan
+    return found
 
 
-def _all_by_rank(stack, change, block=32):
-    "All models, so many classes at once as stay in the processor's cache, side by side; `change` is told which classes."
+def _ranks(stack):
+    "Ranks of a stack whose rows lie side by side in memory."
     out = np.empty_like(stack)
-    some = [slice(i, i + block) for i in range(0, stack.shape[2], block)]
-    jobs = [(scores[:, part], into[:, part], partial(change, part)) for part in some for scores, into in zip(stack, out)]
-    for _ in ahead(lambda job: _by_rank(*job), jobs): pass
+    for into, scores in zip(out, stack): into[:] = _by_rank(scores.T).T
+    return out
+
+
+def _by_class(work, stack, weights=None, block=16):
+    "`work(stack, weights)`, side by side for so many classes as stay in the processor's cache, turned so that their rows lie side by side in memory."
+    out = np.empty_like(stack if weights is None else stack[0])
+    def _one(part):
+        some = np.array(stack[..., part].swapaxes(1, 2), order="C").swapaxes(1, 2)
+        out[..., part] = work(some) if weights is None else work(some, weights[:, part])
+    for _ in ahead(_one, [slice(i, i + block) for i in range(0, stack.shape[2], block)]): pass
     return out
 
 
@@ -123,7 +134,7 @@ def ranks(
     stack,  # Scores, (models, rows, classes)
 ):          # Same shape, in (0, 1], NaN where the model has no score
     "Rank of each score among all rows of its model and class, as a share of the rows heard."
-    return _all_by_rank(check_dims(stack, "models rows classes"), lambda part, shares: shares)
+    return _by_class(_ranks, check_dims(stack, "models rows classes"))
 
 # %% ../nbs/lib/42a_blend.ipynb #abf51c7b
 def spread(
@@ -134,17 +145,29 @@ def spread(
     return np.where(high > low, (stack - low) / np.where(high > low, high - low, 1), stack)
 
 
+def _at(goal, places):
+    "Values of a sorted line at places between two, or beyond its ends."
+    places = places.clip(0, len(goal) - 1)
+    low = places.astype(int)
+    return goal[low] + (places - low) * (goal[np.minimum(low + 1, len(goal) - 1)] - goal[low])
+
+
+def _match(stack, reference=0):
+    "`match` of a stack whose rows lie side by side in memory."
+    goals = [goal[~np.isnan(goal)] for goal in np.sort(stack[reference].T, 1)]
+    known, goals = [len(goal) > 0 for goal in goals], [goal for goal in goals if len(goal)]
+    turn = lambda shares: np.reshape([_at(goal, s * len(goal) - 1) for goal, s in zip(goals, shares)], shares.shape)
+    out = stack.copy("K")
+    for other in np.delete(np.arange(len(stack)), reference): out[other].T[known] = _by_rank(stack[other].T[known], turn)
+    return out
+
+
 def match(
     stack,        # Scores, (models, rows, classes)
     reference=0,  # Number of the model whose distribution the others take
 ):                # Same shape; a class the reference does not know stays as it is
     "Replace each score by the reference's score of the same rank, class by class (histogram match, 2026 14th)."
-    goals = [goal[~np.isnan(goal)] for goal in np.sort(np.array(stack[reference].T, order="C"), 1)]
-    at = lambda goal, shares: np.interp(shares * len(goal) - 1, np.arange(len(goal)), goal) if len(goal) else shares
-    out, others = stack.copy(), np.arange(len(stack)) != reference
-    found = _all_by_rank(stack[others], lambda part, shares: [at(*one) for one in zip(goals[part], shares)])
-    out[others] = np.where([len(goal) > 0 for goal in goals], found, stack[others])
-    return out
+    return _by_class(partial(_match, reference=reference), stack)
 
 # %% ../nbs/lib/42a_blend.ipynb #bf392d30
 def logit_mean(
@@ -192,7 +215,7 @@ def rank_mean(
     weights=None,  # (models,) or (models, classes); None: equal
 ):                 # (rows, classes)
     "Mean of the ranks, for models that are calibrated differently (2024 7th, standard in 2026; 2025 9th: no gain)."
-    return mean(ranks(stack), weights)
+    return _by_class(lambda some, w: _mean(_ranks(some), w), stack, _weights(weights, stack))
 
 
 def min_max(
@@ -210,12 +233,15 @@ def quantile_mix(
     share=.5,      # Of the ranks
 ):                 # (rows, classes)
     "Half the mean, half the mean of ranks (2025 38th)."
-    return mean(_half_ranks(stack, share), weights)
+    return _by_class(lambda some, w: _mean(_half_ranks(some, share), w), stack, _weights(weights, stack))
 
 
 def _half_ranks(stack, share=.5):
-    "Scores and ranks mixed."
-    return (1 - share) * stack + share * ranks(stack)
+    "Scores and ranks mixed, of a stack whose rows lie side by side in memory."
+    found = _ranks(stack)
+    found *= share
+    found += (1 - share) * stack
+    return found
 
 
 def matched_mean(
@@ -224,7 +250,7 @@ def matched_mean(
     reference=0,   # Number of the model whose distribution the others take
 ):                 # (rows, classes)
     "Mean after histogram matching (2026 14th)."
-    return mean(match(stack, reference), weights)
+    return _by_class(lambda some, w: _mean(_match(some, reference), w), stack, _weights(weights, stack))
 
 # %% ../nbs/lib/42a_blend.ipynb #535e0cbe
 def gate(
@@ -258,7 +284,7 @@ def blend(
     return (np.where(gone, fallback, out) if gone.any() else out).clip(0, 1).astype(stack.dtype)
 
 # %% ../nbs/lib/42a_blend.ipynb #00481ff0
-SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, quantile_mix=_half_ranks,
+SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, quantile_mix=partial(_by_class, _half_ranks),
               matched_mean=match)
 
 
