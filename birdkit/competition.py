@@ -8,16 +8,15 @@ __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'MOUNTS', 'CARRIED', 'TEXTS', 'RECO
            'parse_seconds', 'attached', 'attached_files', 'take_over', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
-import ast, csv, shutil, subprocess, sys
+import ast, csv, math, os, shutil, subprocess, sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 
-from .audio import ROW_S, n_rows
+from .audio import ROW_S, n_rows, seconds_of
 from .core import KitError, Workspace, project_root, read_table
 from .metrics import few
 
@@ -114,6 +113,8 @@ def _classes(path):
     if len(header) < 2: raise KitError(f"{path} names no class: {AGAIN}")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice: raise KitError(f"{path} names columns more than once: {few(twice)}: {AGAIN}")
+    spaced = [name for name in header[1:] if name.split() != [name]]
+    if spaced: raise KitError(f"{path} has spaces in names of classes: {few(spaced)}: write them with _ in all tables and folders")
     return header[1:]
 
 # %% ../nbs/lib/10_competition.ipynb #3cd8809a
@@ -164,6 +165,14 @@ def _demo(space):
 CARRIED = ("runs", "pretrained", "pseudo", "export")   # Results that later sessions build on; sound is decoded anew
 
 
+def _copied(old, here):
+    "A copy of a folder, whole or not at all."
+    part = here.with_name(f".{here.name}.{os.getpid()}.part")
+    try: os.replace(shutil.copytree(old, part), here)
+    finally: shutil.rmtree(part, ignore_errors=True)
+    return here
+
+
 def take_over(
     space,                   # Workspace of this session
     inputs="/kaggle/input",  # Where Kaggle mounts its inputs
@@ -173,7 +182,7 @@ def take_over(
     copied = []
     for old, here in found:
         if not old.is_dir() or here.exists(): continue
-        copied.append(shutil.copytree(old, here))
+        copied.append(_copied(old, here))
         print(f"taken over from an earlier session: {old}", flush=True)
     return copied
 
@@ -208,6 +217,16 @@ def _keep_known(lists, classes, what):
     return pd.Series(kept, lists.index, dtype=object), [note]
 
 
+def _once(table, what):
+    "Each file once, by its first row, with the labels of all its rows; also a note on them, or none."
+    again = table.filename.duplicated()
+    if not again.any(): return table, []
+    lists = pd.Series([(own, *also) for own, also in zip(table.primary_label, table.secondary_labels)], table.index, dtype=object)
+    lists = lists.groupby(table.filename, sort=False).agg(lambda each: tuple(dict.fromkeys(label for labels in each for label in labels))[1:])
+    table = table[~again].reset_index(drop=True)
+    return table.assign(secondary_labels=lists.to_numpy()), [f"{what}: {again.sum()} rows name a file once more; their labels were added to its first row"]
+
+
 def _read_focal(path, classes, taxonomy):
     "The table of focal clips in the columns of all years, and notes."
     table = _need(read_table(path, GIVE), ["primary_label", "filename"], path)
@@ -218,13 +237,14 @@ def _read_focal(path, classes, taxonomy):
                        "sample_submission.csv: take both files from one competition, with labels as text")
     cells = table.get("secondary_labels", pd.Series("[]", table.index))
     table["secondary_labels"], notes = _keep_known(parse_labels(cells, path), classes, f"{path.name}, secondary_labels")
+    table, again = _once(table, path.name)
     if taxonomy is not None:
         names = taxonomy.set_index("primary_label")[["scientific_name", "common_name"]]
         table = table.join(names[names.columns.difference(table.columns)], on="primary_label")
     table = table.reindex(columns=RECORDING_COLUMNS)
     texts = {c: table[c].astype(object).where(table[c].notna(), "").astype(str) for c in TEXTS}
     numbers = {c: pd.to_numeric(table[c], errors="coerce").astype(float) for c in ("rating", "latitude", "longitude")}
-    return table.assign(**texts, **numbers).fillna({"rating": 0.}), notes
+    return table.assign(**texts, **numbers).fillna({"rating": 0.}), notes + again
 
 # %% ../nbs/lib/10_competition.ipynb #6f8912c8
 def _read_taxonomy(path, classes):
@@ -337,8 +357,8 @@ class Competition:
         path,  # A soundscape
     ):         # Number of 5-s rows
         "Rows of a soundscape by its length; the usual number of the year where its header cannot be read."
-        try: return n_rows(sf.info(path).duration)
-        except (sf.LibsndfileError, OSError): return USUAL_ROWS[self.year]
+        seconds = seconds_of(path)
+        return USUAL_ROWS[self.year] if math.isnan(seconds) else n_rows(seconds)
 
     def truth(self):  # DataFrame of row_id and classes, or None
         "Truth of the test rows where it lies beside the data (the public half counts)."

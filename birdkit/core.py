@@ -129,7 +129,7 @@ def write_table(
     return Path(path)
 
 
-TEXT_COLUMNS = ("primary_label", "label", "row_id", "filename", "author", "url", "recording", "group", "license")
+TEXT_COLUMNS = ("primary_label", "secondary_labels", "label", "row_id", "filename", "author", "url", "recording", "group", "license")
 
 
 def read_table(

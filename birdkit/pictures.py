@@ -55,7 +55,7 @@ def filter_augment(
     sample,    # Sample with energies (B, mels, frames) or pictures (B, channels, mels, frames)
     gen,       # torch.Generator
     p=1.,      # Share of the batch
-    db=9.,     # Largest gain or loss of energy, dB
+    db=9.,     # Largest gain or loss of energy, dB; of amplitudes (frontend.power=1) give half
     points=6,  # Random gains that are joined by straight lines
     random_edges=False,  # Points at random bands, as in the paper, instead of equally spaced ones
     min_width=6,         # Smallest distance of random points, bands
@@ -72,7 +72,7 @@ def filter_augment_step(
     sample,        # Sample with energies (B, mels, frames) or pictures (B, channels, mels, frames)
     gen,           # torch.Generator
     p=1.,          # Share of the batch
-    db=6.,         # Largest gain or loss of energy, dB
+    db=6.,         # Largest gain or loss of energy, dB; of amplitudes (frontend.power=1) give half
     bands=(2, 5),  # Fewest and most bands
     min_width=4,   # Their smallest width, mel bands
 ):                 # Sample

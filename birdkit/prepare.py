@@ -80,6 +80,11 @@ def _figures(index, keys):
     return pd.DataFrame({"duration_s": (rows.samples.fillna(0) / SR).round(3).values, **known})
 
 
+def _heard(store, table):
+    "Which recordings of a table the store has, also where the table is empty."
+    return np.array([key in store for key in table.recording], bool)
+
+
 def prepare(
     comp,          # Competition
     space,         # Workspace
@@ -90,13 +95,14 @@ def prepare(
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
     folder = folder or space.prepared
     scapes = pd.DataFrame({"recording": [f"{p.parent.name}/{p.name}" for p in comp.soundscapes]}, dtype=str)
-    store = build_store(files_to_hear(comp), folder / "store", rules.seconds, rules.part, whole=scapes.recording)
-    focal = comp.recordings.assign(recording="train_audio/" + comp.recordings.filename)
-    focal["fold"] = assign_folds(focal, rules, seed)
+    files = files_to_hear(comp)
+    store = build_store(files, folder / "store", rules.seconds, rules.part, whole=scapes.recording)
+    focal = comp.recordings.assign(recording="train_audio/" + comp.recordings.filename, fold=-1)
+    if (heard := _heard(store, focal)).any(): focal.loc[heard, "fold"] = assign_folds(focal[heard], rules, seed)
     focal["secondary_labels"] = focal.secondary_labels.map(" ".join)
     focal = pd.concat([focal.reset_index(drop=True), _figures(store.index, focal.recording)], axis=1)
     scapes = pd.concat([scapes, _figures(store.index, scapes.recording)], axis=1)
-    bad = store.bad.rename("reason").rename_axis("recording").reset_index()
+    bad = store.bad[store.bad.index.isin(files)].rename("reason").rename_axis("recording").reset_index()
     for name, table in (("recordings", focal), ("soundscapes", scapes), ("bad_files", bad)): write_table(folder / f"{name}.csv", table)
     write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed))
     return Prepared.load(folder)
@@ -127,7 +133,7 @@ class Prepared:
             raise KitError(f"{folder} was prepared from {facts['data']}, not from {data}: run 01_prepare again or give another work folder")
         store = AudioStore(folder / "store")
         tables = [read_table(folder / f"{n}.csv", "run 01_prepare", keep_default_na=False, na_values=dict.fromkeys(NUMBERS, [""])) for n in ("recordings", "soundscapes", "bad_files")]
-        focal, scapes = (t[t.recording.map(store.__contains__)].reset_index(drop=True) for t in tables[:2])
+        focal, scapes = (t[_heard(store, t)].reset_index(drop=True) for t in tables[:2])
         if focal.empty: raise KitError(f"no recording of {facts['data']} is readable: see {folder / 'bad_files.csv'}")
         return cls(folder, tuple(facts["classes"]), focal, scapes, tables[2], store, facts)
 

@@ -109,7 +109,7 @@ def hear_clips(
     seed=0,       # Of the draw
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
-    table = pd.DataFrame(dict(label=clips.targets.argmax(1), mixed=(clips.targets != 0).sum(1) > 1))
+    table = pd.DataFrame(dict(label=clips.primary, mixed=(clips.targets != 0).sum(1) > 1))
     table = table.sample(frac=1, random_state=seed)
     table = table[table.mixed == table.groupby("label").mixed.transform("min")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])
@@ -134,7 +134,7 @@ def plan_events(
     seed=0, # Of everything
 ):          # DataFrame: scene, column (class), clip, first, frames (of the cut), at (frame), snr_db, distance_m, start_s, end_s
     "Who calls when, how loud and how far away."
-    rng, label = np.random.default_rng([seed, 1]), clips.targets.argmax(1)
+    rng, label = np.random.default_rng([seed, 1]), clips.primary
     of = {c: [i for i in songs if label[i] == c] for c in sorted({label[i] for i in songs})}
     pack = chain.from_iterable(rng.permutation(list(of)) for _ in repeat(0))
     rows = [row for scene in range(count) for c in dict.fromkeys(islice(pack, int(rng.integers(MOST_SPECIES + 1))))
@@ -239,7 +239,7 @@ def make_scenes(
     calm = calmest(hear_rows(data.store, data.soundscapes.recording, seed=seed)) if calm is None else calm
     songs = hear_clips(data.store, held, seed=seed)
     if not songs: raise KitError(f"none of the {len(held.keys)} held-out clips sounds for {HEARD_S} s: hold out another fold")
-    classes = len({held.targets[i].argmax() for i in songs})
+    classes = len({held.primary[i] for i in songs})
     count = min(most, -(-2 * appearances * classes // MOST_SPECIES))
     events = plan_events(songs, held, count, seed)
     truth = heard_rows(events, songs, count, len(data.classes))

@@ -190,6 +190,12 @@ def start_model(
     return model
 
 # %% ../nbs/lib/34_stages.ipynb #898b5f50
+def _rows_of(windows):
+    "The rows of which each window, `start_s` to `end_s`, covers half a second or more, at least the one it begins in."
+    first, last = np.floor(windows.start_s / ROW_S + .1).astype(int), np.ceil(windows.end_s / ROW_S - .1).astype(int)
+    return [range(a, max(a + 1, b)) for a, b in zip(first, last)]
+
+
 def labelled_windows(
     data,  # Prepared
 ):         # Scapes with hard labels, or None where no soundscape is labelled
@@ -201,11 +207,13 @@ def labelled_windows(
     if table.empty: return None
     keys, file = np.unique(table.recording.to_numpy(object).astype(str), return_inverse=True)
     lengths = np.array([data.store.length(k) for k in keys])
-    labels = np.full((len(keys), int(np.ceil(lengths.max() / SR / ROW_S)), len(data.classes)), np.nan, "float32")
-    row = (table.start_s // ROW_S).astype(int).to_numpy()
-    labels[file, row] = 0
-    each = pd.DataFrame(dict(file=file, row=row, label=table.labels.to_numpy())).explode("label").dropna()
-    labels[each.file.astype(int), each.row.astype(int), pd.Index(list(data.classes)).get_indexer(each.label)] = 1
+    rows = -(-lengths // (ROW_S * SR))
+    labels = np.full((len(keys), rows.max(), len(data.classes)), np.nan, "float32")
+    each = pd.DataFrame(dict(file=file, row=_rows_of(table), label=table.labels.to_numpy())).explode("row")
+    each = each[each.row.to_numpy(int) < rows[each.file]].explode("label")
+    labels[each.file.to_numpy(int), each.row.to_numpy(int)] = 0
+    each = each.dropna()
+    labels[each.file.to_numpy(int), each.row.to_numpy(int), pd.Index(list(data.classes)).get_indexer(each.label)] = 1
     return Scapes(keys.astype(object), lengths, labels)
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 
-from .audio import SR, cut, decode_window
+from .audio import SR, cut, decode_window, seconds_of
 from .core import KitError, atomic, progress
 from .shards import Decoders, Job, Shard, check_part, parse_spans, shard_path
 
@@ -96,12 +95,6 @@ def free_bytes(
     return free - RESERVE
 
 
-def _header_s(path):
-    "Duration by the file's header, s; NaN where there is none."
-    try: return sf.info(path).duration
-    except (sf.LibsndfileError, OSError, RuntimeError): return np.nan
-
-
 def durations_of(
     paths,  # Files
 ):          # (files,) s, estimated from their sizes
@@ -111,7 +104,7 @@ def durations_of(
     for kind in set(kinds):
         of = np.flatnonzero((kinds == kind) & (sizes > 0))
         probes = of[::max(1, -(-len(of) // PROBES))]
-        seconds = np.array([_header_s(paths[i]) for i in probes])
+        seconds = np.array([seconds_of(paths[i]) for i in probes])
         known = np.isfinite(seconds)
         if known.any(): out[of] = sizes[of] * seconds[known].sum() / sizes[probes][known].sum()
     return out

@@ -74,7 +74,7 @@ def _names_of(item):
     "The names in a file, or the item itself where it is no file."
     if item.suffix not in (".csv", ".txt") and not item.is_file(): return [str(item)]
     if not item.is_file(): raise KitError(f"{item} is missing: give a file of scientific names")
-    if item.suffix != ".csv": return item.read_text(encoding="utf-8").splitlines()
+    if item.suffix != ".csv": return item.read_text(encoding="utf-8-sig").splitlines()
     table = read_table(item, NAMES)
     if "scientific_name" not in table: raise KitError(f"{item} has no column scientific_name: {NAMES}")
     return table.scientific_name.dropna()

@@ -9,13 +9,13 @@ table has a row for every 5 s of a soundscape that has a label file: an empty ro
 that none is there at all. Labels may be primary labels, scientific or common names; several in one cell have semicolons between. Rows of
 other soundscapes that the table has already stay as they are.
 """
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 
-from birdkit.audio import ROW_S, n_rows
+from birdkit.audio import ROW_S, n_rows, seconds_of
 from birdkit.competition import Competition
 from birdkit.core import KitError, nearest, progress, read_table, write_table
 from birdkit.metrics import few
@@ -146,7 +146,8 @@ def _events_of(path, comp, label_column):
 def _durations(comp, names, events):
     "Durations of soundscapes; refuses labels after the end."
     files = {p.name: p for p in comp.soundscapes}
-    seconds = {name: sf.info(files[name]).duration for name in names}
+    seconds = {name: seconds_of(files[name]) for name in names}
+    for name in (n for n, s in seconds.items() if math.isnan(s)): raise KitError(f"{files[name]} is not readable as audio: fetch it again or remove its labels")
     late = events[events.start_s > events.filename.map(seconds).astype(float)]
     for name, start_s in late[["filename", "start_s"]].itertuples(index=False):
         raise KitError(f"{name} ends at {seconds[name]:.1f} s, a label of it begins at {start_s:g} s: give the labels of this recording")

@@ -2,11 +2,12 @@
 import subprocess, sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from birdkit import competition
 from birdkit.competition import (RECORDING_COLUMNS, SOUNDSCAPE_COLUMNS, TAXON_COLUMNS, Competition, attached,
-                                 split_row_id)
+                                 split_row_id, take_over)
 from birdkit.core import KitError, Workspace
 from toys import LABELS, clips, toy_folder
 
@@ -109,6 +110,30 @@ def test_no_test_files_and_a_broken_one(tmp_path):
         assert [toy.rows(f) for f in toy.test_files] == [rows]
 
 
+def test_a_file_listed_twice_counts_once_with_all_its_labels(tmp_path):
+    folder = toy_folder(tmp_path / "data", test_s=())
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    more = table.iloc[[0]].assign(primary_label="redwin", secondary_labels="['owl1']")
+    pd.concat([table, more]).to_csv(folder / "train.csv", index=False)
+    toy = Competition.find(folder)
+    assert toy.recordings.filename.tolist() == table.filename.tolist()
+    assert (toy.recordings.primary_label[0], toy.recordings.secondary_labels[0]) == (table.primary_label[0], ("redwin", "owl1"))
+    assert "train.csv: 1 rows name a file once more; their labels were added to its first row" in toy.notes
+
+
+def test_a_stopped_take_over_begins_anew(tmp_path, monkeypatch):
+    space, old = Workspace.find(tmp_path / "work"), tmp_path / "input/mine"
+    (old / "runs/a").mkdir(parents=True)
+    for name in ("runs/a/1.bin", "runs/a/2.bin", Workspace.MARKER): (old / name).touch()
+    def _stop(*_, **__): raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", _stop)
+        with pytest.raises(KeyboardInterrupt): take_over(space, tmp_path / "input")
+    assert not (space.root / "runs").exists() or not any((space.root / "runs").iterdir())
+    take_over(space, tmp_path / "input")
+    assert sorted(f.name for f in (space.root / "runs").rglob("*.bin")) == ["1.bin", "2.bin"]
+
+
 def test_row_ids():
     assert Competition.row_ids("a_b", np.int64(2)) == ["a_b_5", "a_b_10"]
     assert split_row_id("a_b_10") == Competition.split_row_id("a_b_10") == ("a_b", 10)
@@ -168,6 +193,7 @@ def test_wrong_folder(tmp_path):
     ("", "does not begin with row_id"), ("id,owl1\n", "does not begin with row_id"), ("row_id\n", "names no class"),
     ("row_id,owl1,owl1\n", "more than once: 1 (owl1)"),
     ("row_id,owl1,\n", "does not begin with row_id and class names"),
+    ("row_id,Parus major\n", "has spaces in names of classes: 1 (Parus major)"),
 ])
 def test_sample_submission(tmp_path, text, says):
     folder = toy_folder(tmp_path / "data", test_s=())

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 from toys import noise
 
-from birdkit.audio import SR, cut, decode, decode_window, n_rows, write_ogg
+from birdkit.audio import SR, cut, decode, decode_window, n_rows, seconds_of, write_ogg
 from birdkit.store import AudioStore, build_store
 
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "aiff": "PCM_24", "mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}
@@ -44,7 +44,7 @@ def test_any_format_and_rate_keeps_its_duration_and_pitch(tmp_path, ending, sr):
     assert abs(np.abs(clip.samples[SR // 2:SR]).max() - .3) < .03        # the mean of the channels
 
 
-@pytest.mark.parametrize("samples, rows", [(round(59.98 * SR), 12), (round(60.02 * SR), 12), (1, 1), (5 * SR, 1), (5 * SR + 1, 1)])
+@pytest.mark.parametrize("samples, rows", [(round(59.98 * SR), 12), (round(60.02 * SR), 12), (SR // 10, 1), (5 * SR, 1), (5 * SR + 1, 1)])
 def test_window_counts(tmp_path, samples, rows):
     sf.write(tmp_path / "x.flac", np.full(samples, .1, "float32"), SR)
     store = build_store({"x": tmp_path / "x.flac"}, tmp_path / "store")
@@ -57,6 +57,23 @@ def test_no_samples_at_all(tmp_path):
     sf.write(tmp_path / "x.wav", np.zeros(0), SR)
     store = build_store({"x": tmp_path / "x.wav"}, tmp_path / "store")
     assert "x" not in store and "holds no samples" in store.bad["x"] and n_rows(0) == 1
+
+
+def test_hardly_any_sound(tmp_path):
+    sf.write(tmp_path / "x.wav", np.ones(SR // 20), SR)
+    assert "holds 50 ms of sound: remove it" in build_store({"x": tmp_path / "x.wav"}, tmp_path / "store").bad["x"]
+
+
+def test_a_flac_that_was_streamed_does_not_tell_its_length(tmp_path):
+    sf.write(tmp_path / "told.flac", noise(3), SR)
+    head = bytearray((tmp_path / "told.flac").read_bytes())
+    head[21], head[22:26] = head[21] & 0xf0, bytes(4)                                    # 36 bits of STREAMINFO hold the number of samples
+    (tmp_path / "x.flac").write_bytes(head)
+    assert sf.info(tmp_path / "x.flac").frames > 2**40 and 2.96 < seconds_of(tmp_path / "x.flac") <= 3
+    told, untold = decode(tmp_path / "told.flac"), decode(tmp_path / "x.flac")
+    assert np.array_equal(told.samples[:len(untold.samples)], untold.samples) and untold.duration_s > 2.96 and untold.flaws == ()
+    assert np.array_equal(decode_window(tmp_path / "x.flac", SR, 3 * SR), cut(untold.samples, SR, 3 * SR))
+    assert build_store({"x": tmp_path / "x.flac"}, tmp_path / "store").length("x") == len(untold.samples)
 
 
 @pytest.mark.parametrize("ending, sr", [("ogg", SR), ("ogg", 44_100), ("flac", SR), ("flac", 44_100), ("wav", SR), ("wav", 22_050), ("mp3", 44_100)])
