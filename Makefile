@@ -42,4 +42,4 @@ docs: setup
 	$(BIN)/nbdev_docs
 
 clean:
-	rm -rf work build dist .pytest_cache
+	rm -rf build dist kaggle_datasets/build .pytest_cache .ruff_cache

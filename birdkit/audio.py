@@ -85,10 +85,10 @@ def resample(
 
 # %% ../nbs/lib/01_audio.ipynb #13792273
 @contextmanager
-def _opened(path):
+def _opened(path, kind=sf.SoundFile):
     "The open file; what is not sound is told in one line."
     try:
-        with open_vorbis(path) or sf.SoundFile(path) as f: yield f
+        with open_vorbis(path) or kind(path) as f: yield f
     except (sf.LibsndfileError, OSError, RuntimeError, MemoryError) as error:
         raise KitError(f"{path} is not readable as audio ({_reason(path, error)}): fetch it again or remove it") from None
 

@@ -9,6 +9,7 @@ __all__ = ['Speed', 'measure', 'predict_s', 'knapsack', 'plan']
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, product, takewhile
 
 import numpy as np
 import pandas as pd
@@ -31,15 +32,12 @@ class Speed:
 
 def _rate_s(files, rows, member, network, cache, patience_s, now):
     "Seconds for a minute of sound, all files heard or as many as patience allows; and how many that were."
-    begin, minutes, count, bad = now(), 0., 0, []
-    heard = hear_files(files, rows, member.recipe, network, cache)
-    for n, (scores, reason) in zip(rows, heard):
-        minutes, count = minutes + n * ROW_S / 60, count + 1
-        if scores is None: bad.append(reason)
-        if now() - begin >= patience_s: break
-    heard.close()
-    if len(bad) == count: raise KitError(f"{member.name} could hear none of {count} files: {bad[0]}")
-    return (now() - begin) / minutes, count
+    begin = now()
+    fed = chain(files[:1], takewhile(lambda _: now() - begin < patience_s, files[1:]))     # what was fed is heard to its end, and counts
+    heard = list(hear_files(fed, rows, member.recipe, network, cache))
+    bad = [reason for scores, reason in heard if scores is None]
+    if len(bad) == len(heard): raise KitError(f"{member.name} could hear none of {len(heard)} files: {bad[0]}")
+    return (now() - begin) / (sum(rows[:len(heard)]) * ROW_S / 60), len(heard)
 
 
 def _source(files, rows, member):
@@ -98,13 +96,18 @@ def predict_s(
     cache_gb=4.,  # Memory for what models share
 ):                # Series: seconds of wall clock by member name
     "Predicted time of each pass."
-    minutes, seen, cost = files * length_s / 60, set(), {}
+    seen, cost = set(), {}
     for m in members:
-        key = sound_key(m.recipe)
-        fits = min(1., 1e3 * cache_gb / max(speed.sound_mb[key] * minutes, 1e-9)) if key in seen else 0.
-        cost[m.name] = speed.load_s[m.name] + minutes * (speed.network_s[m.name] + (1 - fits) * speed.listen_s[key])
-        seen.add(key)
+        cost[m.name] = _pass_s(m, sound_key(m.recipe) in seen, speed, files * length_s / 60, cache_gb)
+        seen.add(sound_key(m.recipe))
     return pd.Series(cost, dtype=float)
+
+
+def _pass_s(member, shared, speed, minutes, cache_gb):
+    "Seconds of a pass; where another one has made the sound before, only what did not fit into memory is made anew."
+    key = sound_key(member.recipe)
+    kept = shared * min(1., 1e3 * cache_gb / max(speed.sound_mb[key] * minutes, 1e-9))
+    return speed.load_s[member.name] + minutes * (speed.network_s[member.name] + (1 - kept) * speed.listen_s[key])
 
 # %% ../nbs/lib/43b_budget.ipynb #80d1eb08
 def knapsack(
@@ -138,24 +141,48 @@ def plan(
     cache_gb=4.,  # Memory for what models share
 ):                # Members to run, those without overlap with a changed recipe, and a DataFrame that says why
     "The best ensemble for a budget; the first model always runs."
-    seconds = predict_s(members, speed, files, length_s, cache_gb)
-    gain = np.array([m.value for m in members]) - min([.5, *(m.value for m in members)]) + 1e-6
-    groups = [[(s, g)] for s, g in zip(seconds, gain)]
-    for m, options in zip(members, groups):
-        if m.recipe.infer.stride_s < ROW_S: options.append((options[0][0] - _saved_s(m, speed, files, length_s), options[0][1] - overlap_gain))
-    choice = knapsack([[(s, g + 1e3) for s, g in groups[0]], *groups[1:]], budget_s)       # the first model is worth more than all others
-    if choice[0] is None: choice[0] = len(groups[0]) - 1
-    words = ["left out: no time" if c is None else ("as its recipe says", "without overlap")[c] for c in choice]
-    table = pd.DataFrame(dict(model=[m.name for m in members], value=[m.value for m in members], minutes=[g[c or 0][0] / 60 for g, c in zip(groups, choice)], plan=words))
-    return [_plain(m) if c else m for m, c in zip(members, choice) if c is not None], table
+    worth, tries = np.array([m.value for m in members]) - min([.5, *(m.value for m in members)]) + 1e-6, []
+    for way, told in _ways(members, speed, length_s):
+        gain = worth - overlap_gain * np.array([a is not b for a, b in zip(way, members)])
+        price = partial(_pass_s, speed=told, minutes=files * length_s / 60, cache_gb=cache_gb)
+        for chosen in _choices(way, gain, budget_s, price):
+            seconds = predict_s([way[i] for i in chosen], told, files, length_s, cache_gb)
+            tries.append((gain[chosen].sum() if seconds.sum() <= budget_s else -seconds.sum(), way, chosen, seconds, price))
+    _, way, chosen, seconds, price = max(tries, key=lambda t: t[0])
+    heard = {sound_key(way[i].recipe) for i in chosen}
+    minutes = [seconds.get(m.name, price(m, sound_key(m.recipe) in heard)) / 60 for m in way]
+    words = ["left out: no time" if i not in chosen else "as its recipe says" if way[i] is m else "without overlap" for i, m in enumerate(members)]
+    return [way[i] for i in chosen], pd.DataFrame(dict(model=[m.name for m in way], value=[m.value for m in way], minutes=minutes, plan=words))
 
 
-def _saved_s(member, speed, files, length_s):
-    "Seconds saved by windows that do not overlap."
-    rows = max(1, length_s / ROW_S)
-    return speed.network_s[member.name] * files * length_s / 60 * (1 - rows / ((rows - 1) * ROW_S / member.recipe.infer.stride_s + 1))
+def _choices(members, gain, budget_s, price):
+    "Better and better choices, numbers of members: those of one key share their sound, and it is paid for once it is known that one of them is chosen."
+    keys = [sound_key(m.recipe) for m in members]
+    heard = {keys[0]}
+    for _ in keys:
+        cost = [price(m, k in heard) for m, k in zip(members, keys)]
+        paid = sum({k: price(m, False) - c for m, k, c in zip(members, keys, cost)}.values())
+        choice = knapsack([[(s, g + 1e3 * (not i))] for i, (s, g) in enumerate(zip(cost, gain))], budget_s - paid)      # the first is worth more than all others
+        chosen = [i for i, c in enumerate(choice) if c is not None]
+        yield chosen if 0 in chosen else [0]
+        before, heard = heard, {keys[0]} | {keys[i] for i in chosen}
+        if heard == before: return
 
 
-def _plain(member):
-    "A member whose windows do not overlap."
-    return replace(member, recipe=member.recipe.but({"infer.stride_s": ROW_S}))
+def _ways(members, speed, length_s):
+    "The members with or without overlapping windows, frontend by frontend, 64 ways at most, and what they cost."
+    keys = list(dict.fromkeys(sound_key(m.recipe) for m in members if m.recipe.infer.stride_s < ROW_S))
+    for plain in product((False, True), repeat=min(len(keys), 6)):
+        without, way, told = {k for i, k in enumerate(keys) if plain[min(i, 5)]}, [], speed
+        for m in members:
+            if sound_key(m.recipe) in without: m, told = _plain(m, told, length_s)
+            way.append(m)
+        yield way, told
+
+
+def _plain(member, speed, length_s):
+    "A member whose windows do not overlap, and `speed` with what that costs."
+    plain, rows = replace(member, recipe=member.recipe.but({"infer.stride_s": ROW_S})), max(1, length_s / ROW_S)
+    own, key, share = sound_key(member.recipe), sound_key(plain.recipe), rows / ((rows - 1) * ROW_S / member.recipe.infer.stride_s + 1)
+    return plain, replace(speed, network_s=speed.network_s | {member.name: share * speed.network_s[member.name]},
+                          listen_s={key: speed.listen_s[own]} | speed.listen_s, sound_mb={key: speed.sound_mb[own]} | speed.sound_mb)

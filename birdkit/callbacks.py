@@ -16,10 +16,10 @@ from .core import KitError, atomic, nearest, quiet, write_table
 from .learner import Callback, SkipStep, StopTraining
 
 # %% ../nbs/lib/31a_callbacks.ipynb #4a77683a
-SHAPES = dict(    # Factor on the learning rate at a share of the training, for cycles of a share each
-    flat=lambda at, cycle: 1.,
-    cosine=lambda at, cycle: .5 * (1 + math.cos(math.pi * min(1, at))),
-    restarts=lambda at, cycle: .5 * (1 + math.cos(math.pi * (at % cycle) / cycle)),
+SHAPES = dict(    # Factor on the learning rate at step i of all, and of cycles of so many steps
+    flat=lambda i, total, cycle: 1.,
+    cosine=lambda i, total, cycle: .5 * (1 + math.cos(math.pi * min(1, i / total))),
+    restarts=lambda i, total, cycle: .5 * (1 + math.cos(math.pi * (i % cycle) / cycle)),
 )
 
 
@@ -44,7 +44,7 @@ class Schedule(Callback):
             self.schedule = schedules.OneCycleLR(optim, peaks, total, pct_start=min(.9, max(self.warmup, 2 / total)))
             return
         cycle = math.ceil(total / learner.epochs) * self.cycle_epochs
-        self.schedule = schedules.LambdaLR(optim, lambda i: min(1, (i + 1) / rise) * SHAPES[self.name](i / total, cycle / total))
+        self.schedule = schedules.LambdaLR(optim, lambda i: min(1, (i + 1) / rise) * SHAPES[self.name](i, total, cycle))
 
     def after_step(self,
         learner,  # Learner
@@ -257,13 +257,17 @@ class Checkpoint(Callback):
         "Save now."
         with atomic(path or self.path) as part: torch.save(dict(mark=self.mark, **pack(learner)), part)
 
+    def read(self):  # dict: the mark, and what `pack` gave
+        "What is in the checkpoint."
+        try: return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise KitError(f"{self.path} is not a readable checkpoint ({type(error).__name__}): delete it to start again") from None
+
     def load(self,
         learner,  # Learner
     ):            # Where that is, in words
         "Bring a learner to where the checkpoint is."
-        try: state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise KitError(f"{self.path} is not a readable checkpoint ({type(error).__name__}): delete it to start again") from None
+        state = self.read()
         if state["mark"] != self.mark:
             raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again")
         unpack(learner, state)

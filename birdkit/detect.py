@@ -114,24 +114,28 @@ def load_part(
 ):         # Heard, and its stamp; None and None where the file is missing or damaged
     "Read what was heard."
     try:
-        with np.load(path) as z: return Heard(z["scores"], float(z["duration_s"]), int(z["rate_hz"])), str(z["stamp"])
+        with np.load(path) as z: return Heard(z["scores"], float(z["duration_s"]), int(z["rate_hz"]), str(z["flaw"])), str(z["stamp"])
     except (OSError, EOFError, ValueError, KeyError, BadZipFile): return None, None
 
 # %% ../nbs/lib/47_detect.ipynb #e51fab49
 ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
 
 
+def _sound_files(folder):
+    "Sound files of a folder, searched all the way down."
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+
+
 def find_recordings(
-    recordings,  # A folder, searched all the way down; or a list of sound files
-):               # {path below the folder, or below what the files share: Path}
+    recordings,  # A folder, searched all the way down; or a list of folders and sound files
+):               # {path below the folder, or below what all of the list share: Path}
     "What there is to hear."
-    if isinstance(recordings, (str, Path)):
-        root = Path(recordings)
-        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+    if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
     else:
-        files = [Path(f).absolute() for f in recordings]
-        root = os.path.commonpath([f.parent for f in files]) if files else ""
-    if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give a folder, or a list of files")
+        paths = [Path(p).absolute() for p in recordings]
+        root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
+        files = [f for p in paths for f in (_sound_files(p) if p.is_dir() else [p])]
+    if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give folders, or sound files")
     return {f.relative_to(root).as_posix(): f for f in files}
 
 
@@ -227,7 +231,8 @@ class Report(NamedTuple):
     failed: pd.DataFrame       # recording, reason
     new: int                   # Recordings heard now
     kept: int                  # Recordings heard before
-    hours: float               # Length of all of them, h
+    hours: float               # Length of what was heard, h
+    flaws: pd.DataFrame        # recording, flaw: those heard up to where they break off
 
 
 def _part(out, name):
@@ -261,18 +266,19 @@ def _named(table, name):
 
 
 def _find(names, classes, out, formats, options):
-    "Detections of all recordings, their labels for Raven and Audacity, and hours of sound."
-    found, hours = [], 0.
+    "Detections of all recordings, their labels for Raven and Audacity, hours of sound, and flaws."
+    found, hours, flaws = [], 0., []
     for name, heard in _kept_scores(names, out, classes):
         here, hours = detections(heard, classes, *options), hours + heard.duration_s / 3600
+        if heard.flaw: flaws.append((name, heard.flaw))
         if name and "raven" in formats: write_raven(out / f"raven/{name}.selections.txt", here, min(SR, heard.rate_hz) // 2)
         if name and "audacity" in formats: write_audacity(out / f"audacity/{name}.txt", here)
         found.append(_named(here, name))
-    return pd.concat(found, ignore_index=True), hours
+    return pd.concat(found, ignore_index=True), hours, pd.DataFrame(flaws, columns=["recording", "flaw"])
 
 # %% ../nbs/lib/47_detect.ipynb #8a71d151
 def detect(
-    recordings,    # A folder, searched all the way down; or a list of sound files
+    recordings,    # A folder, searched all the way down; or a list of folders and sound files
     models,        # An exported folder
     out,           # Folder of the results; a second run goes on where the first one ended
     threshold=.5,  # Least score of a detection
@@ -287,13 +293,14 @@ def detect(
     formats, files, classes, out = check_formats(formats), find_recordings(recordings), load_export(models).classes, Path(out)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
-    found, hours = _find(names, classes, out, formats, (threshold, top, min_gap_s))
+    found, hours, flaws = _find(names, classes, out, formats, (threshold, top, min_gap_s))
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
-    return Report(found, bad, new, len(names) - new, hours)
+    write_table(out / "flaws.csv", flaws)
+    return Report(found, bad, new, len(names) - new, hours, flaws)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def summary(
@@ -306,6 +313,7 @@ def summary(
              f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings"]
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
+    if len(report.flaws): lines.append(f"{len(report.flaws)} could not be heard to their end, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
     return "\n".join([*lines, f"results: {out}"])
 
 
@@ -314,7 +322,7 @@ def _parser():
     about = "Hear a folder of recordings with an exported ensemble and write what was found. A run that was stopped goes on where it ended."
     parser = argparse.ArgumentParser(prog="python -m birdkit.detect", description=about)
     add = parser.add_argument
-    add("recordings", nargs="+", metavar="FOLDER", help="a folder, searched all the way down; or sound files")
+    add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
     add("--out", required=True, help="folder of the results")
     add("--threshold", type=float, default=.5, help="least score of a detection (default: .5)")

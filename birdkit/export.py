@@ -210,9 +210,9 @@ def to_halves(
     (channels, mels, frames), = input_shapes(model.recipe)
     picture = torch.zeros(2, channels, mels, frames)
     with torch.no_grad(): maps = _Trunk(model).cpu().eval()(picture)
-    trunk, head = halves(path)
-    _save(ov.convert_model(_Trunk(model).eval(), example_input=picture, input=[(-1, channels, mels, -1)]), trunk)
-    _save(ov.convert_model(_Head(model).eval(), example_input=maps, input=[(-1, *maps.shape[1:])]), head)
+    (trunk, head), fp16 = halves(path), model.recipe.infer.precision == "fp16"
+    _save(ov.convert_model(_Trunk(model).eval(), example_input=picture, input=[(-1, channels, mels, -1)]), trunk, fp16)
+    _save(ov.convert_model(_Head(model).eval(), example_input=maps, input=[(-1, *maps.shape[1:])]), head, fp16)
     return trunk, head
 
 
@@ -237,12 +237,26 @@ def compare_dense(
 MAX_GAP = 1e-4   # Largest difference of a probability to torch that a float32 export may have
 
 
+def _check_precision(infer, validation):
+    "Refuse what cannot be exported, before anything is."
+    if infer.precision not in ("f32", "fp16", "int8"): raise KitError(f'infer.precision={infer.precision!r} is unknown: give "f32", "fp16" or "int8"')
+    if infer.precision != "int8": return
+    if validation is None: raise KitError('infer.precision="int8" needs labelled windows to be judged on: give validation=')
+    if infer.dense: raise KitError('infer.precision="int8" and infer.dense: the dense mode would run float32 halves, not what was quantised: take one of the two')
+
+
+def _forget(path):
+    "Remove what an earlier export left under this name and the new one may not write."
+    old = [half.with_suffix(s) for half in halves(path) for s in (".xml", ".bin")] + [path.with_suffix(s) for _, s in FORMATS.values()]
+    for p in old: p.unlink(missing_ok=True)
+
+
 def _one(run, name, folder, samples, weight, formats, validation):
     "Convert one run; its classes and its manifest entry."
     model = load_model(run)
     recipe, path = model.recipe, folder / f"{name}.xml"
-    if recipe.infer.precision not in ("f32", "fp16", "int8"): raise KitError(f'infer.precision={recipe.infer.precision!r} is unknown: give "f32", "fp16" or "int8"')
-    if recipe.infer.precision == "int8" and validation is None: raise KitError('infer.precision="int8" needs labelled windows to be judged on: give validation=')
+    _check_precision(recipe.infer, validation)
+    _forget(path)
     inputs = real_windows(recipe, samples)
     gap = parity(model, load_network(to_openvino(model, path)), *inputs)
     if gap > MAX_GAP: raise KitError(f"{path} differs from torch by {gap:.1e}, more than {MAX_GAP:.0e}: export it on another machine or OpenVINO version")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'first_folder', 'share_pretrained', 'train_notebook',
-           'run_command', 'run_environment', 'start_run', 'last_line', 'end_tree', 'side_by_side', 'choose_devices',
-           'describe_end', 'train_all', 'fold_of', 'main']
+           'run_command', 'run_environment', 'start_run', 'last_line', 'with_trained_members', 'end_tree',
+           'side_by_side', 'choose_devices', 'describe_end', 'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
 import argparse, hashlib, json, os, re, signal, subprocess, sys, time
@@ -93,7 +93,7 @@ def beside(
 
 
 def is_finished(
-    run,    # Run
+    run,    # Run; of an ensemble as with_trained_members gives it
     place,  # Place
 ):          # True where nothing is left to do
     "Has this been trained to its end, after the clips were cleaned? In doubt it has not: the training itself looks closer."
@@ -111,7 +111,7 @@ def _is_trained(recipe, run, folder, changed_s):
 
 
 def first_folder(
-    run,    # Run
+    run,    # Run; of an ensemble as with_trained_members gives it
     place,  # Place
 ):          # Folder of the run; of an ensemble that of the first member
     "Where to look for the results of a run."
@@ -184,6 +184,26 @@ def last_line(
     text = re.sub(r"\x1b\[[0-9;]*m", "", Path(path).read_text(encoding="utf-8", errors="replace")) if Path(path).exists() else ""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing was said")
 
+# %% ../nbs/lib/37_fleet.ipynb #3c26e4ef
+def with_trained_members(
+    runs,   # List of Run
+    place,  # Place
+):          # The same runs
+    "Runs without the members that 04_train leaves out; what becomes of a run is told by the others."
+    recipes = {run.recipe.name: run.recipe for run in runs}
+    if not any(m.data.only for recipe in recipes.values() for m in recipe.members()): return runs
+    data = Prepared.load(place.space.prepared, place.data)
+    recipes = {name: _trained_part(recipe, data) for name, recipe in recipes.items()}
+    return [run._replace(recipe=recipes[run.recipe.name]) for run in runs]
+
+
+def _trained_part(recipe, data):
+    "A recipe without such members; as it is where none is left: its training says so."
+    try: trained = trained_members(recipe, data)
+    except KitError: return recipe
+    pairs = zip(recipe.ensemble.members, recipe.members())
+    return recipe.but({"ensemble.members": tuple(pair for pair, member in pairs if member in trained)})
+
 # %% ../nbs/lib/37_fleet.ipynb #052e09bb
 def end_tree(
     process,  # Popen
@@ -237,7 +257,8 @@ def describe_end(
 ):            # Text
     "How a run ended, in a line."
     if code: return f"failed after {seconds / 60:.1f} min: {last_line(beside(run, place, '.log'))}"
-    facts = read_json(first_folder(run, place) / "metrics.json", "train again")
+    try: facts = read_json(first_folder(run, place) / "metrics.json", "train again")
+    except KitError as error: return str(error)
     how = "finished" if facts["epochs"] >= facts["of"] else f"stopped after {facts['epochs']} of {facts['of']} epochs"
     return how + (f", AUC {facts['auc']:.4f}" if "auc" in facts else "") + f", {seconds / 60:.1f} min"
 
@@ -248,7 +269,7 @@ def train_all(
     devices=None,  # As in choose_devices
 ):                 # Runs that failed
     "Train several models, one process each."
-    devices, failed = choose_devices(devices), []
+    devices, failed, runs = choose_devices(devices), [], with_trained_members(runs, place)
     todo = [run for run in runs if not is_finished(run, place)]
     threads = max(1, (os.cpu_count() or 1) // len(devices))
     begin = lambda run, slot: start_run(run, place, devices[slot], threads)

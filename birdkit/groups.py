@@ -131,7 +131,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
-    epochs: int = 30             # Passes over the clips
+    epochs: int = 30             # Passes over the clips, 1 or more
     batch: int = 32              # Windows a step
     accumulate: int = 1          # Batches whose gradients are added up before the weights move (2025 8th: 4)
     name: str = "adamw"          # "adamw", "adam" or "radam" (2025 2nd)
@@ -147,7 +147,7 @@ class Optim:
     precision: str = "auto"      # "f32", "f16" or "bf16"; "auto" goes by the device, and never gives f16 to an NFNet
     compile: bool = False        # torch.compile the network
     average: str = "ema"         # Weights that are kept: "ema", "swa" (mean from `average_from` on), "soup" (mean of the `keep` best epochs), "best" or "last"
-    ema: float = .99             # Decay of the exponential average, per step
+    ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1
     average_from: float = .7     # Share of the training after which "swa" and "soup" begin
     keep: int = 3                # Epochs of a soup
 
@@ -155,20 +155,21 @@ class Optim:
 @dataclass(frozen=True)
 class Pretrain:
     "03_pretrain: learning from other species first."
-    epochs: int = 10             # Passes over the other species' clips
+    epochs: int = 10             # Passes over the other species' clips, 1 or more; where there should be none, run it with past="none"
 
 
 @dataclass(frozen=True)
 class Pseudo:
     "05_distill: learning from unlabelled soundscapes (noisy student, 2025 1st)."
     rounds: int = 1              # Teacher -> labels -> student
-    epochs: int = 30             # Passes of one student
+    epochs: int = 30             # Passes of one student, 1 or more
     lr: float = 7e-4             # Its peak learning rate
     start: str = "teacher"       # Weights a student starts from: "teacher" (fewer epochs) or "backbone" (as 2025 1st)
     student: tuple = ()          # Fields in which students differ from their teachers, pairs: (("model.drop_path", .15),) (2025 1st)
     how: str = "mix"             # What a student does with the labels, a name of birdkit.students; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
+    unheard: bool = True         # A model labels only clips it has not learnt from; False: those too (2025 14th, and 5th where it trains without folds)
     combine: str = "mean"        # Labels of several teachers: their "mean", or their "min" (2024 1st)
     parts: int = 0               # So many students a round, each without one part of the soundscapes, which it alone labels for the next round; 0: one that hears all
     labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
@@ -181,6 +182,7 @@ class Pseudo:
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
     share: float = 0.            # Of a batch, soundscape windows that stand for themselves instead (2025 5th, 7th: .5)
+    share_from: int = 1          # The first round in which they stand there (2025 5th: 5)
     weight: float = 1.           # Of the loss of those (2025 11th gave less)
 
 # %% ../nbs/lib/04_groups.ipynb #4e9acdcd
@@ -192,7 +194,7 @@ class Infer:
     average: str = "windows"     # "windows": rows take scores of windows; "frames": frames of all windows are averaged in time first (2025 1st)
     overlap: float = .5          # "windows": weight of the windows between the rows (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
-    shift_frames: int = 0        # Loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd)
+    shift_frames: int = 0        # "windows": loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd)
     peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (2025 7th: .1); needs Mel.wave "none"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)

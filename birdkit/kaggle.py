@@ -225,16 +225,18 @@ def build_upload(
 def build(
     names=tuple(FILL),  # What to build
     project=None,       # The checkout; by default the one around
+    needed=(),          # Those without which nothing is built; KitError
     **options,          # owner, models, competition, as for build_upload
-):                      # list of Upload; what could not be built is printed
+):                      # list of Upload; what else could not be built is printed
     "Build the uploads that can be built."
     uploads, project = [], Path(project or project_root())
     for name in names:
         if name not in FILL: raise KitError(f"upload {name!r} is unknown; {nearest(name, FILL)}")
         try: uploads.append(build_upload(name, project, **options))
         except KitError as error:
-            print(f"{name}: left out, {error}")
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)
+            if name in needed: raise
+            print(f"{name}: left out, {error}")
     return uploads
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
@@ -271,27 +273,35 @@ def find_owner(
     return next((read_json(f, LOG_IN).get("username") for f in files if f.exists()), None)
 
 # %% ../nbs/lib/46_kaggle.ipynb #b1770756
+def _wait(status, run, wait_s, pause):
+    "Wait until a dataset is ready; KitError where it does not get so."
+    state = ""
+    for _ in range(wait_s // 10):
+        state = _client(run, *status)[1]
+        if state.split()[-1:] == ["ready"]: return
+        pause(10)
+    raise KitError(f"{status[-1]} is not ready after {wait_s} s, Kaggle says {(state or 'nothing').splitlines()[-1]}: look at its page on Kaggle and push again")
+
+
 def push_upload(
     upload,              # Upload
     run=subprocess.run,  # Runs the client; tests put a stand-in here
     wait_s=600,          # How long a dataset may take to become ready, s
     pause=time.sleep,    # Waits
-):                       # What the client said last; KitError where it refused
+):                       # What the client said last; KitError where it refused, or the dataset did not become ready
     "Create a dataset or add a version and wait until it is ready, or push a notebook."
     status = ["kaggle", "datasets", "status", upload.meta["id"]]
     commands = upload_commands(upload)
     known = upload.kind == "dataset" and _client(run, *status)[0] == 0
     code, said = _client(run, *commands[known])
-    if code or "error" in said.lower(): raise KitError(f"{shlex.join(commands[known])} failed: {(said or 'no message').splitlines()[-1]}")
-    for _ in range(wait_s // 10 if upload.kind == "dataset" else 0):
-        if "ready" in _client(run, *status)[1].lower(): break
-        pause(10)
+    if code or re.search(r"(^|\s)error:", said, re.I): raise KitError(f"{shlex.join(commands[known])} failed: {(said or 'no message').splitlines()[-1]}")
+    if upload.kind == "dataset": _wait(status, run, wait_s, pause)
     return (said or "done").splitlines()[-1]
 
 # %% ../nbs/lib/46_kaggle.ipynb #65df2a61
 def _push(names, options):
-    "Build and push."
-    for upload in build(names or [n for n in FILL if n != "birdkit-train"], **options):
+    "Build and push; nothing is pushed where models are wanted and there are none."
+    for upload in build(names or [n for n in FILL if n != "birdkit-train"], needed=("birdkit-models",), **options):
         print(f"{upload.name}: {push_upload(upload)}", flush=True)
 
 
@@ -302,7 +312,7 @@ def main(
     parser = argparse.ArgumentParser(prog="python -m birdkit.kaggle", description="Build what goes to Kaggle, and push it.")
     add = parser.add_argument
     add("what", choices=("build", "push", "pin"), help="build: fill kaggle_datasets/build; push: upload it too; pin: renew pinned.txt")
-    add("names", nargs="*", help=f"which uploads, of {', '.join(FILL)}; by default all")
+    add("names", nargs="*", help=f"which uploads, of {', '.join(FILL)}; by default all, of which push leaves out birdkit-train")
     add("--owner", help="your Kaggle name (default: whose credentials there are)")
     add("--models", metavar="FOLDER", help="an exported folder (default: the newest of work/export)")
     add("--competition", metavar="SLUG", help="attach the notebooks to this competition (default: birdclef-2026)")

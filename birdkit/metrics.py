@@ -25,6 +25,7 @@ def auc_columns(
     y,           # Truth, (rows, classes), 0 or 1
     s,           # Scores, (rows, classes), finite; any scale
     names=None,  # Class names for the errors, (classes,); None: column numbers
+    known=None,  # (rows, classes) bool, False where the truth is not known and the row does not count for the class; None: all is known
 ):               # (classes,) float64, NaN where a class has no positive or no negative row
     "ROC-AUC of each column by mid-ranks, all classes at once."
     y, s = check_dims(np.asarray(y), "rows classes"), check_dims(np.asarray(s), "rows classes")
@@ -37,7 +38,9 @@ def auc_columns(
     n_pos = hit.sum(0)
     n_pairs = n_pos * (len(y) - n_pos)
     u = _rank_sums(hit.T, s.T) - n_pos * (n_pos + 1) / 2
-    return np.divide(u, n_pairs, out=np.full(len(u), np.nan), where=n_pairs > 0)
+    auc = np.divide(u, n_pairs, out=np.full(len(u), np.nan), where=n_pairs > 0)
+    for c in () if known is None else np.flatnonzero(~known.all(0)): auc[c] = auc_columns(y[known[:, c], c:c + 1], s[known[:, c], c:c + 1])[0]
+    return auc
 
 
 def _refuse(bad, names, fault, remedy):
@@ -79,9 +82,10 @@ def _numbers(table, what):
 def mean_auc(
     targets,  # (rows, classes); .5 and more is positive
     scores,   # (rows, classes)
+    known=None,  # As in auc_columns
 ):            # Macro ROC-AUC over classes with both sides; NaN where there is none
     "The metric on arrays, for soft labels too."
-    auc = auc_columns(np.asarray(targets) >= .5, scores)
+    auc = auc_columns(np.asarray(targets) >= .5, scores, known=known)
     return float(auc[np.isfinite(auc)].mean()) if np.isfinite(auc).any() else float("nan")
 
 # %% ../nbs/lib/03_metrics.ipynb #b69e500b

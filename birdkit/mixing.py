@@ -279,6 +279,11 @@ def _scape(sample, targets):
     return replace(sample, x=sample.scape, targets=targets, frames=frames, weight=weight)
 
 
+def _has_background(sample):
+    "Are there soundscape windows without labels? Those with labels are joined, not put behind: what sings in them would be denied."
+    return sample.scape is not None and sample.scape_targets is None
+
+
 def add_background(
     sample,         # Sample of waveforms
     gen,            # torch.Generator
@@ -286,7 +291,7 @@ def add_background(
     db=(-12., 3.),  # Level of the background against the clip, dB
 ):                  # Sample as loud as before
     "Put clips into another place: the soundscape window behind the clip, labels kept."
-    if sample.scape is None: return sample
+    if not _has_background(sample): return sample
     mixed = _mix_at_level(sample, _scape(sample, torch.zeros_like(sample.targets)), uniform(gen, *db, len(sample.x)))
     return choose(coin(gen, p, len(sample.x)), mixed, sample)
 
@@ -298,7 +303,7 @@ def background_snr(
     snr_db=(3., 30.), # RMS of the clip against the background, dB: 3 to 30 in 2024 4th, 0 to 3 in 2023 2nd
 ):                    # Sample whose clips keep their level
     "The soundscape window behind the clip at a signal-to-noise ratio (2023 2nd, 2024 4th, 2025 2nd)."
-    if sample.scape is None: return sample
+    if not _has_background(sample): return sample
     other = _scape(sample, sample.targets)
     noisy = replace(sample, x=at_level(sample.x, other.x, -uniform(gen, *snr_db, len(sample.x))))
     return choose(coin(gen, p, len(sample.x)), noisy, sample)
@@ -314,8 +319,8 @@ def add_bank(
     "Background from a bank of sounds, in which every voice is met with every species (2025 3rd)."
     if bank is None: return sample
     rows = torch.randint(len(bank), (len(sample.x),), generator=gen, device=gen.device)
-    noisy = background_snr(replace(sample, scape=bank[rows.to(bank.device)].to(sample.x)), gen, p, snr_db)
-    return replace(noisy, scape=sample.scape)
+    noisy = background_snr(replace(sample, scape=bank[rows.to(bank.device)].to(sample.x), scape_targets=None), gen, p, snr_db)
+    return replace(noisy, scape=sample.scape, scape_targets=sample.scape_targets)
 
 # %% ../nbs/lib/22_mixing.ipynb #739767d2
 JOINS = {

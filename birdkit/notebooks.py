@@ -133,6 +133,12 @@ def run_notebook(
     return time.monotonic() - start
 
 
+def _told(name, parameters):
+    "A notebook's part of the parameters: when 06_infer runs, all but how models hear is trained."
+    if name != "06_infer" or "overrides" not in parameters: return parameters
+    return parameters | dict(overrides={k: v for k, v in parameters["overrides"].items() if k.split(".")[0] == "infer"})
+
+
 def run_pipeline(
     parameters,          # Parameters by name, such as {"recipe": "small"}
     folder=None,         # Where the notebooks are, by default `nbs` of the checkout
@@ -144,7 +150,7 @@ def run_pipeline(
     for name in parameters:
         if name not in known: raise KitError(f"no notebook has a parameter {name!r}; {nearest(name, known)}")
     for name in notebooks:
-        seconds[name] = run_notebook(folder / f"{name}.ipynb", parameters)
+        seconds[name] = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))
         print(f"{name:<12}{seconds[name]:6.0f} s", flush=True)
     return seconds
 

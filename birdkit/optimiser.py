@@ -45,7 +45,7 @@ def make_optimiser(
 ):            # torch optimiser; its first group learns at `lr`
     "The optimiser a recipe asks for."
     o = model.recipe.optim
-    lr = lr or o.lr
+    lr = o.lr if lr is None else lr
     if o.name not in OPTIMISERS: raise KitError(f"optim.name={o.name!r} is unknown; {nearest(o.name, OPTIMISERS)}")
     if o.layer_decay == 1: groups = [dict(params=model.backbone_parameters(), lr=lr)]
     else: groups = [dict(params=p, lr=lr * o.layer_decay ** i) for tower in model.backbone for i, p in enumerate(stages_of(tower)) if p]

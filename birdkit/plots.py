@@ -14,6 +14,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 from IPython.display import HTML
+from matplotlib.ticker import MaxNLocator
 
 from .audio import ROW_S, SR
 from .mel import mel_picture, mel_power
@@ -80,6 +81,7 @@ def plot_history(
     "Loss over epochs and, where there is one, the validation's AUC."
     fig, ax = plt.subplots(figsize=(5, 2.2), dpi=DPI, layout="constrained")
     ax.plot(history.epoch + 1, history.loss, color=BLUE); ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "auc" in history:
         scored, twin = history.dropna(subset="auc"), ax.twinx()
         twin.plot(scored.epoch + 1, scored.auc, "o-", ms=3, color=ORANGE); twin.set_ylabel("macro ROC-AUC, held-out clips", color=ORANGE, fontsize=8)
@@ -89,27 +91,35 @@ def plot_history(
 def plot_class_auc(
     auc,     # Series by class; NaN is left out
     counts,  # Series by class: number of clips
+    what="clips in all, learnt ones too",  # What is counted
 ):
-    "AUC of each class, sorted, with its number of clips."
+    "AUC of each class, sorted, above or below chance, with a count."
     auc = auc.dropna().sort_values()
-    fig, ax = plt.subplots(figsize=(max(3, .28 * len(auc)), 2.4), layout="constrained")
-    ax.bar(range(len(auc)), auc, color=BLUE)
-    ax.axhline(auc.mean(), color=ORANGE, lw=1)
+    fig, ax = plt.subplots(figsize=(max(4, .28 * len(auc)), 2.6), layout="constrained")
+    ax.vlines(range(len(auc)), .5, auc, color=BLUE, lw=1); ax.plot(range(len(auc)), auc, "o", ms=5, color=BLUE)
+    ax.axhline(.5, color=GREY, lw=1, ls="--", label="chance"); ax.axhline(auc.mean(), color=ORANGE, lw=1, label="mean")
     ax.set_xticks(range(len(auc)), [f"{c} ({counts.get(c, 0)})" for c in auc.index], rotation=90, fontsize=7)
-    ax.set(ylabel="ROC-AUC", ylim=(min(.4, auc.min() - .02), 1.01)); ax.set_title(f"mean {auc.mean():.3f}; clips in brackets", fontsize=8)
+    ax.set(ylabel="ROC-AUC", ylim=(min(.47, auc.min() - .03), 1.03)); ax.set_title(f"mean {auc.mean():.3f}; in brackets: {what}", fontsize=8)
+    ax.set_xlim(-.7, len(auc) - .3); ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     plt.show()
 
 
 def plot_scores(
-    table,   # DataFrame: row_id and one column per class, rows of one soundscape
-    most=8,  # Classes shown, those with the highest score
-    title="",  # Above the picture
+    table,         # DataFrame: row_id and one column per class, rows of one soundscape
+    most=8,        # Classes shown, those with the highest score
+    title="",      # Above the picture
+    samples=None,  # The soundscape itself, (T,) float32 at 32 kHz, to draw above its scores
 ):
-    "Scores of a soundscape over time, the loudest classes."
-    top = table.iloc[:, 1:].max().nlargest(most).index[::-1]
-    fig, ax = plt.subplots(figsize=(6, .25 * len(top) + .8), layout="constrained")
-    image = ax.imshow(table[top].T, aspect="auto", cmap="viridis", vmin=0, vmax=max(1e-9, table[top].max().max()), extent=(0, ROW_S * len(table), len(top), 0))
-    ax.set_yticks(np.arange(len(top)) + .5, top, fontsize=7); ax.set_xlabel("time (s)", fontsize=8); ax.set_title(title, fontsize=8)
+    "Scores of a soundscape over time, the class with the highest one on top."
+    top = table.iloc[:, 1:].max().nlargest(most).index
+    heights = ([] if samples is None else [1.2]) + [.22 * len(top)]
+    fig, axes = plt.subplots(len(heights), 1, figsize=(7.5, sum(heights) + .8), dpi=DPI, layout="constrained", squeeze=False, sharex=True,
+                             height_ratios=heights)
+    ax, end_s = axes[-1, 0], ROW_S * len(table)
+    if samples is not None: mel_image(axes[0, 0], samples); axes[0, 0].set_ylabel("kHz", fontsize=8)
+    image = ax.imshow(table[top].T, aspect="auto", cmap="viridis", vmin=0, vmax=max(1e-9, table[top].max().max()), extent=(0, end_s, len(top), 0))
+    ax.set_yticks(np.arange(len(top)) + .5, top, fontsize=7); ax.set_xlabel("time (s)", fontsize=8); ax.set_xlim(0, end_s); ax.tick_params(labelsize=7)
+    axes[0, 0].set_title(f"{title} ({len(top)} of {table.shape[1] - 1} classes)".strip(), fontsize=8)
     fig.colorbar(image, label="score")
     plt.show()
 

@@ -6,7 +6,7 @@
 __all__ = ['EPS', 'KERNELS', 'TEXTURE', 'LEVELS', 'POST', 'ACROSS', 'FACTS', 'logit', 'sigmoid', 'smooth', 'gaussian',
            'neighbour_max', 'adaptive_smooth', 'class_smooth', 'mix_mean', 'frequency_shares', 'top_scale',
            'file_boost', 'low_rank_power', 'cut_off', 'min_max', 'power', 'group_mix', 'group_max', 'prior_table',
-           'expected', 'add_prior', 'needs_facts', 'apply_post', 'apply_sheet']
+           'expected', 'add_prior', 'needs_facts', 'possible_steps', 'apply_post', 'apply_sheet']
 
 # %% ../nbs/lib/42_post.ipynb #64ed01d1
 from functools import reduce
@@ -293,11 +293,25 @@ FACTS = ("genus", "class_name", "prior")   # Words of steps that stand for what 
 
 
 def needs_facts(
-    step,  # Such as ("group_mix", {"group": "genus"})
-):         # bool
-    "Does a step name facts that only a competition gives?"
+    step,      # Such as ("group_mix", {"group": "genus"})
+    known=(),  # Words whose facts are at hand
+):             # bool
+    "Does a step name facts that only a competition gives, and that are not at hand?"
     words = [v for a in step[1:] for v in (a.values() if isinstance(a, dict) else [a])]
-    return any(isinstance(w, str) and w in FACTS for w in words)
+    return any(isinstance(w, str) and w in FACTS and w not in known for w in words)
+
+
+def possible_steps(
+    steps,     # As of apply_post
+    known=(),  # Words whose facts are at hand
+    apart=(),  # Names of steps that cannot be run here, such as ACROSS
+    name="post-processing",  # Whose steps they are
+):             # Tuple of the other steps
+    "Leave out, and tell, what cannot be run."
+    kept = tuple(step for step in steps if step[0] not in apart and not needs_facts(step, known))
+    gone = ", ".join(step[0] for step in steps if step not in kept)
+    if gone: print(f"{name}: {gone} is left out: it compares all recordings, or needs to know the competition")
+    return kept
 
 
 def _known(x, facts):

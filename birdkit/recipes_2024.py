@@ -37,7 +37,7 @@ birdclef2024_02 = plain.but(
     augment=dict(wave=(("amplitude", dict(exponent=(-.5, .1))),), picture=(("flip", dict(p=.5)), ("xy_cutout", dict(p=.5)), ("mixup", dict(p=.5)), ("stretch_time", dict(p=.5)), ("stretch_mels", dict(p=.5)))),
     sampling=dict(pick="first", within_s=5.),
     optim=dict(epochs=50, lr=1e-3, warmup=.06),
-    pseudo=dict(rounds=3, epochs=50, lr=1e-3, mix="sum", mix_p=.35),
+    pseudo=dict(rounds=3, epochs=50, lr=1e-3, mix="sum", mix_p=.35, labels=(("normalise_max", dict(least=(2., 2., .1))),)),   # from the third round on
     infer=dict(post=(("smooth", "sum"),)),
     ensemble=dict(members=(("128", {"ensemble.seeds": 2}), ("256", {"frontend.size": (256, 256)}), ("64x128", {"frontend.n_mels": 64, "frontend.size": (64, 128)}),
                            ("64", {"frontend.n_mels": 64, "frontend.hop": 1024, "frontend.size": (64, 64)}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"})),
@@ -56,7 +56,7 @@ birdclef2024_03 = plain.but(
     data=dict(newest=500, at_least=10),
     sampling=dict(pick="ends", within_s=6.),
     optim=dict(epochs=30, batch=128),
-    pseudo=dict(rounds=1, epochs=88, share=.6, mix_p=0., labels=()),
+    pseudo=dict(rounds=1, epochs=88, share=.6, mix_p=0., labels=(), student=(("optim.batch", 320),)),
     infer=dict(post=(("file_boost", .8), ("smooth", "wide"))),
     ensemble=dict(members=(("vit", {"ensemble.seeds": 5}), ("mnasnet", {"model.backbone": "mnasnet_100.rmsp_in1k", "ensemble.seeds": 5}),
                            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "frontend.n_mels": 128, "frontend.hop": 512, "frontend.size": (), "pseudo.rounds": 0, "ensemble.seeds": 4})),

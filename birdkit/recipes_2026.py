@@ -28,7 +28,7 @@ birdclef2026_01 = plain.but(
                  ("special", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "data.only": ("Amphibia", "Insecta", "Mammalia", "Reptilia"), "optim.epochs": 40, "pseudo.rounds": 0}),
                  ("nfnet-mlp", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "model.head": "mlp", "model.options": ()})),
         origin=(("year", 2026), ("rank", 1), ("private", .9657)),
-        sure="from the write-up; the first phase runs as `-y '{overrides: {pseudo.how: embed}}'` with a teacher's file"),
+        sure="from the write-up; embeddings are learnt beside the labels, not before them: 05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'`"),
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #84e62d76
@@ -76,7 +76,7 @@ birdclef2026_05 = plain.but(
     augment=dict(wave=(("half_mix", dict(p=.5)),), picture=(("filter_augment", dict(p=.5)),)),
     sampling=dict(labelled=.25),
     pretrain=dict(epochs=30),
-    pseudo=dict(rounds=2, on="both", how="self", share=.25, mix_p=0.),
+    pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, mix_p=0.),
     infer=dict(stride_s=2.5, overlap=.5, post=(("gaussian", .65),)),
     ensemble=dict(origin=(("year", 2026), ("rank", 5), ("private", .9582)), sure="the order of the ladder; numbers are plain's"),
 )

@@ -15,6 +15,7 @@ from itertools import chain, islice, repeat
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.transforms import Bbox
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
 from scipy.stats import kendalltau, spearmanr
@@ -260,8 +261,9 @@ def plot_scene(
     fig, (top, low) = plt.subplots(2, 1, figsize=(7.5, 2.5 + .2 * species), dpi=75, layout="constrained", sharex=True,
                                    height_ratios=(2.2, .2 * species))
     mel_image(top, scenes.wave(i), f"scene {i} on {scenes.place(i).recording.iloc[0]}", PICTURE)
+    said = []
     for k, (column, events) in enumerate(own.groupby("column")):
-        for e in events.itertuples(): _box(top, e, scenes.songs[e.clip].own, f"C{k}")
+        for e in events.itertuples(): _box(top, e, scenes.songs[e.clip].own, f"C{k}", said)
         bars = [(ROW_S * r, ROW_S) for r in np.flatnonzero(scenes.truth[i, :, column])]
         low.broken_barh(bars, (k - .4, .8), color=f"C{k}")
     names = [classes[c] for c in sorted(own.column.unique())]
@@ -270,11 +272,14 @@ def plot_scene(
     plt.show()
 
 
-def _box(ax, e, own, colour):
-    "Draw one event."
+def _box(ax, e, own, colour, said):
+    "Draw one event, and its SNR where no other one stands; `said` has their places."
     low, high = (np.flatnonzero(own)[[0, -1]] + [.5, 1.5]) * PICTURE.n_mels / (BANDS.n_mels + 1)
     ax.add_patch(plt.Rectangle((e.start_s, low), e.end_s - e.start_s, high - low, fill=False, color=colour))
-    ax.text(e.start_s, high + .5, f"{e.snr_db:.0f} dB", fontsize=6, color="white")
+    x, y = min(e.start_s, SCENE_S - 3), min(high + .5, .94 * PICTURE.n_mels)
+    if any(abs(x - a) < 3 and abs(y - b) < .08 * PICTURE.n_mels for a, b in said): return
+    said.append((x, y))
+    ax.text(x, y, f"{round(e.snr_db)} dB", fontsize=6, color="white")
 
 # %% ../nbs/lib/14a_scenes.ipynb #f31ffc1d
 def scene_scores(
@@ -303,6 +308,24 @@ def rank_agreement(
     rows = [(float(spearmanr(table[c], table[truth])[0]), float(kendalltau(table[c], table[truth])[0])) for c in others]
     return pd.DataFrame(rows, others, ["spearman", "kendall"])
 
+# %% ../nbs/lib/14a_scenes.ipynb #33d31a57
+_SIDES = [((4, 2), "left", "bottom"), ((4, -2), "left", "top"), ((-4, 2), "right", "bottom"), ((-4, -2), "right", "top"),
+          ((0, 5), "center", "bottom"), ((0, -5), "center", "top"), ((6, 9), "left", "bottom"), ((-6, -9), "right", "top")]
+
+
+def _name_points(ax, names, xs, ys):
+    "A name beside each point, on the first side where it hits no point and no other name, and stays inside."
+    places = ax.transData.transform(np.column_stack([xs, ys]))
+    inside, taken = ax.get_window_extent(), [Bbox([p - 4, p + 4]) for p in places]
+    for name, x, y in zip(names, xs, ys):
+        tries = [ax.annotate(name, (x, y), fontsize=7, xytext=offset, textcoords="offset points", ha=ha, va=va) for offset, ha, va in _SIDES]
+        boxes = [text.get_window_extent() for text in tries]
+        out = [not (inside.x0 < b.x0 and b.x1 < inside.x1 and inside.y0 < b.y0 and b.y1 < inside.y1) for b in boxes]
+        best = min(range(len(_SIDES)), key=lambda i: (boxes[i].count_overlaps(taken) + 10 * out[i], i))
+        taken.append(boxes[best])
+        for i, text in enumerate(tries):
+            if i != best: text.remove()
+
 
 def plot_ranking(
     table,           # DataFrame: name, and scores in columns
@@ -314,9 +337,9 @@ def plot_ranking(
     fig, axes = plt.subplots(1, n, figsize=(3.4 * n, 2.8), layout="constrained", sharey=True, squeeze=False)
     for ax, (column, r) in zip(axes[0], agreement.iterrows()):
         ax.scatter(table[column], table[truth], s=14, color=BLUE)
-        for name, x, y in zip(table["name"], table[column], table[truth]):
-            ax.annotate(name, (x, y), fontsize=7, xytext=(3, 2), textcoords="offset points")
         ax.set(xlabel=column); ax.margins(.3, .1)
         ax.set_title(f"Spearman {r.spearman:.2f}, Kendall {r.kendall:.2f}", fontsize=8)
     axes[0, 0].set_ylabel(truth)
+    fig.draw_without_rendering()
+    for ax, column in zip(axes[0], agreement.index): _name_points(ax, table["name"], table[column], table[truth])
     plt.show()

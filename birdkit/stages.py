@@ -152,13 +152,14 @@ def pretrain(
     space,   # Workspace
     recipe,  # Recipe
     seed=0,  # Of everything random
+    minutes=None,  # Time there is; None: no limit
 ):           # The trained model, history DataFrame
-    "Train on other species and keep the backbone in `pretrained/<recipe>`."
+    "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
     data, folder = prepare(past, space, recipe.data, seed, space.root / "past"), space.pretrained(recipe.name)
     clips = make_clips(data)
     clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
     torch.manual_seed(seed)
-    model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed)
+    model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
     with atomic(folder / "backbone.pt") as part: torch.save(model.backbone.state_dict(), part)
     return model, history
 
@@ -167,7 +168,7 @@ def forget_pretrained(
     space,   # Workspace
     recipe,  # Recipe
 ):
-    "Remove a backbone that an earlier run of 03_pretrain left, of this or another competition."
+    "Remove a backbone that an earlier run of 03_pretrain left, where there is nothing to learn from any more."
     shutil.rmtree(space.pretrained(recipe.name), ignore_errors=True)
 
 

@@ -191,7 +191,7 @@ class Embed(Mix):
         path="",            # The teacher's .onnx or .tflite file
         distance="cosine",  # Or "mse"
         weight=1.,          # Of the distance
-        labels=0.,          # Of the loss of the labels
+        labels=0.,          # Of the loss of the labels; with 0 no class is learnt: what comes out is a backbone, not a model to export
         peak=.25,           # What the teacher hears is brought to this peak
         rate_hz=0,          # Rate of the teacher, where its window does not tell
         window_s=0.,        # Window of the teacher, where its file leaves that open, s

@@ -15,7 +15,7 @@ import yaml
 
 from .competition import Competition
 from .core import KitError, Workspace, write_table
-from .fleet import Place, beside, choose_devices, first_folder, fold_of, is_finished, last_line, make_runs, start_run
+from .fleet import Place, beside, choose_devices, first_folder, fold_of, is_finished, last_line, make_runs, start_run, with_trained_members
 from .runs import SCORES, read_run, show_table
 
 # %% ../nbs/lib/37a_sweep.ipynb #95bdc942
@@ -91,7 +91,7 @@ def sweep(
     retries=2,   # How often a run may be killed; lost workers are Dask's to count
 ):               # DataFrame of sweep_table
     "Train on the workers of a Dask cluster what is not finished; the table is written after every run."
-    path, failed = Path(path or place.space.root / "sweep.csv"), {}
+    path, failed, runs = Path(path or place.space.root / "sweep.csv"), {}, with_trained_members(runs, place)
     todo = [run for run in runs if not is_finished(run, place)]
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
     names = {client.submit(_task, run, place, devices, threads, retries=retries, pure=False): run.name for run in todo}

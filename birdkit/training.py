@@ -8,7 +8,7 @@ __all__ = ['KEPT', 'choose_device', 'keep_memory', 'pictures_of', 'inputs_of', '
            'clip_inputs', 'clip_scores', 'background_scapes', 'split_clips', 'make_callbacks', 'train_run']
 
 # %% ../nbs/lib/32_training.ipynb #264f0159
-import ctypes, hashlib, json
+import ctypes, hashlib, json, shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from .metrics import mean_auc
 from .mixing import Sample, append_scapes, join_scape
 from .models import BirdNet
 from .optimiser import Compile, Freeze, Layout, Precision, choose_precision, half_precision, make_optimiser
-from .recipe import load_recipe
+from .recipe import check_recipe, load_recipe
 from .sampling import balance, recency
 
 # %% ../nbs/lib/32_training.ipynb #e74a7a1f
@@ -105,12 +105,14 @@ def levelled(
 
 # %% ../nbs/lib/32_training.ipynb #e72fd9cf
 def clip_sample(
-    learner,  # Learner
-    batch,    # Batch
-):            # Sample of the clips
-    "Labelled clips, mixed as the recipe says; soundscapes without labels are background."
-    scape = batch.scape if batch.scape_targets is None else None
-    sample = Sample(levelled(learner, batch.wave), batch.targets, batch.weight, scape=scape)
+    learner,         # Learner
+    batch,           # Batch
+    labelled=False,  # Let soundscape windows with labels come along, to be joined
+):                   # Sample of the clips
+    "Labelled clips, mixed as the recipe says; soundscapes without labels are background, those with labels are not, since what sings in them would be denied."
+    sample, n = Sample(levelled(learner, batch.wave), batch.targets, batch.weight), len(batch.wave)
+    if batch.scape_targets is None: sample = replace(sample, scape=batch.scape)
+    elif labelled: sample = replace(sample, scape=levelled(learner, batch.scape[:n]), scape_targets=batch.scape_targets[:n])
     return apply_wave(sample, learner.model.recipe.augment, learner.gen, getattr(learner, "bank", None))
 
 
@@ -120,9 +122,9 @@ def student_sample(
     p,        # Pseudo group of a recipe
 ):            # Sample of clips, and behind them soundscape windows
     "Clips mixed with labelled soundscapes, labels the larger of both (2025 1st), and soundscapes beside them (2025 5th and 7th)."
-    sample, n = clip_sample(learner, batch), len(batch.wave)
+    sample, n = clip_sample(learner, batch, labelled=True), len(batch.wave)
     if batch.scape_targets is None: return sample
-    sample = join_scape(replace(sample, scape=batch.scape[:n], scape_targets=batch.scape_targets[:n]), learner.gen, p.mix_p, p.mix, p.mix_db)
+    sample = join_scape(sample, learner.gen, p.mix_p, p.mix, p.mix_db)
     if len(batch.scape) == n: return sample
     return append_scapes(sample, levelled(learner, batch.scape[n:]), batch.scape_targets[n:], p.weight)
 
@@ -313,12 +315,16 @@ def train_run(
     scores=None,        # Scores of birdkit.cleaning, for sampling.pick "scored"
     callbacks=(),       # Further Callback objects
     bank=None,          # Sounds for the step add_bank, (N, T) float32
+    anew=False,         # What a run of other settings or data left in the folder is deleted; False: its checkpoint is refused
 ):                      # The averaged model, history DataFrame
     "Train one model and keep it; a killed or stopped run goes on where it was."
-    recipe, (learn, held) = model.recipe, split_clips(data, clips, fold, model.recipe.data)
-    batches, epochs = _batches(data, learn, recipe, scapes, seed, scores, step), epochs or recipe.optim.epochs
+    recipe, epochs = check_recipe(model.recipe), model.recipe.optim.epochs if epochs is None else epochs
+    _check_task(recipe, model.classes, epochs)
+    learn, held = split_clips(data, clips, fold, recipe.data)
+    batches = _batches(data, learn, recipe, scapes, seed, scores, step)
     mark = json.dumps([asdict(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
     if _finished(folder, mark): return load_model(folder), read_table(folder / "history.csv", f"delete {folder} to train again")
+    if anew: _make_room(folder, mark)
     score, device = _scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes)
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
@@ -330,6 +336,13 @@ def train_run(
     _keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")
     return averaged, pd.DataFrame(learner.history)
+
+
+def _check_task(recipe, classes, epochs):
+    "Refuse a training of no epoch, and a softmax over one class, which is always 1."
+    if epochs < 1: raise KitError(f"epochs={epochs!r} is nothing to train with: give 1 or more, or None for optim.epochs")
+    softmax = "soft_ce" in (recipe.loss.name, *(name for _, name, *_ in recipe.loss.then))
+    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} knows one class, {classes[0]}, of which soft_ce learns nothing: take bce, focal_bce or ce_bce as loss.name and in loss.then")
 
 
 def _sound(model, folder):
@@ -361,13 +374,22 @@ def _finished(folder, mark):
     return done
 
 
+def _make_room(folder, mark):
+    "Delete what a run of other settings or data left; what goes on stays."
+    left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
+    if (folder / "last.pt").exists(): left.append(_sha(Checkpoint(folder / "last.pt", mark).read()["mark"]))
+    if set(left) == {_sha(mark)}: return
+    if left: print(f"{folder.parent.name}/{folder.name} is of other settings or data: it is deleted and trained anew")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _scorer(data, held, frontend):
-    "A function of a model: AUC and scores of the held-out clips; None where nothing is held out."
+    "A function of a model: AUC and scores of the held-out clips, without classes left open; None where nothing is held out."
     if held is None or not len(held): return None
     inputs, owner = clip_inputs(data.store, held, frontend.cpu())
     def _score(model):
         scores = clip_scores(model, inputs, owner)
-        return mean_auc(held.targets, scores), scores
+        return mean_auc(held.targets, scores, held.known), scores
     return _score
 
 

@@ -1,5 +1,6 @@
 "A valid submission at every moment: killed, slow, out of time, many files."
 import os, signal, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit.anytime import run_submission
+from birdkit.anytime import reserve_s, run_submission
 from birdkit.audio import SR, write_ogg
 from birdkit.check import check_submission
 from birdkit.core import Clock, read_table
@@ -127,3 +128,74 @@ def test_models_of_one_frontend_decode_each_file_once(tmp_path, monkeypatch):
                                                                                    pd.DataFrame(dict(model=list(VALUES), plan="", minutes=1.))))
     run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=stub())
     assert sorted(decoded) == sorted(files)
+
+
+@pytest.mark.parametrize("broken", VALUES)
+def test_a_model_that_breaks_in_its_pass_costs_only_itself(tmp_path, broken):
+    comp, export, files = world(tmp_path, 4)
+    lopsided = RECIPE.but({"infer.post": [("smooth", "lopsided")]})
+    export = replace(export, members=[replace(m, recipe=lopsided) if m.name == broken else m for m in export.members])
+    sheet, report = run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=stub())
+    what = dict(zip(report.model, report.what))
+    assert what.pop(broken).startswith("left out: kernel 'lopsided' is unknown") and set(what.values()) == {"heard all files"}
+    assert first_value(tmp_path / "submission.csv") == round(np.mean([VALUES[n] for n in what]), 4) and sheet.heard == 4
+
+
+@pytest.mark.parametrize("weights, value", [((0., 1., 1.), .5), ((0., 0., 1.), .6), ((0., 0., 0.), .4)])
+def test_models_without_weight_are_left_out(tmp_path, weights, value):
+    comp, export, files = world(tmp_path, 4)
+    export = replace(export, members=[replace(m, weight=w) for m, w in zip(export.members, weights)])
+    report = run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=stub())[1]
+    assert first_value(tmp_path / "submission.csv") == value
+    assert sorted(report.what) == sorted("left out: its weight is 0" if not w and any(weights) else "heard all files" for w in weights)
+
+
+def test_the_report_has_the_same_columns_however_it_ends(tmp_path):
+    comp, export, files = world(tmp_path, 4)
+
+    def refused(*given): raise RuntimeError("this CPU lacks AVX2")
+
+    for minutes, load, heard in ((90, stub(), 4), (0, stub(), 0), (90, refused, 0)):
+        sheet, report = run_submission(comp, export, files, tmp_path / "submission.csv", Clock(minutes), load=load)
+        assert list(report) == ["model", "files", "predicted_s", "seconds", "what"] and report.seconds.sum() >= 0
+        assert sheet.heard == heard and len(report) == 3
+
+
+def test_a_second_pass_that_is_cut_is_not_used_and_said_so(tmp_path):
+    comp, export, files = world(tmp_path, 40)
+    machine, path = SlowMachine(first=.1, second=.1), tmp_path / "submission.csv"
+
+    def tick(name):
+        if name == "second" and first_value(path) == .2: machine.time += 30          # in its pass, not in the self-test
+        machine.tick(name)
+
+    sheet, report = run_submission(comp, replace(export, members=export.members[:2]), files, path, Clock(2, now=machine), load=stub(tick))
+    cut = report.set_index("model").loc["second"]
+    assert 0 < cut.files < 40 and cut.what == f"time was up: {cut.files} of 40 files not used"
+    assert first_value(path) == .2 and sheet.heard == 40
+
+
+@pytest.mark.parametrize("minutes, seconds", [(2.2, [54, 36]), (1.75, [48, 24])])      # in the shorter time both go without overlap, so that they share their sound
+def test_times_are_predicted_as_they_will_be(tmp_path, monkeypatch, minutes, seconds):
+    import birdkit.hear as hear
+    machine, listen = SlowMachine(first=.1, second=.2, listen=.6), hear.listen
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(hear, "listen", lambda *given: machine.tick("listen") or listen(*given))
+    comp, export, files = world(tmp_path, 60, rows=2)
+    members = [replace(m, recipe=RECIPE.but({"infer.stride_s": 2.5})) for m in export.members[:2]]
+
+    def load(path, *given):
+        def network(x):
+            machine.time += machine.seconds[path.name] * len(x)
+            return np.full((len(x), 2), .3), np.full((len(x), 3, 2), .3)
+        return network, []
+
+    report = run_submission(comp, replace(export, members=members), files, tmp_path / "submission.csv", Clock(minutes, now=machine), load=load)[1]
+    assert report.what.tolist() == ["heard all files"] * 2
+    assert np.allclose(report.seconds, seconds) and np.allclose(report.predicted_s, seconds, rtol=.03)
+
+
+def test_more_is_kept_back_on_kaggle(monkeypatch):
+    assert [reserve_s(Clock(m)) for m in (1, 90)] == [6, 60]
+    monkeypatch.setattr("birdkit.anytime.on_kaggle", lambda: True)
+    assert [reserve_s(Clock(m)) for m in (1, 90)] == [6, 240]

@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from birdkit.core import KitError
+from birdkit.recipe import find_recipe
+
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
 
@@ -99,6 +102,43 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
     league.main(words)                                                       # nothing is trained twice
     assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()
+    with pytest.raises(KitError, match="tiny-seed0 was planned with other values of minutes: delete it, or give another --work"): league.main([*words, "--minutes", ".02"])
+
+
+def test_a_job_is_not_taken_for_another(league, tmp_path, monkeypatch):
+    recipe, world = league.level(find_recipe("tiny")), SimpleNamespace(space=SimpleNamespace(root=tmp_path, clean=tmp_path / "clean"))
+    (tmp_path / "clean").mkdir()
+    monkeypatch.setattr(league, "learn", lambda world, recipe, space: ([], [pd.DataFrame(dict(seconds=[1.]))]))
+    first = league.plan(world, recipe, 1.)
+    assert league.plan(world, recipe.but(about="said otherwise"), 1.) == first
+    for said, wanted, minutes in (("optim.lr, loss.name", recipe.but({"optim.lr": 1., "loss.name": "bce"}), 1.), ("minutes", recipe, 2.)):
+        with pytest.raises(KitError) as told: league.plan(world, wanted, minutes)
+        assert str(tmp_path) in str(told.value) and all(name in str(told.value) for name in said.split(", "))
+    (tmp_path / "recipe.json").unlink()                                      # killed before it was planned to the end
+    with pytest.raises(KitError, match="delete it, or give another --work"): league.plan(world, recipe, 2.)
+    first.save(tmp_path / "recipe.json")
+    (tmp_path / "planned.json").unlink()                                     # planned before this was kept
+    assert league.plan(world, recipe, 2.) == first and not (tmp_path / "planned.json").exists()
+
+
+def test_a_plan_of_another_version_is_named(league, tmp_path):
+    (tmp_path / "planned.json").write_text('{"minutes": 1, "recipe": {"name": "tiny", "gone": 1}}')
+    with pytest.raises(KitError, match=f"{tmp_path}: recipe tiny was written by another version.*delete it, or give another --work"):
+        league.check_planned(tmp_path, find_recipe("tiny"), 1)
+
+
+def test_students_are_alike_too(league):
+    recipe = find_recipe("tiny").but({"pseudo.student": (("optim.batch", 320), ("model.drop_path", .15))})
+    assert league.level(recipe).pseudo.student == (("model.drop_path", .15),)
+    for name in ("birdclef2024_03", "birdclef2025_11"):
+        system = league.level(find_recipe(name))
+        assert system.but(dict(system.pseudo.student)).optim.batch == league.EQUAL["optim.batch"]
+
+
+def test_ablations_of_two_recipes_share_no_folder(league):
+    import ablation
+    chosen = [set(ablation.choose(SimpleNamespace(recipe=name, without=list(ablation.WITHOUT)))) for name in ("small", "best", "base")]
+    assert all(len(names) > 5 for names in chosen) and len(set.union(*chosen)) == sum(map(len, chosen))
 
 
 def test_the_league_stretches_restarts_by_whole_cycles(league):
@@ -111,5 +151,5 @@ def test_a_technique_is_taken_out(league, demo, tmp_path):
     import ablation
     ablation.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --minutes .01 --without students post --seeds 1 --turns 5".split()])
     table = pd.read_csv(tmp_path / "ablation.csv").set_index("system")
-    assert table.epochs.astype(str).str.count(r"\+").to_dict() == {"tiny": 1, "without-students": 0, "without-post": 1}
-    assert not (tmp_path / "without-post-seed0").exists() and table.auc["without-post"] != table.auc["tiny"]     # the same models, heard otherwise
+    assert table.epochs.astype(str).str.count(r"\+").to_dict() == {"tiny": 1, "tiny-without-students": 0, "tiny-without-post": 1}
+    assert not (tmp_path / "tiny-without-post-seed0").exists() and table.auc["tiny-without-post"] != table.auc["tiny"]     # the same models, heard otherwise

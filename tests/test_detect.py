@@ -50,7 +50,7 @@ def models(tmp_path_factory):
 def scored(path, models):
     "Rows of a recording heard in one piece, without anything of detect."
     member, samples = load_export(models).members[0], decode(path).samples
-    return score_rows(samples, max(1, round(len(samples) / 160_000)), member.recipe, load_network(member.path))
+    return score_rows(samples, -(-len(samples) // 160_000), member.recipe, load_network(member.path))
 
 
 def test_rows_are_those_of_the_whole_recording(tmp_path, models):
@@ -62,6 +62,59 @@ def test_rows_are_those_of_the_whole_recording(tmp_path, models):
         np.testing.assert_allclose(rows[LABELS], scored(folder / name, models), atol=1e-5)
         assert rows.start_s.tolist() == list(range(0, 5 * len(rows), 5))
     assert (report.new, report.kept, report.failed.recording.tolist()) == (3, 0, ["torn.ogg"])
+
+
+def damaged(path, source, at=.9):
+    "A copy with some zeros in it."
+    data = bytearray(source.read_bytes())
+    begin = int(at * len(data))
+    data[begin:begin + 3000] = bytes(3000)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_fault_costs_what_lies_behind_it(tmp_path, models):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    sf.write(tmp_path / "whole.flac", calls(150, 32_000) + np.random.default_rng(1).normal(0, .01, 150 * 32_000), 32_000)
+    path = damaged(folder / "night.flac", tmp_path / "whole.flac")
+    report, clip = detect(folder, models, tmp_path / "out", all_scores=True), decode(path)
+    assert 120 < clip.duration_s < 140 and report.failed.empty and report.hours * 3600 == pytest.approx(clip.duration_s)
+    assert report.flaws.values.tolist() == [["night.flac", clip.flaws[0]]] and "of 150.0 s (" in clip.flaws[0]
+    table = pd.read_csv(tmp_path / "out/scores.csv")
+    np.testing.assert_allclose(table[LABELS], scored(path, models), atol=1e-5)
+    assert table.end_s.max() == pytest.approx(clip.duration_s, abs=1e-3) and (table.end_s > table.start_s).all()
+    again = detect(folder, models, tmp_path / "out")                           # kept with the scores
+    assert (again.new, again.kept) == (0, 1) and again.flaws.equals(report.flaws)
+
+
+def test_a_stream_without_length_is_heard(tmp_path, models):
+    (tmp_path / "in").mkdir()
+    sf.write(tmp_path / "in/told.flac", calls(67.3, 32_000), 32_000)
+    data = bytearray((tmp_path / "in/told.flac").read_bytes())
+    data[21] &= 0xf0
+    data[22:26] = bytes(4)                                                     # number of samples: 0 is unknown
+    (tmp_path / "in/untold.flac").write_bytes(data)
+    report = detect(tmp_path / "in", models, tmp_path / "out", all_scores=True)
+    told, untold = (rows.drop(columns="recording").reset_index(drop=True) for _, rows in pd.read_csv(tmp_path / "out/scores.csv").groupby("recording"))
+    assert told.equals(untold) and len(told) == 14 and report.flaws.empty and report.hours == pytest.approx(2 * 67.3 / 3600)
+
+
+def test_the_last_seconds_are_heard(tmp_path, models):
+    (tmp_path / "in").mkdir()
+    sf.write(tmp_path / "in/a.wav", calls(7.4, 32_000), 32_000)
+    detect(tmp_path / "in", models, tmp_path / "out", all_scores=True)
+    table = pd.read_csv(tmp_path / "out/scores.csv")
+    assert table[["start_s", "end_s"]].values.tolist() == [[0, 5], [5, 7.4]]
+
+
+def test_several_folders(tmp_path, models):
+    recordings(tmp_path / "in")
+    (tmp_path / "in/pond").mkdir()
+    sf.write(tmp_path / "in/pond/d.wav", calls(6, 32_000), 32_000)
+    module.main([str(tmp_path / "in/hill"), str(tmp_path / "in/pond"), "--models", str(models), "--out", str(tmp_path / "out")])
+    assert sorted(p.relative_to(tmp_path / "out/parts").as_posix() for p in (tmp_path / "out/parts").rglob("*.npz")) == ["hill/a.wav.npz", "hill/b.flac.npz", "pond/d.wav.npz"]
+    assert pd.read_csv(tmp_path / "out/failed.csv").empty
 
 
 def test_raven_and_audacity_say_what_the_table_says(tmp_path, models):

@@ -1,8 +1,11 @@
 "What a real folder can do to a kit: each case goes through, or is one line."
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
-from toys import toy_folder
+from conftest import ROOT
+from toys import LABELS, toy_export, toy_folder
 
 from birdkit.anytime import run_submission
 from birdkit.batches import make_clips
@@ -13,7 +16,7 @@ from birdkit.competition import Competition
 from birdkit.core import Clock, KitError, Workspace
 from birdkit.prepare import prepare
 from birdkit.recipe import Recipe
-from birdkit.runtime import Export, Member
+from birdkit.runtime import MANIFEST, Export, Member, file_sha256
 from birdkit.submit import find_sample, find_soundscapes
 
 RECIPE = Recipe("toy").but({"frontend.n_mels": 16, "frontend.hop": 3200, "infer.stride_s": 5., "infer.post": []})
@@ -81,3 +84,57 @@ def test_stale_submission_is_replaced_at_once(tmp_path):
         run_submission(comp, export, comp.test_files, tmp_path / "submission.csv", Clock(90), None, killed)
     table = pd.read_csv(tmp_path / "submission.csv")
     assert table.columns.tolist() == ["row_id", *comp.classes] and len(table) == 2 and (table[comp.classes] == .1).all(axis=None)
+
+
+@pytest.mark.parametrize("step", [("add_prior", {"prior": "prior"}), ("class_smooth", {"group": "class_name"})])
+def test_a_table_that_cannot_be_read_costs_a_step_not_the_submission(tmp_path, capsys, step):
+    table = toy_folder(tmp_path, 2026, test_s=(10, 10)) / "train_soundscapes_labels.csv"
+    table.write_text(table.read_text() + "x.ogg,00:00:10,00:00:05,owl1\n")
+    comp, knowing = Competition.find(str(tmp_path)), RECIPE.but({"infer.post": [step]})
+    export = Export(tmp_path, tuple(comp.classes), np.full(4, .1), [Member("toy", knowing, 1., 1., tmp_path)])
+    report = run_submission(comp, export, comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp), quiet_network)[1]
+    told = capsys.readouterr().out
+    assert report.what.tolist() == ["heard all files"] and (pd.read_csv(tmp_path / "submission.csv")[comp.classes] == .3).all(axis=None)
+    assert "the window ends before it begins" in told and f"toy: {step[0]} is left out" in told
+
+
+def infer_cells(folder, **parameters):
+    "The cells of 06_infer, one after the other, on the toy competition of a folder; what they know in the end."
+    known = {}
+    for cell in json.loads((ROOT / "nbs/06_infer.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code": exec("".join(cell["source"]), known)
+        if "parameters" in cell["metadata"].get("tags", []): known |= dict(data=str(folder / "data"), work=str(folder / "work"), models=str(folder / "models")) | parameters
+    return known
+
+
+def refuse_network(folder):
+    "Make the toy export's network one that no engine takes."
+    (folder / "toy.xml").write_text("<net/>")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["models"][0]["sha256"]["toy.xml"] = file_sha256(folder / "toy.xml")
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("fault, heard", [("", 3), ("broken file", 2), ("no time", 0), ("no network", 0)])
+@pytest.mark.parametrize("tests", [(10, 13, 10), ()])
+def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fault, heard, tests):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    comp = toy_folder(tmp_path / "data", 2025, test_s=tests)
+    toy_export(tmp_path / "models")
+    rows = [f"soundscape_{k + 1}_{end}" for k in range(len(tests)) for end in (5, 10)]       # of the 13 s the sample asks 10
+    if tests: pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
+    files = sorted((comp / ("test_soundscapes" if tests else "train_soundscapes")).iterdir())
+    if fault: files[0].write_text("no sound")
+    if fault == "no network": refuse_network(tmp_path / "models")
+    known = infer_cells(tmp_path, budget_min=0 if fault == "no time" else 90)
+    heard = max(0, heard - 3 + len(files))
+    assert check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == known["problems"] == []
+    assert known["facts"]["heard"] == heard and f"{len(files) - heard} files kept the prior" in capsys.readouterr().out
+
+
+def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    toy_folder(tmp_path / "data", 2025, test_s=(10,))
+    toy_export(tmp_path / "models")
+    assert infer_cells(tmp_path, overrides={"infer.stride_s": 2.5})["export"].members[0].recipe.infer.stride_s == 2.5
+    with pytest.raises(KitError, match="override 'optim.epochs': the models are trained and exported already"): infer_cells(tmp_path, overrides={"optim.epochs": 3})

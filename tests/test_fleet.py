@@ -1,5 +1,6 @@
 "Several processes train one model as one would; several models are trained side by side."
 import json, os, signal, subprocess, sys, time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from toys import LABELS, noise, toy_folder
 from birdkit.audio import SR, write_ogg
 from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
+from birdkit.fleet import Place, make_runs, train_all
 from birdkit.prepare import prepare
 from birdkit.runs import list_runs
 
@@ -120,6 +122,24 @@ def test_folds_side_by_side(tmp_path):
     assert table.run.tolist() == ["tiny/fold0", "tiny-s1/fold0"] and set(table.state) == {"finished"} and table.seed.tolist() == [0, 1]
     again = command(*folds[:-2], "--overrides", json.dumps(TINY))
     assert "4 runs, 2 of them finished before" in again.stdout
+
+
+def test_an_ensemble_is_finished_without_the_specialists_that_are_left_out(tmp_path):
+    "The first member would learn amphibians, and there are none."
+    comp, space = toy_space(tmp_path)
+    changes = TINY | {"ensemble.members": [["frogs", {"data.only": ["Amphibia"]}], ["all", {}]]}
+    folds = [sys.executable, "-m", "birdkit.fleet", "folds", "--data", comp.folder, "--work", space.root, "--recipe", "tiny", "--devices", "cpu", "--overrides", json.dumps(changes)]
+    done = command(*folds)
+    assert done.returncode == 0 and "1/1  tiny/fold0  cpu  finished" in done.stdout, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("tiny-frogs is left out") == 1 and list_runs(space).run.tolist() == ["tiny-all/fold0"]
+    assert "1 runs, 1 of them finished before" in command(*folds).stdout
+
+
+def test_an_end_without_results_stops_nothing(tmp_path, capsys):
+    place = Place(tmp_path, Workspace.find(tmp_path / "work"), program=(sys.executable, "-S", "-c", "pass"))
+    train_all(make_runs(["tiny"], SimpleNamespace(folder=tmp_path), [0, 1]), place, ["cpu"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:15] for line in said[1:]] == ["1/2  tiny/fold0", "2/2  tiny/fold1"] and all("metrics.json is missing: train again" in line for line in said[1:])
 
 
 CHILDREN = """

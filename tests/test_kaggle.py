@@ -48,7 +48,7 @@ def test_all_is_built(built):
 def test_the_notebooks_are_the_pipeline(built):
     submit, train = (built[n].folder / f"{n}.ipynb" for n in ("birdkit-submit", "birdkit-train"))
     assert notebook_parameters(submit) == notebook_parameters(ROOT / "nbs/06_infer.ipynb")
-    assert notebook_parameters(train) == ["data", "work", "recipe", "overrides", "seed", "past", "fold", "minutes", "rounds"]
+    assert notebook_parameters(train) == ["data", "work", "recipe", "overrides", "seed", "past", "minutes", "fold", "rounds"]
     for path in (submit, train):
         cells = json.loads(path.read_text())["cells"]
         code = [c for c in cells if c["cell_type"] == "code"]
@@ -64,6 +64,19 @@ def test_what_is_missing_is_one_line(tmp_path, capsys):
         "birdkit-models: left out, no exported models in work/export: run 05_distill, or give --models FOLDER",
         "birdkit-demo: left out, no demo in work/demo: run python data_prep/make_demo.py --out work/demo"]
     assert not (tmp_path / "kaggle_datasets/build/birdkit-models").exists()
+
+
+@pytest.mark.parametrize("names, options", [([], []), (["birdkit-wheels", "birdkit-models"], []), ([], ["--models", "gone"])])
+def test_nothing_is_pushed_without_models(tmp_path, monkeypatch, names, options):
+    copytree(ROOT / "kaggle_datasets", tmp_path / "kaggle_datasets", ignore=ignore_patterns("build"))
+    pushed = []
+    for name, stand_in in dict(find_owner=lambda: "ada", project_root=lambda: tmp_path, push_upload=pushed.append).items():
+        monkeypatch.setattr(f"birdkit.kaggle.{name}", stand_in)
+    monkeypatch.setitem(FILL, "birdkit-wheels", lambda folder, *rest: None)        # no download
+    with pytest.raises(SystemExit, match="KitError: .*(05_distill|gone)"): main(["push", *names, *options])
+    assert pushed == [] and not (tmp_path / "kaggle_datasets/build/birdkit-models").exists()
+    main(["push", "birdkit-wheels"])                                             # asked for alone, it needs no models
+    assert [u.name for u in pushed] == ["birdkit-wheels"]
 
 
 def test_pushing_needs_credentials(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
 
 def test_notebooks_have_parameters_and_no_functions():
     shared = {"data", "work", "recipe", "overrides", "seed"}
-    extra = {"03_pretrain": {"past"}, "04_train": {"fold", "minutes"}, "05_distill": {"rounds", "minutes"}, "06_infer": {"models", "soundscapes", "budget_min"}}
+    extra = {"03_pretrain": {"past", "minutes"}, "04_train": {"fold", "minutes"}, "05_distill": {"rounds", "minutes"}, "06_infer": {"models", "soundscapes", "budget_min"}}
     for name in PIPELINE:
         path = ROOT / f"nbs/{name}.ipynb"
         assert set(notebook_parameters(path)) == shared | extra.get(name, set())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from birdkit.blend import BLENDS, blend
+from birdkit.blend import BLENDS, RELATIVE, blend
 from birdkit.core import KitError
 from birdkit.post import POST, apply_post, apply_sheet
 
@@ -82,7 +82,17 @@ def test_blend(how, rows, dtype):
     mixed = blend(stack, (1, 2, 3), how, fallback=np.full(6, .25))
     assert np.array_equal(stack, before, equal_nan=True), "a blend changed its input"
     assert mixed.shape == (rows, 6) and mixed.dtype == stack.dtype
-    assert np.isfinite(mixed).all() and (mixed >= 0).all() and (mixed <= 1).all() and mixed[0, 3] == .25
+    assert np.isfinite(mixed).all() and (mixed >= 0).all() and (mixed <= 1).all()
+    assert np.isclose(mixed[0, 3], np.median(mixed[1:, 3]) if how in RELATIVE and rows > 1 else .25)
+
+
+@pytest.mark.parametrize("how", RELATIVE)
+def test_rows_nobody_heard_stand_in_the_middle(how):
+    rng = np.random.default_rng(4)
+    heard = rng.uniform(.05, .1, (2, 200, 3))
+    heard[:, :60] = np.nan                                                     # a third of the files, and low scores of about the prior
+    mixed = blend(heard, how=how, fallback=np.full(3, .05))
+    assert (mixed[:60] == np.median(mixed[60:], 0)).all()
 
 
 @pytest.mark.parametrize("how", BLENDS)

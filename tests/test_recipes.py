@@ -31,7 +31,9 @@ LOOSE = {"threshold": {"keep": 0.}, "high_low": {"high": 0., "low": 1.}}   # Net
 def shrunk(name):
     "A recipe with small networks, one epoch a stage, and labels that are not filtered away."
     steps = [step for step, *_ in find_recipe(name).pseudo.labels if step in LOOSE]
-    return find_recipe(name, SMALL | {f"pseudo.labels.{step}.{key}": value for step in steps for key, value in LOOSE[step].items()})
+    loose = {f"pseudo.labels.{step}.{key}": value for step in steps for key, value in LOOSE[step].items()}
+    student = tuple((field, value) for field, value in find_recipe(name).pseudo.student if field not in SMALL)
+    return find_recipe(name, SMALL | loose | {"pseudo.student": student})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT, papermill
 
-from birdkit.core import read_json
+from birdkit.core import read_json, read_table
 
 CODE = """
 import sys
@@ -100,3 +100,18 @@ def test_a_session_that_ends_in_time_goes_on_in_the_next(pipeline, demo, tmp_pat
         facts = read_json(run / "metrics.json", "")
         assert (facts["epochs"], facts["of"]) == (epochs, 4) and (run / "last.pt").exists() == left
     assert "is trained already" in (tmp_path / "out.ipynb").read_text()          # the third call had nothing to do
+
+
+def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path):
+    place, command = tmp_path / "pretrained/tiny", ["nbs/03_pretrain.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
+    settings = '{overrides: {model.backbone: mobilenetv3_small_050, model.weights: "none", pretrain.epochs: EPOCHS}}'
+    cases = ((2, ["-p", "minutes", "0.0001"], 0, "run the same again to go on"), (2, [], 2, "going on after epoch 0 and 1 batches"), (2, [], 2, "is trained already"),
+             (1, [], 1, "is of other settings or data: it is deleted and trained anew"))
+    for wanted, limit, epochs, said in cases:
+        done = papermill(*command, *limit, "-y", settings.replace("EPOCHS", str(wanted)))
+        assert done.returncode == 0, done.stderr[-2000:]
+        facts = read_json(place / "metrics.json", "")
+        assert (facts["epochs"], facts["of"]) == (epochs, wanted) and (place / "last.pt").exists() == (epochs < wanted)
+        assert said in (tmp_path / "out.ipynb").read_text()
+    assert len(read_table(place / "history.csv", "")) == 1
+    assert papermill(*command, "-p", "past", "none").returncode == 0 and not place.exists()

@@ -1,4 +1,5 @@
 "Every way of learning from soft labels, from the reader to the kept weights; and outside teachers from files."
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from birdkit.audio import SR
-from birdkit.batches import Clips, Scapes
+from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
 from birdkit.recipe import Recipe
 from birdkit.students import STUDENTS, make_student
 from birdkit.teachers import Teacher, find_interpreter, load_teacher, read_names
-from birdkit.training import TrainedModel, load_model, noisy_student, supervised, train_run
+from birdkit.training import TrainedModel, load_model, noisy_student, student_sample, supervised, train_run
 from toys import noise
 
 CLASSES = ("a", "b")
@@ -69,6 +70,17 @@ def test_trains_and_keeps(how, tmp_path):
     assert type(model) is TrainedModel and set(model.state_dict()) == set(TrainedModel(TINY, CLASSES).state_dict())
     pictures = np.random.default_rng(1).normal(size=(2, 1, 32, 32)).astype("float32")
     for a, b in zip(model.probabilities(pictures), averaged.probabilities(pictures)): np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("wave, steps, rms", [("rms", (), 1.), ("none", (), .05), ("rms", (("amplitude", dict(exponent=(-1., -1.))),), .1)])
+def test_a_soundscape_is_added_at_the_clips_level_and_scaled_by_itself(wave, steps, rms):
+    recipe = TINY.but({"frontend.wave": wave, "augment.wave": steps, "pseudo.mix": "sum", "pseudo.share": 0.})
+    clips, scapes = (torch.from_numpy(np.stack([noise(1, 2 * i + k) for i in range(4)])) for k in (0, 1))
+    batch = Batch(clips, torch.eye(2).repeat(2, 1), torch.ones(4), scapes, torch.full((4, 2), .5))
+    learner = SimpleNamespace(model=TrainedModel(recipe, CLASSES), gen=torch.Generator().manual_seed(0))
+    mixed, alone = student_sample(learner, batch, recipe.pseudo), student_sample(learner, replace(batch, scape=0 * scapes), recipe.pseudo)
+    np.testing.assert_allclose((mixed.x - alone.x).square().mean(1).sqrt(), rms, rtol=.02)
+    assert mixed.targets.tolist() == [[1, .5], [.5, 1]] * 2
 
 
 @pytest.mark.parametrize("changes", [{"optim.precision": "bf16"}, {"optim.layer_decay": .7}, {"optim.average": "swa", "optim.average_from": 0.}])

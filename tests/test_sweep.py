@@ -8,7 +8,7 @@ import pytest
 from test_fleet import TINY, command, toy_space
 from toys import toy_folder
 
-from birdkit.core import Workspace, read_table
+from birdkit.core import Workspace, read_table, write_json
 from birdkit.fleet import Place, make_runs
 from birdkit.runs import list_runs
 
@@ -80,6 +80,20 @@ def test_a_real_training(tmp_path):
     table = read_table(space.root / "sweep.csv", "")
     assert table.state.tolist() == ["finished"] and table.epochs.tolist() == [2]
     assert "1 runs, 1 of them finished before" in command(*words).stdout
+
+
+def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
+    "What 04_train leaves of an ensemble without amphibians, before the sweep."
+    from birdkit import sweep
+    comp, space = toy_space(tmp_path)
+    monkeypatch.setattr(sweep, "distributed", lambda: SimpleNamespace(as_completed=iter))
+    runs = make_runs(["tiny"], comp, overrides=[{"ensemble.members": [["frogs", {"data.only": ["Amphibia"]}], ["all", {}]]}])
+    folder = space.run("tiny-all", 0)
+    runs[0].recipe.members()[1].save(folder / "recipe.json")
+    (folder / "weights.pt").touch()
+    write_json(folder / "metrics.json", dict(fold=0, seed=0, epochs=1, of=1, auc=.75))
+    table = sweep.sweep(runs, Place(comp.folder, space), None)
+    assert table.state.tolist() == ["finished"] and table.auc.tolist() == [.75]
 
 
 def test_no_scheduler_is_told(tmp_path):

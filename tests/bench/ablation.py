@@ -35,9 +35,9 @@ WITHOUT = {   # What each technique is in a recipe, by the change that takes it 
 def choose(
     given,  # Of the command line
 ):          # {name: Recipe}, the whole recipe first
-    "The recipe, and the recipe without each technique that it has."
+    "The recipe, and the recipe without each technique that it has; all carry its name, so that two recipes share no folder."
     whole = find_recipe(given.recipe)
-    found = {given.recipe: whole} | {f"without-{name}": whole.but(WITHOUT[name]) for name in given.without}
+    found = {given.recipe: whole} | {f"{given.recipe}-without-{name}": whole.but(WITHOUT[name]) for name in given.without}
     return {name: recipe for name, recipe in found.items() if name == given.recipe or recipe != whole}
 
 

@@ -2,7 +2,7 @@
 
     python tests/bench/baseline.py FOLDER      a competition folder with the truth of its test soundscapes beside it
 """
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -52,4 +52,8 @@ def main(
     return macro_auc(comp.truth(), table.assign(row_id=ids))
 
 
-if __name__ == "__main__": print(f"{Path(sys.argv[1]).name}: log-mel statistics with logistic regression, macro ROC-AUC {main(sys.argv[1]):.4f}")
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", metavar="FOLDER", help="competition folder")
+    folder = p.parse_args().folder
+    print(f"{Path(folder).name}: log-mel statistics with logistic regression, macro ROC-AUC {main(folder):.4f}")

@@ -5,11 +5,11 @@
 A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the precision (EQUAL), and the minutes that one
 core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor (restarts by whole cycles). bfloat16 is slow on CPUs that do not multiply in it. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
-trained already stays, so that a stopped league goes on. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
+trained already stays, so that a stopped league goes on; a folder with work for another recipe or other minutes is refused. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
 """
 import argparse, shutil, sys, tempfile, time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,11 +18,11 @@ import pandas as pd
 from contest import file_draws, known_rows, open_data, open_world, run_jobs
 
 from birdkit.anytime import run_submission
-from birdkit.core import Clock, Workspace, read_json, write_json, write_table
+from birdkit.core import Clock, KitError, Workspace, read_json, write_json, write_table
 from birdkit.distill import distill_round, final_models
 from birdkit.export import export_runs
 from birdkit.metrics import mean_auc
-from birdkit.recipe import find_recipe, load_recipe
+from birdkit.recipe import changes, find_recipe, load_recipe
 from birdkit.runtime import load_export
 from birdkit.stages import class_prior, parity_sound, train_fold
 
@@ -35,8 +35,10 @@ def level(
     recipe,  # Recipe
 ):           # Recipe of one model, under the same name
     "A system as it takes part: students that start from their teacher learn more gently than those that start afresh."
-    lead = recipe.members()[0].but(EQUAL).but({"name": recipe.name, "pseudo.lr": 1e-3 if recipe.pseudo.start == "teacher" else 1.5e-3})
-    return lead.but({"model.raw_backbone": EQUAL["model.backbone"]}) if lead.model.inputs == "both" else lead
+    lead = recipe.members()[0]
+    alike = EQUAL | ({"model.raw_backbone": EQUAL["model.backbone"]} if lead.model.inputs == "both" else {})
+    student = tuple((field, value) for field, value in lead.pseudo.student if field not in alike)
+    return lead.but(alike).but({"name": recipe.name, "pseudo.student": student, "pseudo.lr": 1e-3 if recipe.pseudo.start == "teacher" else 1.5e-3})
 
 
 def learn(
@@ -74,20 +76,38 @@ def stretched(
     return cycle * max(1, round(factor * epochs / cycle))
 
 
+def check_planned(
+    folder,   # Of a job
+    recipe,   # From level, as it is now
+    minutes,  # Of one core
+):
+    "Stop where a job's folder holds work for another recipe or other minutes; a folder that does not say is taken as it is."
+    if not (folder / "planned.json").exists(): return
+    planned, remedy = read_json(folder / "planned.json", "run it again"), "delete it, or give another --work"
+    try: before = load_recipe(planned["recipe"]).but(about=recipe.about)
+    except KitError as error: raise KitError(f"{folder}: {error}; {remedy}") from None
+    other = [*changes(before, recipe), *["minutes"] * (planned["minutes"] != minutes)]
+    if other: raise KitError(f"{folder} was planned with other values of {', '.join(other)}: {remedy}")
+
+
 def plan(
     world,    # World
     recipe,   # Recipe
     minutes,  # Of one core
 ):            # Recipe that takes so long
-    "Stretch or shorten all stages alike, by the faster of two epochs; kept, so that a stopped job goes on with the same plan."
+    "Stretch or shorten all stages alike, by the faster of two epochs and the share of a core they had; kept, so that a stopped job goes on with the same plan."
     kept, p = world.space.root / "recipe.json", recipe.pseudo
+    check_planned(world.space.root, recipe, minutes)
     if kept.exists(): return load_recipe(kept)
+    write_json(world.space.root / "planned.json", dict(minutes=minutes, recipe=asdict(recipe)))
     with tempfile.TemporaryDirectory() as scratch:
+        begin = np.array([time.perf_counter(), time.process_time()])
         short = recipe.but({"optim.epochs": 2, "pseudo.epochs": 2, "pseudo.rounds": min(1, p.rounds), "pseudo.labels": ()})
         space = Workspace.find(scratch)
         shutil.copytree(world.space.clean, space.clean, dirs_exist_ok=True)
         seconds = [history.seconds.min() for history in learn(world, short, space)[1]]
-    whole_s = recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1]
+        wall_s, core_s = np.array([time.perf_counter(), time.process_time()]) - begin
+    whole_s = min(1, core_s / wall_s) * (recipe.optim.epochs * seconds[0] + p.rounds * p.epochs * seconds[-1])   # of a core it had to itself
     more = lambda epochs: stretched(recipe.optim, epochs, 60 * minutes / whole_s)
     planned = recipe.but({"optim.epochs": more(recipe.optim.epochs), "pseudo.epochs": more(p.epochs)})
     planned.save(kept)
@@ -192,6 +212,7 @@ def run_league(
     open_data(given.data, given.work)
     lent = lenders(systems)
     jobs = [f"{name}-seed{seed}" for seed in range(given.seeds) for name in dict.fromkeys(lent.values())]
+    for job in jobs: check_planned(Path(given.work) / job, level(systems[job.rpartition("-seed")[0]]), given.minutes)
     todo = [job for job in jobs if not (Path(given.work) / job / "done.json").exists()]
     failed = {job.rpartition("-seed")[0] for job in run_jobs(script, argv, todo, given.work)}
     if failed: print(f"left out: {', '.join(sorted(failed))}; their logs are in {given.work}")

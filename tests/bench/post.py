@@ -2,7 +2,7 @@
 
     python tests/bench/post.py [MODELS]      float32 scores; blends of MODELS models (3)
 """
-import os, sys, time
+import argparse, os, time
 
 import numpy as np
 
@@ -44,4 +44,6 @@ def main(
 
 
 if __name__ == "__main__":
-    for line in main(int(sys.argv[1]) if len(sys.argv) > 1 else 3): print(line)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("models", metavar="MODELS", type=int, nargs="?", default=3, help="models in a blend (default %(default)s)")
+    for line in main(p.parse_args().models): print(line)

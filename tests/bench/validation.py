@@ -1,4 +1,4 @@
-"""Which validation ranks models as the leaderboard does: held-out clips, or scenes made of them?
+"""Which validation ranks models as soundscapes of known truth do: held-out clips, or scenes made of them?
 
     python tests/bench/validation.py --data DATA --work FOLDER       a competition folder with the truth of (some of) its test soundscapes
 
