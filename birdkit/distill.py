@@ -74,8 +74,10 @@ def _check_taught(labels, learn):
         raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
 
 
-def _without(labels, part, parts, run):
-    "Labels of the soundscapes that a student hears; the run keeps which it does not."
+def _heard(labels, part, parts, data, run):
+    "Labels of the soundscapes that a student hears, those by people in the place of teachers'; the run keeps which ones it leaves out."
+    labels = with_truth(labels.align(data.classes), labelled_windows(data))
+    if part is None: return labels
     out = part_of(labels.keys, parts) == part
     write_json(run / LEFT_OUT, labels.keys[out].tolist())
     return labels[~out]
@@ -102,10 +104,9 @@ def train_student(
     fold = read_json(folder / "metrics.json", "run 04_train")["fold"] if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
     run = run if part is None else run.with_name(f"{run.name}-part{part}")
-    heard = labels.get("soundscapes") if part is None else _without(labels["soundscapes"], part, recipe.pseudo.parts, run)
-    scapes = labelled_scapes(with_truth(heard.align(data.classes), labelled_windows(data)), data) if heard is not None else background_scapes(data)
-    if "clips" in labels: _check_taught(labels["clips"], split_clips(data, clips, fold)[0])
+    scapes = labelled_scapes(_heard(labels["soundscapes"], part, recipe.pseudo.parts, data, run), data) if "soundscapes" in labels else background_scapes(data)
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
+    if mine.rows is not None: _check_taught(labels["clips"], split_clips(data, clips, fold)[0])
     _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
                            bank=voices(data, space, recipe))
     return run, history
