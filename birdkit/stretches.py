@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, UNTOLD, _opened, _whole_ogg, cut
+from .audio import ROW_S, SR, UNTOLD, cut, opened, whole_ogg
 from .blend import align, blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
@@ -53,7 +53,7 @@ class Reading:
 
     def __iter__(self):  # Iterator over float32 samples at 32 kHz, (T,); joined they are decode(path).samples, but for a piece before a fault
         "The blocks, from the first one on."
-        with _opened(self.path, _Stream) as f:
+        with opened(self.path, _Stream) as f:
             pieces, resample, read, given = self._pieces(f), _to_sr(f.samplerate), 0, 0
             while some := list(islice(pieces, -(-self.seconds * f.samplerate // PIECE))):
                 y = resample(np.concatenate(some))
@@ -74,7 +74,7 @@ class Reading:
 def _flaw(f, read, fault):
     "How a recording breaks off, in words of decode; empty where it is whole."
     short = read < f.frames < UNTOLD
-    if not (short or fault or not _whole_ogg(f.name)): return ""
+    if not (short or fault or not whole_ogg(f.name)): return ""
     return f"breaks off after {read / f.samplerate:.1f}" + f" of {f.frames / f.samplerate:.1f}" * short + " s" + f" ({fault})" * bool(fault)
 
 # %% ../nbs/lib/46a_stretches.ipynb #422ccc47
