@@ -104,8 +104,8 @@ def with_truth(
     file, row = np.nonzero(known)
     probs[at[file], row] = truth.labels[known]
     weights = labels.weights
-    if weights is not None: weights = np.r_[weights, np.full(len(keys) - len(labels), weights.mean())] / (1 + weights.mean() * (len(keys) - len(labels)))
-    return replace(labels, keys=keys, probs=probs, weights=weights)
+    if weights is not None: weights = np.pad(weights, (0, len(keys) - len(labels)), "mean")
+    return replace(labels, keys=keys, probs=probs, weights=weights if weights is None else weights / weights.sum())
 
 # %% ../nbs/lib/32a_labels.ipynb #9bd5565d
 def labels_of(
