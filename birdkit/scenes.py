@@ -15,7 +15,6 @@ from itertools import chain, islice, repeat
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.transforms import Bbox
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
 from scipy.stats import kendalltau, spearmanr
@@ -309,37 +308,20 @@ def rank_agreement(
     return pd.DataFrame(rows, others, ["spearman", "kendall"])
 
 # %% ../nbs/lib/14a_scenes.ipynb #33d31a57
-_SIDES = [((4, 2), "left", "bottom"), ((4, -2), "left", "top"), ((-4, 2), "right", "bottom"), ((-4, -2), "right", "top"),
-          ((0, 5), "center", "bottom"), ((0, -5), "center", "top"), ((6, 9), "left", "bottom"), ((-6, -9), "right", "top")]
-
-
-def _name_points(ax, names, xs, ys):
-    "A name beside each point, on the first side where it hits no point and no other name, and stays inside."
-    places = ax.transData.transform(np.column_stack([xs, ys]))
-    inside, taken = ax.get_window_extent(), [Bbox([p - 4, p + 4]) for p in places]
-    for name, x, y in zip(names, xs, ys):
-        tries = [ax.annotate(name, (x, y), fontsize=7, xytext=offset, textcoords="offset points", ha=ha, va=va) for offset, ha, va in _SIDES]
-        boxes = [text.get_window_extent() for text in tries]
-        out = [not (inside.x0 < b.x0 and b.x1 < inside.x1 and inside.y0 < b.y0 and b.y1 < inside.y1) for b in boxes]
-        best = min(range(len(_SIDES)), key=lambda i: (boxes[i].count_overlaps(taken) + 10 * out[i], i))
-        taken.append(boxes[best])
-        for i, text in enumerate(tries):
-            if i != best: text.remove()
-
-
 def plot_ranking(
     table,           # DataFrame: name, and scores in columns
     truth="public",  # Column to agree with
 ):
     "Each score against the one that matters, a point for each model."
+    from adjustText import adjust_text       # training, which makes scenes too, does without it
     agreement = rank_agreement(table, truth)
     n = len(agreement)
     fig, axes = plt.subplots(1, n, figsize=(3.4 * n, 2.8), layout="constrained", sharey=True, squeeze=False)
     for ax, (column, r) in zip(axes[0], agreement.iterrows()):
         ax.scatter(table[column], table[truth], s=14, color=BLUE)
+        for name, x, y in zip(table["name"], table[column], table[truth]): ax.text(x, y, name, fontsize=7)
         ax.set(xlabel=column); ax.margins(.3, .1)
         ax.set_title(f"Spearman {r.spearman:.2f}, Kendall {r.kendall:.2f}", fontsize=8)
     axes[0, 0].set_ylabel(truth)
-    fig.draw_without_rendering()
-    for ax, column in zip(axes[0], agreement.index): _name_points(ax, table["name"], table[column], table[truth])
+    for ax in axes[0]: adjust_text(list(ax.texts), ax=ax)
     plt.show()
