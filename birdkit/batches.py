@@ -42,6 +42,11 @@ class Clips:
         "Kept samples of each clip."
         return np.array([np.diff(s, axis=1).sum() for s in self.spans])
 
+    @property
+    def all_known(self):
+        "Clips whose loss leaves no class out, (N,) bool."
+        return np.ones(len(self), bool) if self.known is None else self.known.all(1)
+
 
 def make_clips(
     data,           # Prepared

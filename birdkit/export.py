@@ -19,7 +19,7 @@ import torch
 from . import __version__
 from .audio import ROW_S, SR
 from .core import KitError, atomic, nearest, read_json, write_json
-from .metrics import mean_auc
+from .metrics import few, mean_auc
 from .rows import check_dense, heard_s, input_shapes, listen, score_rows, window_inputs
 from .runtime import MANIFEST, DenseNetwork, file_sha256, halves, load_network
 from .training import load_model
@@ -307,14 +307,17 @@ def export_runs(
     samples,          # Real sound for the parity check, (T,) float32 at 32 kHz
     prior,            # Chance of each class where nothing can be heard, (classes,)
     data_notes="",    # Where the training data came from and under which licence
-    weights=None,     # Weight of each model in the blend, by name; by default all alike
+    weights=None,     # Weight of each model in the blend, by name; by default all alike; one of weight 0 is left out
     blend="mean",     # How models are blended, a name of birdkit.blend
     formats=(),       # Further FORMATS beside OpenVINO, and those of the recipes
     validation=None,  # Function of a recipe: inputs of labelled windows and their targets; judges int8
 ):                    # The manifest, as a dict
     "Write the model folder that 06_infer and Kaggle use."
-    folder, weights = Path(folder), weights or {}
-    entries = [_one(Path(run), name, folder, samples, weights.get(name, 1.), formats, validation) for name, run in runs.items()]
+    folder, weights = Path(folder), {name: (weights or {}).get(name, 1.) for name in runs}
+    silent = [name for name, weight in weights.items() if not weight]
+    if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
+    for name in silent: print(f"{name} is left out: its weight in the blend is 0")
+    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation) for name, run in runs.items() if weights[name]]
     classes = max((c for c, _ in entries), key=len)
     if any(set(c) - set(classes) for c, _ in entries): raise KitError("the runs have different classes: export runs of one competition")
     for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission

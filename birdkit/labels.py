@@ -95,7 +95,7 @@ def with_truth(
     labels,  # Labels
     truth,   # Scapes with labels by people: 0, 1, NaN rows where they gave none; None: there are none
 ):           # Labels
-    "Where people labelled rows, they take the place of what teachers say; recordings that only people labelled come last, drawn as often as the mean."
+    "Where people labelled rows, they take the place of what teachers say; their recordings are drawn as often as the mean at least, those that only people labelled come last."
     if truth is None: return labels
     keys = np.r_[labels.keys, truth.keys[~np.isin(truth.keys, labels.keys)]]
     probs = np.full((len(keys), max(labels.probs.shape[1], truth.labels.shape[1]), len(labels.classes)), np.nan, "float32")
@@ -104,7 +104,9 @@ def with_truth(
     file, row = np.nonzero(known)
     probs[at[file], row] = truth.labels[known]
     weights = labels.weights
-    if weights is not None: weights = np.pad(weights, (0, len(keys) - len(labels)), "mean")
+    if weights is not None:
+        weights = np.pad(weights, (0, len(keys) - len(labels)))
+        weights[at] = np.maximum(weights[at], labels.weights.mean())
     return replace(labels, keys=keys, probs=probs, weights=weights if weights is None else weights / weights.sum())
 
 # %% ../nbs/lib/32a_labels.ipynb #9bd5565d

@@ -109,9 +109,9 @@ def hear_clips(
     seed=0,       # Of the draw
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
-    table = pd.DataFrame(dict(label=clips.primary, mixed=(clips.targets != 0).sum(1) > 1))
+    table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & ((clips.targets != 0).sum(1) <= 1)))
     table = table.sample(frac=1, random_state=seed)
-    table = table[table.mixed == table.groupby("label").mixed.transform("min")]
+    table = table[table.alone == table.groupby("label").alone.transform("max")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])
     songs = ahead(lambda i: hear_song(kept_samples(store, clips, i)), chosen)
     return {i: song for i, song in zip(chosen, songs) if song.sounds.sum() * FRAME_S >= HEARD_S}

@@ -342,8 +342,9 @@ def judging_windows(
     clips,     # Clips
     most=200,  # Clips to take, drawn once
 ):             # Function of a recipe: inputs (windows, channels, height, width) each, and targets (windows, C)
-    "Labelled windows on which an exported network is compared with its int8 form."
-    some = clips[np.sort(np.random.default_rng(0).permutation(len(clips))[:most])]
+    "Labelled windows on which an exported network is compared with its int8 form; of clips whose classes are all known, where there are any."
+    sure = np.flatnonzero(clips.all_known) if clips.all_known.any() else np.arange(len(clips))
+    some = clips[np.sort(np.random.default_rng(0).permutation(sure)[:most])]
     def _windows(recipe):
         inputs, owner = clip_inputs(data.store, some, Frontend(recipe), 2)
         return inputs, some.targets[owner]

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, UNTOLD, cut, opened, whole_ogg
+from .audio import ROW_S, SR, cut, opened, tells_frames, whole_ogg
 from .blend import align, blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
@@ -73,7 +73,7 @@ class Reading:
 
 def _flaw(f, read, fault):
     "How a recording breaks off, in words of decode; empty where it is whole."
-    short = read < f.frames < UNTOLD
+    short = read < f.frames and tells_frames(f)
     if not (short or fault or not whole_ogg(f.name)): return ""
     return f"breaks off after {read / f.samplerate:.1f}" + f" of {f.frames / f.samplerate:.1f}" * short + " s" + f" ({fault})" * bool(fault)
 
