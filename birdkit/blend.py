@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLENDS', 'RELATIVE', 'SCALES', 'mean', 'class_weights', 'align', 'ranks', 'spread', 'match', 'logit_mean',
-           'geometric', 'add_geometric', 'minimum', 'rank_mean', 'min_max', 'quantile_mix', 'matched_mean', 'gate',
-           'blend', 'Search', 'search_weights']
+           'geometric', 'add_geometric', 'minimum', 'rank_mean', 'min_max', 'logit_min_max', 'quantile_mix',
+           'matched_mean', 'gate', 'blend', 'Search', 'search_weights']
 
 # %% ../nbs/lib/42a_blend.ipynb #6a97da66
 from functools import partial
@@ -138,11 +138,13 @@ def ranks(
 
 # %% ../nbs/lib/42a_blend.ipynb #abf51c7b
 def spread(
-    stack,  # Scores, (models, rows, classes)
-):          # Same shape, in [0, 1]; a class of equal scores stays as it is
+    stack,             # Scores, (models, rows, classes)
+    scale=np.asarray,  # On which the range is measured, such as logit
+):                     # Same shape, in [0, 1]; a class of equal scores stays as it is
     "Scale each model and class to its range over all rows."
-    low, high = np.fmin.reduce(stack, 1)[:, None], np.fmax.reduce(stack, 1)[:, None]
-    return np.where(high > low, (stack - low) / np.where(high > low, high - low, 1), stack)
+    x = scale(stack)
+    low, high = np.fmin.reduce(x, 1)[:, None], np.fmax.reduce(x, 1)[:, None]
+    return np.where(high > low, (x - low) / np.where(high > low, high - low, 1), stack)
 
 
 def _at(goal, places):
@@ -221,10 +223,17 @@ def rank_mean(
 def min_max(
     stack,         # Scores of all rows, (models, rows, classes), NaN where a model has none
     weights=None,  # (models,) or (models, classes); None: equal
-    logits=False,  # Scale log-odds instead of scores, as 2025 7th
 ):                 # (rows, classes)
-    "Mean of scores scaled to the range of their model and class (2024 11th, 2025 7th)."
-    return mean(spread(logit(stack) if logits else stack), weights)
+    "Mean of scores scaled to the range of their model and class (2024 11th)."
+    return mean(spread(stack), weights)
+
+
+def logit_min_max(
+    stack,         # Scores of all rows, (models, rows, classes), NaN where a model has none
+    weights=None,  # (models,) or (models, classes); None: equal
+):                 # (rows, classes)
+    "The same of log-odds (2025 7th)."
+    return mean(spread(stack, logit), weights)
 
 # %% ../nbs/lib/42a_blend.ipynb #644b1fda
 def quantile_mix(
@@ -262,8 +271,8 @@ def gate(
     return scores * np.nan_to_num(.5 + .5 * ranks(by[None])[0], nan=1)
 
 # %% ../nbs/lib/42a_blend.ipynb #004db36b
-BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, quantile_mix, matched_mean)}
-RELATIVE = ("rank_mean", "min_max", "quantile_mix")   # Scores that say where a row stands among all: the prior would be the last of them
+BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, logit_min_max, quantile_mix, matched_mean)}
+RELATIVE = ("rank_mean", "min_max", "logit_min_max", "quantile_mix")   # Scores that say where a row stands among all: the prior would be the last of them
 
 
 def _to_median(out, gone):
@@ -293,7 +302,7 @@ def blend(
     return (np.where(np.isnan(out), fallback, out) if gone.any() else out).clip(0, 1).astype(stack.dtype)
 
 # %% ../nbs/lib/42a_blend.ipynb #00481ff0
-SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, quantile_mix=partial(_by_class, _half_ranks),
+SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, logit_min_max=partial(spread, scale=logit), quantile_mix=partial(_by_class, _half_ranks),
               matched_mean=match)
 
 
