@@ -73,7 +73,7 @@ def filter_augment_step(
     gen,           # torch.Generator
     p=1.,          # Share of the batch
     db=6.,         # Largest gain or loss of energy, dB; of amplitudes (frontend.power=1) give half
-    bands=(2, 5),  # Fewest and most bands
+    bands=(2, 4),  # Fewest and most bands
     min_width=4,   # Their smallest width, mel bands
 ):                 # Sample
     "A few bands, each with a gain of its own (step FilterAugment; 2025 8th)."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['birdclef2025_01', 'birdclef2025_02', 'small_backbones', 'birdclef2025_03', 'lites', 'second', 'mel_b', 'mel_c',
            'birdclef2025_04', 'birdclef2025_05', 'birdclef2025_06', 'cnn', 'light', 'birdclef2025_07',
-           'birdclef2025_08', 'birdclef2025_09', 'birdclef2025_10', 'birdclef2025_11', 'birdclef2025_12',
-           'birdclef2025_13', 'birdclef2025_14']
+           'birdclef2025_08', 'birdclef2025_09', 'flat_backbones', 'flat_pictures', 'birdclef2025_10',
+           'birdclef2025_11', 'birdclef2025_12', 'birdclef2025_13', 'birdclef2025_14']
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #7831af01
 from .recipes_public import birdclef2023_02, plain
@@ -213,22 +213,24 @@ birdclef2025_09 = plain.but(
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #08462208
+flat_backbones = dict(v2s="tf_efficientnetv2_s.in21k_ft_in1k", convnext="convnext_tiny.in12k_ft_in1k")
+flat_pictures = ((160, 384, 2048), (256, 384, 2048), (192, 320, 1536), (160, 320, 1536))   # Bands, frames, n_fft
+
 birdclef2025_10 = plain.but(
     name="birdclef2025_10",
     about="CE with penalties, flat pictures of 5 s, high and low labels; ConvNeXt and v2-S",
     frontend=dict(n_mels=160, width=384, n_fft=2048, fmin_hz=0., fmax_hz=16_000., wave="none"),
     model=dict(backbone="tf_efficientnetv2_s.in21k_ft_in1k", head="pool"),
     loss=dict(name="ce_penalty", options=(("smooth", .05),)),
-    augment=dict(wave=(("sumup", dict(p=.5)), ("add_noise", dict(p=.3))), picture=(("flip", dict(p=.5)), ("mask_time", dict(p=.5)), ("mask_mels", dict(p=.5)))),
+    augment=dict(wave=(("additive_mixup", dict(p=.5, three=0.)), ("add_noise", dict(p=.3))), picture=(("flip", dict(p=.5)), ("mask_time", dict(p=.5)), ("mask_mels", dict(p=.5)))),
     data=dict(clean=(("speech",), ("no_target",))),
     pseudo=dict(rounds=2, labels=(("high_low", dict(high=.6, low=.1)),), share=.5, mix_p=0.),
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(
-        members=(*((f"v2s-{h}x{w}", {"frontend.n_mels": h, "frontend.width": w, "frontend.n_fft": n}) for h, w, n in ((160, 384, 2048), (256, 384, 2048), (192, 320, 1536), (160, 320, 1536))),
-                 *((f"convnext-{h}x{w}", {"model.backbone": "convnext_tiny.in12k_ft_in1k", "frontend.n_mels": h, "frontend.width": w, "frontend.n_fft": n}) for h, w, n in ((160, 384, 2048), (256, 384, 2048))),
-                 ("sed", {"model.head": "sed"})),
+        members=(*((f"{key}-{h}x{w}", {"model.backbone": name, "frontend.n_mels": h, "frontend.width": w, "frontend.n_fft": n}) for key, name in flat_backbones.items() for h, w, n in flat_pictures),
+                 *((f"{key}-sed", {"model.backbone": name, "model.head": "sed"}) for key, name in flat_backbones.items())),
         origin=(("year", 2025), ("rank", 10), ("public", .915), ("private", .921)),
-        sure="picture sizes, backbones and the kind of loss; its exact form and all thresholds are reconstructed; seven of ten models"),
+        sure="picture sizes, backbones and the kind of loss; its exact form, all thresholds and which ten models they were are reconstructed"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #4e645d92
@@ -280,7 +282,7 @@ birdclef2025_14 = plain.but(
     about="v2-M SED of 10 s, targets .3 of the file and .7 of the window; three seeds",
     frontend=dict(n_mels=128, n_fft=1024, hop=512, fmin_hz=40., fmax_hz=15_000.),
     model=dict(backbone="tf_efficientnetv2_m.in21k", head="sed"),
-    augment=dict(wave=(("sumix", dict(p=1.)),), picture=(("mixup", dict(p=1.)), ("mask_time", dict(p=.5, count=3)), ("mask_mels", dict(p=.5, count=3)), ("flip", dict(p=.5)), ("random_erasing", dict(p=.5)))),
+    augment=dict(wave=(("sumix", dict(p=1.)),), picture=(("mixup", dict(p=1., alpha=2.)), ("mask_time", dict(p=.5, count=3)), ("mask_mels", dict(p=.5, count=3)), ("flip", dict(p=.5)), ("random_erasing", dict(p=.5)))),
     sampling=dict(window_s=10.),
     pseudo=dict(rounds=3, on="both", how="self", unheard=False, options=(("file_share", .3), ("hard", 0.))),
     infer=dict(post=(("smooth", "light"),)),

@@ -76,10 +76,10 @@ def blended(
     return first.but(name=name, about=about, ensemble=dict(members=members, seeds=1, origin=tuple(origin.items()), sure="see its members"))
 
 
-public2025_blend = blended("public2025_blend", "the public weighted blend of 2025, .25 to .75",
-                           dict(nfnet=(public2025_nfnet, .25), seresnext=(public2025_seresnext, .75)), year=2025, public=.88)
+public2025_blend = blended("public2025_blend", "the public weighted blend of 2025, about .25 to .75",
+                           dict(nfnet=(public2025_nfnet, .247), seresnext=(public2025_seresnext, .753)), year=2025, public=.88)
 public2025_final = blended("public2025_final", "the blend with the SE-ResNeXt trained anew and averaged with the first one",
-                           dict(nfnet=(public2025_nfnet, .25), seresnext=(public2025_seresnext.but({"ensemble.seeds": 2}), .75)), year=2025)
+                           dict(nfnet=(public2025_nfnet, .247), seresnext=(public2025_seresnext.but({"ensemble.seeds": 2}), .753)), year=2025)
 
 # %% ../nbs/lib/30a_recipes_public.ipynb #e83f2148
 course2024 = plain.but(

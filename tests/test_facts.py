@@ -1,0 +1,101 @@
+"Every recipe of the books against what is known of the system for certain."
+from functools import partial
+from inspect import signature
+
+import pytest
+from recipe_facts import FACTS
+
+from birdkit.augment import PICTURE, POWER, WAVE
+from birdkit.clean import CLEAN
+from birdkit.heads import HEADS
+from birdkit.losses import LOSSES
+from birdkit.post import KERNELS, POST
+from birdkit.pseudo import LABEL_STEPS
+from birdkit.recipe import find_recipe, list_recipes
+from birdkit.students import STUDENTS
+
+OWN = {"base", "small", "best", "demo", "tiny", "plain"}   # Of the kit, after no system
+FEWER = {"birdclef2026_04": 3}   # Systems of which less than five facts are known
+CHAINS = {"augment.wave": (WAVE, 1), "augment.power": (POWER, 1), "augment.picture": (PICTURE, 1), "data.clean": (CLEAN, 0),
+          "pseudo.labels": (LABEL_STEPS, 1), "infer.post": (POST, 0)}                      # Steps by name, and how many arguments stand between x and theirs
+OPTIONS = {"model.options": ("model.head", HEADS), "loss.options": ("loss.name", LOSSES), "pseudo.options": ("pseudo.how", STUDENTS)}   # Whose defaults hold
+
+
+def several(recipe, read):
+    "What is read of each member of an ensemble, in order."
+    return tuple(read(m) for m in recipe.members())
+
+
+def kernel(recipe):
+    "Numbers of the smoothing kernel, not scaled."
+    name = found(recipe, "infer.post.smooth.kernel")
+    return KERNELS.get(name, name) if isinstance(name, str) else name
+
+
+SPECIAL = {
+    "shape": lambda r: r.frontend.shape(r.sampling.window_s),
+    "origin": lambda r: dict(r.ensemble.origin),
+    "models": lambda r: sum(several(r, lambda m: m.ensemble.seeds)),
+    "backbones": lambda r: set(several(r, lambda m: m.model.backbone.split(".")[0])),
+    "weights": partial(several, read=lambda m: m.ensemble.weight),
+    "kernel": kernel,
+}
+
+
+def arguments(step, table, between):
+    "All arguments of a step by name, defaults too."
+    name, *given = step
+    given, keywords = ([], given[0]) if given and isinstance(given[0], dict) else (given, {})
+    bound = signature(table[name]).bind(*[None] * (1 + between), *given, **keywords)
+    bound.apply_defaults()
+    return bound.arguments | bound.arguments.get("keywords", {})
+
+
+def of_steps(chain, table, between, name, argument=None):
+    "Is a step in the chain; or an argument of it, one for each time where it is there several times."
+    if name not in table: return "no such step"
+    steps = [step for step in chain if step[0] == name]
+    if argument is None: return bool(steps)
+    values = tuple(arguments(step, table, between).get(argument, "no such argument") for step in steps)
+    return values[0] if len(values) == 1 else values or "not in the chain"
+
+
+def of_pairs(recipe, path, pairs, name):
+    "The value of a pair; where there is none the default of what is chosen, or what the recipe says itself."
+    if name in dict(pairs): return dict(pairs)[name]
+    if path not in OPTIONS: return found(recipe, name)
+    chosen, table = OPTIONS[path]
+    known = signature(table[found(recipe, chosen)]).parameters
+    return known[name].default if name in known else "no such option"
+
+
+def found(recipe, key):
+    "What a recipe says of a key: one of SPECIAL, group.field, group.chain.step (is it there), group.chain.step.argument, or group.field.pair."
+    if key in SPECIAL: return SPECIAL[key](recipe)
+    group, field, *rest = key.split(".")
+    path, value = f"{group}.{field}", getattr(getattr(recipe, group), field)
+    if not rest: return value
+    return of_steps(value, *CHAINS[path], *rest) if path in CHAINS else of_pairs(recipe, path, value, ".".join(rest))
+
+
+def same(want, have):
+    "Do two values agree: None is not known, a set is in any order, numbers to one in ten thousand."
+    if want is None: return True
+    if isinstance(want, dict): return want.keys() == have.keys() and all(same(want[k], have[k]) for k in want)
+    if isinstance(want, set): return want == (set(have) if isinstance(have, (set, tuple)) else {have})
+    if isinstance(want, tuple): return isinstance(have, tuple) and len(want) == len(have) and all(map(same, want, have))
+    if isinstance(want, (bool, str)) or isinstance(have, (bool, str)): return type(want) is type(have) and want == have
+    return have == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_recipe_says_what_is_known(name):
+    recipe = find_recipe(name)
+    wrong = [f"{key} is {have!r}, known is {want!r}" for key, want in FACTS[name].items() if not same(want, have := found(recipe, key))]
+    assert not wrong, f"{name}:\n" + "\n".join(wrong)
+
+
+def test_every_system_has_facts():
+    counts = dict.fromkeys(set(list_recipes().recipe) - OWN, 0)
+    for name, facts in FACTS.items(): counts[name.split("-")[0]] += sum(len(want) if isinstance(want, dict) else 1 for want in facts.values())
+    assert not {name: n for name, n in counts.items() if n < FEWER.get(name, 5)}
