@@ -16,17 +16,21 @@ demo: setup
 	$(BIN)/python data_prep/make_demo.py --out work/demo
 	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work
 
-# The review page is tested in Chromium; where it cannot be installed, those tests skip and say so
+# The review page is tested in Chromium; where it cannot be installed, those tests skip; pytest's last lines say which and why
 browser:
 	command -v chromedriver >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium chromium-driver; } || true
 
 test: setup browser
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q -rs tests
 
-outputs: demo
-	$(BIN)/python -c "from birdkit.notebooks import PIPELINE, take_outputs; [take_outputs(f'nbs/{n}.ipynb', f'work/notebooks/{n}.ipynb') for n in PIPELINE]"
+# In a workspace of its own, made anew: in one that has been used, 03 to 05 would only say that all is trained already
+outputs: setup
+	rm -rf work/outputs
+	$(BIN)/python data_prep/make_demo.py --out work/demo
+	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work/outputs
+	$(BIN)/python -c "from birdkit.notebooks import PIPELINE, take_outputs; [take_outputs(f'nbs/{n}.ipynb', f'work/outputs/notebooks/{n}.ipynb') for n in PIPELINE]"
 	$(BIN)/nbdev_clean
 
 # KAGGLE="--owner NAME --models FOLDER --competition SLUG birdkit-submit ..." chooses what is built; all of it is optional

@@ -90,11 +90,11 @@ def load_scores(
 
 def find_scores(
     space,    # Workspace
-    name,     # Name of a recipe
+    names,    # Names of recipes of one model
     classes,  # Labels that are wanted, in order
 ):            # Scores of all folds that are trained, or None
-    "What the folds of a recipe left in `runs/<recipe>/fold<k>/windows.npz`."
-    paths = sorted((space.root / "runs" / name).glob("fold*/windows.npz"))
+    "What the folds of recipes left in `runs/<recipe>/fold<k>/windows.npz`."
+    paths = sorted(path for name in names for path in (space.root / "runs" / name).glob("fold*/windows.npz"))
     return load_scores(paths, classes) if paths else None
 
 # %% ../nbs/lib/12d_agreement.ipynb #7773e67b

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, decode
-from .blend import align, blend
+from .blend import BLENDS, align, blend
 from .budget import measure, plan
 from .core import BROKEN, atomic, in_words, on_kaggle, progress
 from .hear import SoundCache, hear_files
@@ -140,7 +140,7 @@ def run_submission(
 ):                  # Sheet, and a report: DataFrame by model of what happened and why
     "Write a valid submission at once, then improve it model by model until all have been heard or time is up."
     sheet = make_sheet(comp, files, pd.Series(export.prior, list(export.classes)), sample)
-    start, passes, report = sheet.scores.copy(), [], []
+    start, how, passes, report = sheet.scores.copy(), _known_blend(export.blend), [], []
     write_submission(path, sheet)
     if clock.left_s() <= reserve_s(clock): return sheet, _unheard(export.members, "no time")
     try: members, networks, table = make_plan(sheet, export.members, clock, load, cache_gb)
@@ -156,11 +156,17 @@ def run_submission(
             if not what:
                 scores, reached = one_pass(sheet, member, networks[member.name], clock, cache, facts[classes[member.name]])
                 used = scores is not None and (reached == len(files) or not passes)
-                if used: passes = _blended(path, sheet, [*passes, (align(scores, classes[member.name], comp.classes), member.weight)], export.blend, start)
+                if used: passes = _blended(path, sheet, [*passes, (align(scores, classes[member.name], comp.classes), member.weight)], how, start)
                 what = _what(reached, len(files), scores, used)
         except BROKEN as error: what = f"left out: {in_words(error)}"          # what was written before it stands
         report.append(dict(model=member.name, files=reached, seconds=clock.elapsed_s() - begun, what=what))
     return sheet, _report(report, table)
+
+
+def _known_blend(how):
+    "The name of a blend; the mean where this version has none of that name, since all would have been heard for nothing."
+    if how not in BLENDS: print(f"blend {how!r} is unknown here: the mean is taken")
+    return how if how in BLENDS else "mean"
 
 
 def _blended(path, sheet, passes, how, start):

@@ -98,12 +98,14 @@ def read_window(
     start,   # First sample, counted in kept samples; may be negative
     length,  # Number of samples
 ):           # (length,) float32
-    "A window of what was kept of a recording."
+    "A window of what was kept of a recording; of each span what lies in it is read."
     if len(spans) == 1:
         low, high = spans[0]
         if start >= 0 and low + start + length <= high: return store.window(key, low + start, length)
-    joined = np.concatenate([store.window(key, a, b - a) for a, b in spans])
-    return cut(joined, start, length)
+    ends = np.cumsum(spans[:, 1] - spans[:, 0])
+    low, high, shift = np.maximum(ends - (spans[:, 1] - spans[:, 0]), start), np.minimum(ends, start + length), spans[:, 1] - ends
+    pieces = [store.window(key, int(a + s), int(b - a)) for a, b, s in zip(low, high, shift) if a < b]
+    return cut(np.concatenate([np.zeros(0, "float32"), *pieces]), min(0, start), length)
 
 # %% ../nbs/lib/13a_batches.ipynb #a79d3bca
 @dataclass(frozen=True)
@@ -148,8 +150,10 @@ class Batch:
     wave: torch.Tensor                # Clips, (B, T)
     targets: torch.Tensor             # (B, C)
     weight: torch.Tensor              # (B,), or (B, C) where classes are left out: those have 0
-    scape: torch.Tensor = None        # Soundscape windows, (B + those that stand for themselves, T)
-    scape_targets: torch.Tensor = None   # Their soft labels, (.., C), or (.., pieces, C)
+    scape: torch.Tensor = None        # A soundscape window beside each clip, (B, T)
+    scape_targets: torch.Tensor = None   # Their soft labels, (B, C), or (B, pieces, C)
+    alone: torch.Tensor = None        # Soundscape windows that stand for themselves, (k, T)
+    alone_targets: torch.Tensor = None   # Their soft labels, (k, C), or (k, pieces, C)
 
     def to(self,
         device,  # torch device
@@ -180,13 +184,14 @@ class Batches:
         seed=0,       # Of everything random
         share=0.,     # Of a batch, soundscape windows that stand for themselves
         scores=None,  # Scores of birdkit.cleaning, for sampling.pick "scored"
+        beside=True,  # Read a soundscape window for each clip; False where nothing hears it
     ):
         if not len(clips): raise KitError("no clip to train on: 02_clean dropped everything, or the fold holds all clips")
         if share and (scapes is None or scapes.labels is None):
             raise KitError(f"pseudo.share={share} needs soundscapes with soft labels: run 05_distill")
         if scapes is not None and scapes.swap and scapes.labels is None:
             raise KitError(f"a swap of {scapes.swap} needs soundscapes with soft labels: run 05_distill")
-        self.store, self.sampling, self.scapes, self.seed = store, sampling, scapes, seed
+        self.store, self.sampling, self.scapes, self.seed, self.beside = store, sampling, scapes, seed, beside
         self.heard = class_rows(scapes.labels, scapes.level) if scapes is not None and scapes.swap else None
         self.clips = cut_pieces(clips, sampling.piece_s)
         self.size, self.alone = batch_parts(size, share, len(self.clips))
@@ -210,8 +215,7 @@ class Batches:
     ):          # Batch
         "Read one batch."
         parts = zip(*(self._clip(i, rng) for i in index))
-        scapes = self._scapes(len(index) + self.alone, rng) if self.scapes else ()
-        return Batch(*(torch.from_numpy(np.stack(x)) for x in parts), *scapes)
+        return Batch(*(torch.from_numpy(np.stack(x)) for x in parts), *(self._scapes(len(index), rng) if self.scapes else ()))
 
     def _clip(self, i, rng):
         "Window, targets and weight of a clip, or of a soundscape in its place."
@@ -254,11 +258,16 @@ class Batches:
         if not s.piece_s: return window_label(s.labels[i], start_s, window_s)
         return np.stack([window_label(s.labels[i], start_s + k * s.piece_s, s.piece_s) for k in range(round(window_s / s.piece_s))])
 
-    def _scapes(self, n, rng):
+    def _scapes(self, clips, rng):
+        "Soundscape windows beside the clips, and those that stand for themselves; which these are does not hang on whether the first are read."
+        index = rng.choice(len(self.scapes.keys), clips + self.alone, p=self.scapes.weights)
+        places = [(i, self._start(i, rng)) for i in index]
+        return *self._listen(places[:clips * self.beside]), *self._listen(places[clips:])
+
+    def _listen(self, places):
+        "Soundscape windows and their labels; None where there are none."
         s = self.scapes
-        index = rng.choice(len(s.keys), n, p=s.weights)
-        starts = [self._start(i, rng) for i in index]
-        wave = torch.from_numpy(np.stack([self.store.window(s.keys[i], at, self.samples) for i, at in zip(index, starts)]))
+        if not places: return None, None
+        wave = torch.from_numpy(np.stack([self.store.window(s.keys[i], at, self.samples) for i, at in places]))
         if s.labels is None: return wave, None
-        labels = [self._label(i, at / SR) for i, at in zip(index, starts)]
-        return wave, torch.from_numpy(np.stack(labels).astype("float32"))
+        return wave, torch.from_numpy(np.stack([self._label(i, at / SR) for i, at in places]).astype("float32"))

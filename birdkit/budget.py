@@ -143,7 +143,7 @@ def plan(
     "The best ensemble for a budget; the first model always runs."
     worth, tries = np.array([m.value for m in members]) - min([.5, *(m.value for m in members)]) + 1e-6, []
     for way, told in _ways(members, speed, length_s):
-        gain = worth - overlap_gain * np.array([a is not b for a, b in zip(way, members)])
+        gain = np.maximum(worth - overlap_gain * np.array([a is not b for a, b in zip(way, members)]), 1e-6)      # what runs is worth more than what does not
         price = partial(_pass_s, speed=told, minutes=files * length_s / 60, cache_gb=cache_gb)
         for chosen in _choices(way, gain, budget_s, price):
             seconds = predict_s([way[i] for i in chosen], told, files, length_s, cache_gb)
@@ -181,8 +181,9 @@ def _ways(members, speed, length_s):
 
 
 def _plain(member, speed, length_s):
-    "A member whose windows do not overlap, and `speed` with what that costs."
+    "A member whose windows do not overlap, and `speed` with what that costs: in the dense mode as much, its backbone hears every recording once."
     plain, rows = replace(member, recipe=member.recipe.but({"infer.stride_s": ROW_S})), max(1, length_s / ROW_S)
-    own, key, share = sound_key(member.recipe), sound_key(plain.recipe), rows / ((rows - 1) * ROW_S / member.recipe.infer.stride_s + 1)
+    own, key = sound_key(member.recipe), sound_key(plain.recipe)
+    share = 1. if member.recipe.infer.dense else rows / ((rows - 1) * ROW_S / member.recipe.infer.stride_s + 1)
     return plain, replace(speed, network_s=speed.network_s | {member.name: share * speed.network_s[member.name]},
                           listen_s={key: speed.listen_s[own]} | speed.listen_s, sound_mb={key: speed.sound_mb[own]} | speed.sound_mb)

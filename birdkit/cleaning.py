@@ -139,7 +139,9 @@ def changed_labels(
     "All labels of the recordings whose labels were changed."
     first = after.recordings.primary_label.to_numpy(object)
     other = (before.targets != after.targets).any(1) | (before.recordings.primary_label.to_numpy(object) != first)
-    row, column = np.nonzero(after.targets * other[:, None])
+    told = after.targets.round(4) != 0
+    told[np.arange(len(first)), pd.Index(after.classes).get_indexer(first)] = True
+    row, column = np.nonzero(told & other[:, None])
     names, labels = after.recordings.recording.to_numpy(object)[row], np.array(after.classes, object)[column]
     return pd.DataFrame(dict(recording=names, label=labels, value=after.targets[row, column].astype(float).round(4), primary=labels == first[row])).astype(LABEL_TYPES)
 

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['Round', 'round_count', 'label_round', 'train_student', 'distill_round', 'validation_auc', 'has_stalled', 'until_best',
-           'final_models']
+           'final_models', 'final_infer']
 
 # %% ../nbs/lib/34a_distill.ipynb #d8c66c00
 from dataclasses import dataclass, field
 
 from .core import KitError, read_json, write_json
-from .labels import LEFT_OUT, as_teacher, part_of, predict_labels, with_truth
+from .labels import LEFT_OUT, as_teacher, held_fold, part_of, predict_labels, with_truth
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
 from .students import make_student
-from .training import TrainedModel, background_scapes, choose_device, load_model, split_clips, train_run
+from .training import TrainedModel, background_scapes, choose_device, is_whole, load_model, split_clips, train_run
 
 # %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Round:
     lessons: dict                # {source: Labels} after the steps of the first student's recipe
     runs: dict                   # {member: folders of its models after this round}
     histories: dict = field(default_factory=dict)   # {folder: DataFrame}
+    whole: bool = True           # False: a student was stopped, and those after it were not begun
 
 
 def round_count(
@@ -50,9 +51,9 @@ def label_round(
 ):           # {source: Labels}, and the teachers' networks
     "Let all models that know all classes label."
     networks = [(load_model(f).to(choose_device()), f) for folders in runs.values() for f in folders]
-    teachers = [as_teacher(model, f, data, unheard) for model, f in networks if set(data.classes) <= set(model.classes)]
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
+    teachers = [as_teacher(model, f, data, unheard and "clips" in sources) for model, f in networks if set(data.classes) <= set(model.classes)]
     return {s: predict_labels(teachers, data, s, combine, number, folder=space.pseudo(number)) for s in sources}, [t.model for t in teachers]
 
 # %% ../nbs/lib/34a_distill.ipynb #84fd9c98
@@ -74,13 +75,12 @@ def _check_taught(labels, learn):
         raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
 
 
-def _heard(labels, part, parts, data, run):
-    "Labels of the soundscapes that a student hears, those by people in the place of teachers'; the run keeps which ones it leaves out."
+def _heard(labels, part, parts, data):
+    "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out."
     labels = with_truth(labels.align(data.classes), labelled_windows(data))
-    if part is None: return labels
+    if part is None: return labels, []
     out = part_of(labels.keys, parts) == part
-    write_json(run / LEFT_OUT, labels.keys[out].tolist())
-    return labels[~out]
+    return labels[~out], labels.keys[out].tolist()
 
 
 def train_student(
@@ -93,22 +93,24 @@ def train_student(
     space,     # Workspace
     number,    # Number of the round
     seed=0,    # Of everything random
-    minutes=None,  # Time there is; None: no limit
+    minutes=None,  # Time there is, as in train_run; None: no limit
     part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
 ):             # Folder of the student's run, history DataFrame
-    "One student of one round, kept in `runs/<recipe>-r<round>`; where validation decides or clips are labelled, it holds out its teacher's fold."
+    "One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others; where validation decides or clips are labelled, it holds out its teacher's fold."
     recipe, classes = recipe.but(dict(recipe.pseudo.student)), known_classes(data, recipe)
     if number < recipe.pseudo.share_from: recipe = recipe.but({"pseudo.share": 0.})
     model = _student_start(recipe, folder, data, space, seed + number)
     step = make_student(recipe, teachers=teachers)
-    fold = read_json(folder / "metrics.json", "run 04_train")["fold"] if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
+    fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
     run = run if part is None else run.with_name(f"{run.name}-part{part}")
-    scapes = labelled_scapes(_heard(labels["soundscapes"], part, recipe.pseudo.parts, data, run), data) if "soundscapes" in labels else background_scapes(data)
+    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo.parts, data) if "soundscapes" in labels else (None, [])
+    scapes = background_scapes(data) if heard is None else labelled_scapes(heard, data)
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
     if mine.rows is not None: _check_taught(labels["clips"], split_clips(data, clips, fold)[0])
     _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
-                           bank=voices(data, space, recipe))
+                           bank=voices(data, space, recipe), anew=True)
+    if part is not None: write_json(run / LEFT_OUT, left_out)
     return run, history
 
 
@@ -127,27 +129,30 @@ def distill_round(
     clips,   # Clips of all classes
     space,   # Workspace
     seed=0,  # Of everything random
-    minutes=None,  # Time there is for each student; None: no limit
+    minutes=None,  # Time there is for each student, as in train_run; None: no limit
 ):           # Round
-    "Label with all teachers, train the students of each member that takes part in this round."
+    "Label with all teachers, train the students of each member that takes part in this round; one that is stopped ends it."
     takes_part = [m for m in members if m.pseudo.rounds >= min(number, max(m.pseudo.rounds for m in members))]
     on = {m.pseudo.on for m in takes_part}
     labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space, takes_part[0].pseudo.combine, takes_part[0].pseudo.unheard)
     after, histories, lessons = dict(runs), {}, None
     for m in takes_part:
         mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in labels.items() if m.pseudo.on in (s, "both")}
-        done = [train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part) for i, (f, part) in enumerate(_starts(runs[m.name], m.pseudo))]
-        lessons, after[m.name] = lessons or mine, [run for run, _ in done]
-        histories |= dict(done)
+        lessons, after[m.name] = lessons or mine, []
+        for i, (f, part) in enumerate(_starts(runs[m.name], m.pseudo)):
+            run, history = train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part)
+            after[m.name].append(run)
+            histories[run] = history
+            if not is_whole(run): return Round(number, labels, lessons, after, histories, whole=False)
     return Round(number, labels, lessons, after, histories)
 
 # %% ../nbs/lib/34a_distill.ipynb #ed7f3121
 def validation_auc(
     runs,  # {member: folders of its models}
-):         # Mean AUC of the clips they held out; NaN where nothing was
+):         # Mean AUC of the clips they held out; NaN where nothing was, or nothing could be scored
     "How good models are on clips they have not heard."
     found = [read_json(f / "metrics.json", "run 04_train").get("auc") for folders in runs.values() for f in folders]
-    known = [a for a in found if a is not None]
+    known = [a for a in found if a is not None and a == a]
     return sum(known) / len(known) if known else float("nan")
 
 
@@ -164,9 +169,14 @@ def until_best(
     scores,    # Validation of each
     patience,  # As of has_stalled; 0 keeps all
 ):             # The rounds up to the best one
-    "Rounds that brought nothing are not kept."
+    "Rounds that brought nothing are not kept; where nothing was scored, all are."
     known = [-1. if s != s else s for s in scores]           # NaN where nothing was held out
-    return rounds[:1 + known.index(max(known))] if patience else rounds
+    return rounds[:1 + known.index(max(known))] if patience and max(known) >= 0 else rounds
+
+
+def _kept(rounds, member):
+    "{name: folder} of a member's last `pseudo.keep` rounds, the latest first."
+    return {"-".join(f.parts[-2:]): f for runs in rounds[::-1][:member.pseudo.keep] for f in runs[member.name]}
 
 
 def final_models(
@@ -176,8 +186,16 @@ def final_models(
     "Models to export: those of the last `pseudo.keep` rounds of each member, its weight shared among them."
     found, weights = {}, {}
     for m in members:
-        folders = list(dict.fromkeys(f for runs in rounds[::-1][:m.pseudo.keep] for f in runs[m.name]))
-        names = ["-".join(f.parts[-2:]) for f in folders]
-        found |= dict(zip(names, folders))
-        weights |= dict.fromkeys(names, m.ensemble.weight / len(folders))
+        kept = _kept(rounds, m)
+        found |= kept
+        weights |= dict.fromkeys(kept, m.ensemble.weight / len(kept))
     return found, weights
+
+
+def final_infer(
+    rounds,   # As of final_models
+    members,  # Recipes of the members, as they are now
+):            # {name: Infer}
+    "How the models to export are heard: as the recipe says now, whatever they were trained with."
+    student = lambda m, folder: m if folder in rounds[0][m.name] else m.but(dict(m.pseudo.student))
+    return {name: student(m, folder).infer for m in members for name, folder in _kept(rounds, m).items()}

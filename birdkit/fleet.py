@@ -11,18 +11,21 @@ __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'fi
 import argparse, hashlib, json, os, re, signal, subprocess, sys, time
 from collections import deque
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
 
+from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
 from .core import KitError, Workspace, project_root, read_json
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
-from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members, training_minutes
+from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members, training_limit
 from .together import train_together, world_size
+from .training import as_learnt
 
 # %% ../nbs/lib/37_fleet.ipynb #2d8dbcdd
 class Run(NamedTuple):
@@ -70,7 +73,16 @@ def make_runs(
     for run in runs:
         if known.setdefault(run.name, run) != run:
             raise KitError(f"two different runs would be called {run.name}: leave the name out of their overrides, or give each its own")
+    _check_rules(runs)
     return list(known.values())
+
+
+def _check_rules(runs):
+    "Refuse overrides of one recipe that differ in what training does not follow: all runs learn from the same clips."
+    first = {}
+    for run in runs:
+        other = other_rules(run.recipe.data, asdict(first.setdefault(run.book, run.recipe).data), BY_PREPARE + BY_CLEAN)
+        if other: raise KitError(f"overrides differ in {other[0]}, which 01_prepare and 02_clean alone follow: give each its own work folder")
 
 # %% ../nbs/lib/37_fleet.ipynb #7552343b
 class Place(NamedTuple):
@@ -96,9 +108,14 @@ def is_finished(
     run,    # Run; of an ensemble as with_trained_members gives it
     place,  # Place
 ):          # True where nothing is left to do
-    "Has this been trained to its end, after the clips were cleaned? In doubt it has not: the training itself looks closer."
-    changed_s = max((f.stat().st_mtime for f in place.space.clean.glob("*.csv")), default=0.)
-    return all(_is_trained(member, run, place.space.run(member.name, run.fold), changed_s) for member in run.recipe.members())
+    "Has this been trained to its end, after clips and pretrained backbones were made? In doubt it has not: the training itself looks closer."
+    return all(_is_trained(member, run, place.space.run(member.name, run.fold), _made_s(member, run, place)) for member in run.recipe.members())
+
+
+def _made_s(member, run, place):
+    "When the last of what a member learns from was made, s: tables of clips, and a pretrained backbone."
+    made = [*place.space.prepared.glob("*.csv"), *place.space.clean.glob("*.csv"), *(folder / "backbone.pt" for folder in _pretrained(member, run, place))]
+    return max((f.stat().st_mtime for f in made if f.exists()), default=0.)
 
 
 def _is_trained(recipe, run, folder, changed_s):
@@ -106,7 +123,7 @@ def _is_trained(recipe, run, folder, changed_s):
     if not (folder / "weights.pt").exists(): return False
     try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
-    same = (saved, facts.get("fold"), facts.get("seed")) == (recipe, run.fold, run.seed)
+    same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
     return same and facts.get("epochs", -1) >= facts.get("of", 0) and (folder / "metrics.json").stat().st_mtime >= changed_s
 
 
@@ -118,13 +135,18 @@ def first_folder(
     return place.space.run(run.recipe.members()[0].name, run.fold)
 
 
+def _pretrained(member, run, place):
+    "Where a backbone of a member lies: under its own name, and where 03_pretrain made it for the run's recipe."
+    return [place.space.pretrained(name) for name in (member.name, run.book + member.name.removeprefix(run.recipe.name))]
+
+
 def share_pretrained(
     run,    # Run
     place,  # Place
 ):
     "Let a run of another name begin at the backbone that 03_pretrain made for its recipe."
     for member in run.recipe.members():
-        own, made = (place.space.pretrained(name) for name in (member.name, run.book + member.name.removeprefix(run.recipe.name)))
+        own, made = _pretrained(member, run, place)
         if made.exists() and own != made:
             with suppress(FileExistsError): own.symlink_to(made.name)
 
@@ -312,7 +334,7 @@ def _parser():
 def _train(given, comp, space):
     "One model, with all processes there are."
     config, data = choose_recipe(given.recipe, yaml.safe_load(given.overrides), comp), Prepared.load(space.prepared, comp.folder)
-    clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_minutes(given.minutes)
+    clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_limit(given.minutes)
     if len(members) > 1 and world_size() > 1:
         raise KitError(f"recipe {config.name} has {len(members)} members: give one of them, {', '.join(m.name for m in members)}")
     for member in members:

@@ -147,7 +147,7 @@ class Optim:
     precision: str = "auto"      # "f32", "f16" or "bf16"; "auto" goes by the device, and never gives f16 to an NFNet
     compile: bool = False        # torch.compile the network
     average: str = "ema"         # Weights that are kept: "ema", "swa" (mean from `average_from` on), "soup" (mean of the `keep` best epochs), "best" or "last"
-    ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1
+    ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1; after n steps it is 1 - n^(-2/3) at most: .99 is met after 1,000, .999 after 31,623
     average_from: float = .7     # Share of the training after which "swa" and "soup" begin
     keep: int = 3                # Epochs of a soup
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP_ROWS', 'Labels', 'with_truth', 'labels_of', 'label_summary',
-           'part_of', 'Teacher', 'as_teacher', 'label_recording', 'predict_labels']
+           'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'predict_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
 import hashlib, json, shutil, tempfile
@@ -20,6 +20,7 @@ import pandas as pd
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, ahead, atomic, check_dims, nearest, progress, read_json, write_table
 from .metrics import few
+from .prepare import deal
 from .rows import heard_s, listen, score_rows, sound_key
 
 # %% ../nbs/lib/32a_labels.ipynb #006f669e
@@ -156,6 +157,17 @@ class Teacher:
     weight: float = 1.             # In the mean of several (2025 4th: 1 to 1.5)
 
 
+def held_fold(
+    folder,  # Folder of a run
+    data,    # Prepared
+):           # The fold it held out, or "all"; KitError where the folds were dealt anew since
+    "What a run has not heard; one that does not say how its folds were dealt is taken as it is."
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    if facts.get("deal", now := deal(data.recordings, facts["fold"])) != now:
+        raise KitError(f"{folder} held out other clips than fold {facts['fold']} has now: run 04_train again, or 01_prepare as it was then")
+    return facts["fold"]
+
+
 def as_teacher(
     model,   # TrainedModel of the run
     folder,  # Folder of the run
@@ -163,8 +175,7 @@ def as_teacher(
     unheard=True,   # Clips that it learnt from count as learnt; False: it may label them
 ):           # Teacher
     "A finished run as a teacher: it learnt from all clips but its fold, and where LEFT_OUT tells of soundscapes from all others."
-    out = read_json(folder / "metrics.json", "run 04_train")["fold"]
-    learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(out)]) if unheard else set()
+    learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(held_fold(folder, data))]) if unheard else set()
     if (folder / LEFT_OUT).exists():
         learnt |= set(data.soundscapes.recording) - set(read_json(folder / LEFT_OUT, "run 05_distill"))
     return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), model.recipe.ensemble.weight)

@@ -7,6 +7,7 @@ __all__ = ['SkipStep', 'StopTraining', 'Callback', 'Learner']
 
 # %% ../nbs/lib/31_learner.ipynb #43906456
 import math, time
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -92,16 +93,21 @@ class Learner:
     def one_batch(self,
         batch,  # Batch on the device
     ):
-        "Loss and gradient, and where enough gradients are gathered, a step."
+        "A batch's gradient, and a step where enough are gathered or the epoch ends; a batch that is left out costs no other one."
         if not self.gathered: self.optim.zero_grad(set_to_none=True)
-        try:
-            self.loss = self.step(self, batch)
-            self.call("after_loss")
-            self.backward(self.loss / self.accumulate)
-            self.losses.append(self.loss.item())
-            self.gathered += 1
-            if self.gathered == self.accumulate or self.place + 1 == len(self.batches): self.move()
-        except SkipStep: pass
+        with suppress(SkipStep): self.gather(batch)
+        with suppress(SkipStep):
+            if self.gathered == self.accumulate or self.gathered and self.place + 1 == len(self.batches): self.move()
+
+    def gather(self,
+        batch,  # Batch on the device
+    ):
+        "Loss and gradient."
+        self.loss = self.step(self, batch)
+        self.call("after_loss")
+        self.backward(self.loss / self.accumulate)
+        self.losses.append(self.loss.item())
+        self.gathered += 1
 
     def backward(self,
         loss,  # Scalar
@@ -111,12 +117,18 @@ class Learner:
 
     def move(self):
         "One step of the optimiser; one that a callback or half precision's scaler refuses is lost with its gradients."
+        if self.gathered < self.accumulate: self.fill_up()
         self.gathered, scale = 0, self.scaler.get_scale()
         self.call("before_step")
         self.scaler.step(self.optim)
         self.scaler.update()
         if self.scaler.get_scale() < scale: raise SkipStep
         self.call("after_step")
+
+    def fill_up(self):
+        "Gradients of a short last group, as large as those of a whole one."
+        for p in self.model.parameters():
+            if p.grad is not None: p.grad *= self.accumulate / self.gathered
 
     def sow(self,
         number,  # Of the epoch

@@ -41,6 +41,12 @@ class Mix:
         "What learns with the model."
         return model
 
+    def hears_beside(self,
+        scapes,  # Scapes
+    ):           # Whether soundscape windows beside the clips are to be read
+        "Those with labels are mixed in."
+        return scapes.labels is not None and self.recipe.pseudo.mix_p > 0
+
     def sample(self,
         learner,  # Learner
         batch,    # Batch
@@ -107,6 +113,12 @@ class Pieces(Mix):
         "Soundscapes with labels by the piece."
         return clips, scapes and replace(scapes, piece_s=self.recipe.sampling.window_s)
 
+    def hears_beside(self,
+        scapes,  # Scapes
+    ):           # Whether soundscape windows beside the clips are to be read
+        "Those with labels stand for themselves."
+        return False
+
     def sample(self,
         learner,  # Learner
         batch,    # Batch of long windows
@@ -115,9 +127,9 @@ class Pieces(Mix):
         n, k, cut = len(batch.wave), self.count, lambda x: x.repeat_interleave(self.count, 0)
         clips = clip_sample(learner, batch)
         pieces = Sample(clips.x.reshape(n * k, -1), cut(clips.targets), cut(clips.weight))
-        if batch.scape_targets is None or len(batch.scape) == n: return pieces
-        scape = levelled(learner, batch.scape[n:]).reshape(-1, pieces.x.shape[1])
-        soft = batch.scape_targets[n:].flatten(0, 1)
+        if batch.alone is None: return pieces
+        scape = levelled(learner, batch.alone).reshape(-1, pieces.x.shape[1])
+        soft = batch.alone_targets.flatten(0, 1)
         sample = append_scapes(pieces, scape, soft.nan_to_num(), self.recipe.pseudo.weight / k)
         sample.weight[n * k:][soft.isnan().any(1)] = 0.                  # of these nothing is known
         return sample
@@ -162,7 +174,8 @@ def soften_clips(
     place, nobody = {k: i for i, k in enumerate(labels.keys)}, np.full((1, clips.targets.shape[1]), np.nan, "float32")
     known = np.ones_like(clips.targets, bool) if clips.known is None else clips.known
     probs = (labels.probs[place[k]] if k in place else nobody for k in clips.keys)
-    return replace(clips, known=None, rows=[soft_rows(p, y, k, hard, file_share) for p, y, k in zip(probs, clips.targets, known)])
+    rows = [soft_rows(p, y, k, hard, file_share) for p, y, k in zip(probs, clips.targets, known)]
+    return replace(clips, known=None, rows=[np.vstack([r, y]) for r, y in zip(rows, clips.targets)])       # after the last row of a teacher the hard label
 
 
 class Self(Mix):
@@ -199,14 +212,20 @@ class Domain(Mix):
         super().__init__(recipe)
         self.weight, self.temperature = weight, temperature
 
+    def hears_beside(self,
+        scapes,  # Scapes
+    ):           # Whether soundscape windows beside the clips are to be read
+        "Clips are to be like them, where there are no others that stand for themselves."
+        return True
+
     def __call__(self,
         learner,  # Learner
         batch,    # Batch with soundscape windows
     ):            # Scalar loss
         "A training step."
-        if batch.scape is None: raise KitError('pseudo.how="domain" needs soundscapes: there are none to be like')
-        n = len(batch.wave)
-        scape = levelled(learner, batch.scape[n:] if len(batch.scape) > n else batch.scape)
+        n, scape = len(batch.wave), batch.scape if batch.alone is None else batch.alone
+        if scape is None: raise KitError('pseudo.how="domain" needs soundscapes: there are none to be like')
+        scape = levelled(learner, scape)
         pictures, sample = inputs_of(learner, clip_sample(learner, batch))
         others, _ = inputs_of(learner, Sample(scape, scape.new_zeros(len(scape), batch.targets.shape[1])))
         heard = learner.model.hear(*(torch.cat(pair) for pair in zip(pictures, others)))

@@ -339,7 +339,7 @@ def join_scape(
 ):                 # Sample; its labels are the larger of the clip's and the soundscape's
     "Mix in a pseudo-labelled soundscape window (noisy student)."
     if mode not in JOINS: raise KitError(f"join_scape mode={mode!r} is unknown; {nearest(mode, JOINS)}")
-    if sample.scape is None or sample.scape_targets is None: return sample
+    if not p or sample.scape is None or sample.scape_targets is None: return sample
     mixed = JOINS[mode](sample, _scape(sample, sample.scape_targets), gen, db)
     return choose(coin(gen, p, len(sample.x)), mixed, sample)
 

@@ -61,7 +61,7 @@ def thaw(
 
 
 class Freeze(Callback):
-    "Only the head learns at first."
+    "Only the head learns at first, and a norm before the backbone, which is as new."
     order = -1
 
     def __init__(self,
@@ -73,10 +73,15 @@ class Freeze(Callback):
     ):
         "Freeze or thaw the backbone, if that is due."
         wanted = learner.done < self.share or self.share >= 1
-        if wanted != self.frozen: (freeze if wanted else thaw)(learner.model.backbone)
+        if wanted != self.frozen:
+            for part in self._parts(learner.model): (freeze if wanted else thaw)(part)
         self.frozen = wanted
 
     after_batch = before_epoch
+
+    def _parts(self, model):
+        "What is frozen; for good, the norms too."
+        return [model.backbone] if self.share >= 1 else [tower.backbone for tower in model.backbone]
 
 # %% ../nbs/lib/31c_optimiser.ipynb #d89c67b6
 PRECISIONS = dict(f32=None, f16=torch.float16, bf16=torch.bfloat16)

@@ -37,13 +37,14 @@ def _db(power):
 # %% ../nbs/lib/14_places.ipynb #684fb630
 def busyness(
     power,   # From band_power, of a soundscape
-):           # (rows,) dB; one number for every whole row of 5 s
+):           # (rows,) dB; one number for every whole row of 5 s, NaN where half or more of it holds no energy at all
     "How far the loudest band of each row stands out, beyond what all bands do."
     out = _db(uniform_filter1d(power, 3, axis=1))
     out -= np.median(out, 1, keepdims=True)
     out -= np.median(out, 0)
     edges = (np.arange(int(power.shape[1] * FRAME_S / ROW_S + .01) + 1) * ROW_S / FRAME_S).astype(int)
-    return np.array([np.quantile(out[:, a:b], .95, axis=1).max() for a, b in zip(edges[:-1], edges[1:])])
+    sounds = power.any(0)
+    return np.array([np.quantile(out[:, a:b], .95, axis=1).max() if 2 * sounds[a:b].sum() > b - a else np.nan for a, b in zip(edges[:-1], edges[1:])])
 
 
 def site_of(
@@ -60,13 +61,13 @@ def hear_rows(
     per_site=12,   # Listen to at most so many of a site, drawn
     most=150,      # And to at most so many in all
     seed=0,        # Of the draw
-):                 # DataFrame: recording, start_s, busy (dB), site, a line for each row of 5 s
+):                 # DataFrame: recording, start_s, busy (dB), site, a line for each row of 5 s that holds sound
     "How busy the rows of soundscapes are."
     site = site_of(recordings)
     drawn = recordings.sample(frac=1, random_state=seed)
     keys = drawn[drawn.groupby(site).cumcount() < per_site][:most].sort_index()
     found = list(ahead(lambda key: busyness(band_power(store.window(key))), keys))
-    rows = [(key, ROW_S * k, value) for key, values in zip(keys, found) for k, value in enumerate(values)]
+    rows = [(key, ROW_S * k, value) for key, values in zip(keys, found) for k, value in enumerate(values) if not np.isnan(value)]
     table = pd.DataFrame(rows, columns=["recording", "start_s", "busy"])
     return table.assign(site=table.recording.map(dict(zip(recordings, site))))
 
@@ -84,7 +85,7 @@ def calmest(
     share=.15,  # Of each site's rows; at least one
 ):              # The rows that are kept
     "The calm rows of each site."
-    if rows.empty: raise KitError("there are no soundscapes of 5 s or more: scenes need some for their background")
+    if rows.empty: raise KitError("there are no soundscapes of 5 s or more with sound in them: scenes need some for their background")
     by = rows.groupby("site").busy
     return rows[by.rank(method="first") <= np.ceil(share * by.transform("size"))]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_labels', 'telling', 'step_by_step', 'before_after', 'show_steps', 'agreement', 'peak_scores', 'held_out_scores',
-           'auc_change', 'plot_auc_change', 'ladder', 'plot_ladder']
+           'auc_change', 'round_change', 'plot_auc_change', 'ladder', 'plot_ladder']
 
 # %% ../nbs/lib/33b_rounds.ipynb #6433b9a5
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, nearest, read_table
+from .core import KitError, nearest, read_json, read_table
 from .metrics import class_auc
 from .plots import BLUE, DPI, GREY, ORANGE, mel_image, players
 from .pseudo import apply_labels, file_weights, of_round
@@ -152,9 +152,9 @@ def peak_scores(
 def held_out_scores(
     runs,  # Folders of runs
 ):         # DataFrame: recording, one column per class
-    "Scores of the clips that runs held out, oof.csv of all of them together."
+    "Scores of the clips that runs held out, oof.csv of all of them together; where several held out a clip, their mean."
     tables = [read_table(run / "oof.csv", "train a run with a fold held out") for run in runs]
-    return pd.concat(tables).drop_duplicates("recording", ignore_index=True)
+    return pd.concat(tables).groupby("recording", sort=False, as_index=False).mean()
 
 # %% ../nbs/lib/33b_rounds.ipynb #d90f5e78
 def auc_change(
@@ -169,6 +169,23 @@ def auc_change(
     auc = {name: class_auc(truth, table.rename(columns={"recording": "row_id"})) for name, table in (("before", before), ("after", after))}
     table = pd.DataFrame({"clips": truth[list(data.classes)].sum(), **auc}).rename_axis("class").dropna()
     return table.assign(change=table.after - table.before).sort_values("change", kind="stable")
+
+
+def _that_judge(folders, classes):
+    "Those of the runs that held clips out and know all classes."
+    return [f for f in folders if (f / "oof.csv").exists() and set(classes) <= set(read_json(f / "classes.json", "run 04_train"))]
+
+
+def round_change(
+    before,  # {member: folders of its models} of the round before
+    after,   # The same of this round
+    data,    # Prepared
+):           # DataFrame of auc_change; None where no student held a clip out
+    "How a round changed the AUC of each class on clips that teachers and students held out; members that did not learn, and specialists, have no say."
+    learnt = [m for m in after if after[m] != before[m]]
+    pairs = [pair for m in learnt if all(pair := [_that_judge(runs[m], data.classes) for runs in (before, after)])]
+    if not pairs: return None
+    return auc_change(*(held_out_scores(sum(runs, [])) for runs in zip(*pairs)), data)
 
 
 def plot_auc_change(

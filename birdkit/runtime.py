@@ -9,6 +9,7 @@ __all__ = ['MANIFEST', 'LARGE', 'Setting', 'Network', 'find_engine', 'load_netwo
 # %% ../nbs/lib/43_runtime.ipynb #64acb447
 import hashlib, os, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -87,9 +88,20 @@ def _onnx(path, setting, threads):
     options.intra_op_num_threads = max(1, threads // setting.streams)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not path.exists(): raise KitError(f"{path} is missing and OpenVINO is not used: attach the wheels of OpenVINO, or export with infer.formats=[onnx]")
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with _onnx_errors(path): session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, inputs))), [tuple(i.shape[1:]) for i in session.get_inputs()], False
+
+    def run(inputs):
+        with _onnx_errors(path): return session.run(None, dict(zip(names, inputs)))
+
+    return run, [tuple(i.shape[1:]) for i in session.get_inputs()], False
+
+
+@contextmanager
+def _onnx_errors(path):
+    "ONNX Runtime's exceptions, none of which is one of BROKEN, as KitError."
+    try: yield
+    except Exception as error: raise KitError(f"{path} does not run in ONNX Runtime ({_last_line(error)}): export it again") from None
 
 
 @cache
@@ -146,6 +158,7 @@ class DenseNetwork:
         self.trunk, self.head, self.setting = trunk, head, trunk.setting
         channels, mels = trunk.shapes[0][:2]
         self.columns = self.maps(np.zeros((1, channels, mels, frames), "float32")).shape[3]
+        self.step = 2 ** round(np.log2(frames / self.columns))               # frames of a column: the last one of a window may be cut short
 
     def maps(self,
         pictures,  # (windows, channels, mels, frames)
@@ -166,7 +179,7 @@ class DenseNetwork:
     ):            # clip, frames
         "Probabilities of a recording's windows."
         maps = self.maps(picture[None])[0]
-        at = np.round(np.asarray(first) * self.columns / length).astype(int)
+        at = np.round(np.asarray(first) / self.step).astype(int)
         maps = np.pad(maps, ((0, 0), (0, 0), (0, max(0, at.max() + self.columns - maps.shape[2]))))
         return self.head(np.lib.stride_tricks.sliding_window_view(maps, self.columns, 2)[:, :, at].transpose(2, 0, 1, 3))
 

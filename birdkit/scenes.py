@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, spearmanr
 from .audio import ROW_S, SR
 from .core import KitError, ahead
 from .metrics import mean_auc
-from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, calmest, echo, hear_rows, join_rows,
+from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, hear_rows, join_rows,
                             noise_shape, roll_off)
 from .plots import BLUE, mel_image
 
@@ -227,22 +227,29 @@ def site_roll_offs(
     return {site: roll_off(np.median(shapes[rows], 0), focal) for site, rows in calm.groupby("site").indices.items()}
 
 
+def _sounding(store, rows):
+    "Rows that hold sound."
+    heard = [np.isfinite(busyness(band_power(store.window(key, round(start_s * SR), ROW_S * SR)))).all() for key, start_s in zip(rows.recording, rows.start_s)]
+    if not any(heard): raise KitError("none of the rows given as calm holds sound: scenes need some for their background")
+    return rows[heard]
+
+
 def make_scenes(
     data,            # Prepared
     held,            # Clips that were held out of training
     seed=0,          # Of everything
     appearances=3,   # A class occurs in about so many scenes
     most=60,         # At most so many scenes
-    calm=None,       # Rows for backgrounds, such as calmest(label_rows(labels)); None: they are found by their energy
+    calm=None,       # Rows for backgrounds, such as calmest(label_rows(labels)), of which those without sound are left out; None: they are found by their energy
 ):                   # Scenes
     "Soundscapes of held-out clips in the competition's own surroundings."
-    calm = calmest(hear_rows(data.store, data.soundscapes.recording, seed=seed)) if calm is None else calm
     songs = hear_clips(data.store, held, seed=seed)
     if not songs: raise KitError(f"none of the {len(held.keys)} held-out clips sounds for {HEARD_S} s: hold out another fold")
+    calm = calmest(hear_rows(data.store, data.soundscapes.recording, seed=seed)) if calm is None else _sounding(data.store, calm)
     classes = len({held.primary[i] for i in songs})
     count = min(most, -(-2 * appearances * classes // MOST_SPECIES))
     events = plan_events(songs, held, count, seed)
-    truth = heard_rows(events, songs, count, len(data.classes))
+    truth = heard_rows(events, songs, count, held.targets.shape[1])
     return Scenes(data.store, held, songs, calm, site_roll_offs(data.store, calm, songs), events, truth, seed)
 
 # %% ../nbs/lib/14a_scenes.ipynb #be9af680

@@ -21,7 +21,7 @@ from .core import Clock, KitError, Workspace, nearest, read_json
 from .learner import Callback, StopTraining
 from .prepare import Prepared
 from .stages import choose_recipe, cleaned_clips, train_fold
-from .training import split_clips
+from .training import clips_digest, split_clips
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9
 TRIED = "frontend", "raw", "model", "loss", "augment", "sampling", "optim"   # Groups that training on clips sees
@@ -137,7 +137,7 @@ def open_study(
     recipe,  # Recipe
     space,   # From load_space
     seed=0,  # Of what is tried
-    **facts, # What else the scores depend on, such as fold
+    **facts, # What else the scores depend on, such as fold and clips
 ):           # Optuna's study; KitError where the file holds another one
     "Begin a study, or go on with it."
     optuna, path = _optuna(), Path(path).absolute()
@@ -147,10 +147,9 @@ def open_study(
                                      pruner=optuna.pruners.MedianPruner(4, 1 + recipe.optim.epochs // 4))
     except Exception as error:
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
-    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed: give --study another file")
+    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, or other clips: give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
-    study.set_user_attr("mark", mark)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))     # a study that goes on draws anew
+    for name, value in dict(mark=mark, seed=seed).items(): study.set_user_attr(name, value)
     return study
 
 
@@ -225,6 +224,7 @@ def one_trial(
 ):           # The error that ended it, or None
     "Draw overrides, train with them, tell the study."
     state, trial = _optuna().trial.TrialState, study.ask()
+    study.sampler = _optuna().samplers.TPESampler(seed=100_003 * study.user_attrs["seed"] + trial.number)     # whoever does it, and whenever
     name = trial.user_attrs.get("name", f"t{trial.number:03}")
     for key, value in dict(name=name, by=(socket.gethostname(), os.getpid())).items(): trial.set_user_attr(key, value)
     trial.set_user_attr("overrides", changes := draw(trial, space))
@@ -352,8 +352,8 @@ def _search(given):
     recipe, data = choose_recipe(given.recipe, fixed, comp), Prepared.load(place.prepared, comp.folder)
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
-    split_clips(data, cleaned_clips(data, place, recipe), given.fold)     # what is missing is told before anything is tried
-    study = open_study(path, recipe, space, given.seed, fold=given.fold)
+    clips = split_clips(data, cleaned_clips(data, place, recipe), given.fold)     # what is missing is told before anything is tried
+    study = open_study(path, recipe, space, given.seed, fold=given.fold, clips=[clips_digest(part) for part in clips])
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed), recipe, space, path.with_suffix(""), given.trials, given.minutes)
     print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .augment import late_mixes
 from .core import KitError, nearest
 from .distances import cosine_distance, mse_distance, mutual
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, Self
 from .levels import unit_peak
 from .losses import bce, find_loss, frame_loss, mld
-from .mixing import MIXES
 from .teachers import load_teacher
 from .training import TrainedModel, choose_device, heard_loss, inputs_of
 
@@ -201,7 +201,7 @@ class Embed(Mix):
         if distance not in DISTANCES: raise KitError(f"pseudo.options: distance={distance!r} is unknown; {nearest(distance, DISTANCES)}")
         if not path and teacher is None:
             raise KitError('pseudo.how="embed" needs pseudo.options.path: attach an .onnx or .tflite file, such as Perch or BirdNET, and name it')
-        mixes = [name for name, *_ in recipe.augment.power + recipe.augment.picture if name in MIXES]
+        mixes = late_mixes(recipe.augment)
         if mixes: raise KitError(f"pseudo.how=\"embed\": {mixes[0]} mixes pictures, which the teacher does not see: move it to augment.wave")
         self.teacher = teacher or load_teacher(path, rate_hz, window_s)
         self.distance, self.size = DISTANCES[distance], self.teacher.need("embedding")

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['AT_EXPORT', 'WHERE_WHEN', 'HIDDEN_FILES', 'names_all', 'find_soundscapes', 'find_export', 'hear_with', 'Sheet',
-           'make_sheet', 'place_and_hour', 'post_facts', 'rehearsed', 'hidden_run_min', 'submission_path',
+           'make_sheet', 'place_and_hour', 'post_facts', 'rehearsed', 'hidden_run_min', 'versions', 'submission_path',
            'find_sample', 'score_submission', 'sounds_of', 'keep_report']
 
 # %% ../nbs/lib/44_submit.ipynb #2cdf4680
-import re
+import platform, re
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, attached_files, audio_files, row_ids, split_row_id
 from .core import BROKEN, KitError, Workspace, in_words, on_kaggle, read_json, read_table, write_json
-from .metrics import macro_auc
+from .metrics import few, macro_auc
 from .post import expected, prior_table
 from .recipe import changes
-from .runtime import MANIFEST
+from .runtime import MANIFEST, find_engine
 
 # %% ../nbs/lib/44_submit.ipynb #b717966d
 def _asked_rows(sample):
@@ -40,11 +41,14 @@ def names_all(
 
 
 def _as_asked(files, sample, folder):
-    "Test files in the sample's order, with those it names and the folder lacks."
+    "Test files in the sample's order, with those it names and the folder lacks; files that it does not name are kept only where it is a stub that names half of them or fewer."
     asked, have = list(_asked_rows(sample)), {f.stem: f for f in files}
-    if not set(asked) & set(have): return files                      # a stub that knows nothing of these files
-    named = [have.get(stem, folder / f"{stem}.ogg") for stem in asked]
-    return named + [f for f in files if f.stem not in set(asked)]
+    named, others = [have.get(stem, folder / f"{stem}.ogg") for stem in asked], [f for f in files if f.stem not in set(asked)]
+    known = len(files) - len(others)
+    if not known: return files                                       # it knows nothing of these files
+    if known <= len(others): return named + others
+    if others: print(f"the sample submission does not ask for {few(f.name for f in others)}: left out")
+    return named
 
 
 def _distinct(files):
@@ -191,6 +195,16 @@ def hidden_run_min(
     return report.seconds.sum() / len(sheet.ids) * USUAL_ROWS[year] * HIDDEN_FILES[year] / 60
 
 # %% ../nbs/lib/44_submit.ipynb #a15adc2c
+def versions():  # Such as "birdkit 0.1.0, openvino 2026.4.1, numpy 2.4.6 on Python 3.11.2"
+    "What scores depend on, as the modules tell it; what they do not tell must not cost the submission."
+    try: engine = [find_engine()]
+    except KitError as error:
+        engine = []
+        print(in_words(error))
+    told = [f"{name} {getattr(import_module(name), '__version__', '').split('-')[0]}".strip() for name in ("birdkit", *engine, "numpy")]
+    return f"{', '.join(told)} on Python {platform.python_version()}"
+
+
 def submission_path(
     space,  # Workspace
 ):          # Path

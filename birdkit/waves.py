@@ -93,9 +93,9 @@ def inject_noise(
     sample,    # Sample of waveforms
     gen,       # torch.Generator
     p=.3,      # Share of the batch
-    most=.04,  # Largest RMS of the noise, full scale 1
+    most=.04,  # Largest RMS of the noise, full scale 1: with frontend.wave="rms" and "std", which bring clips to an RMS of 1 first, it stays 28 dB and more below the clip
 ):             # Sample
-    "White noise of a random level, whatever the clip's (noise injection; 2023 2nd, 2024 4th and 8th, 2025 7th)."
+    "White noise of a random level, whatever the clip's (noise injection; 2023 2nd, 2024 4th and 8th, 2025 7th); it is heard where frontend.wave is 'none' or 'peak'."
     check_dims(sample.x, "batch samples")
     noise = torch.randn(sample.x.shape, generator=gen, device=gen.device) * uniform(gen, 0, most, len(sample.x), 1)
     return choose(coin(gen, p, len(sample.x)), replace(sample, x=sample.x + noise.to(sample.x.dtype)), sample)

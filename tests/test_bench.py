@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from toys import LABELS, toy_export, toy_folder
 
 from birdkit.core import KitError
 from birdkit.recipe import find_recipe
@@ -59,9 +60,47 @@ def test_validation_ranks_variants(demo, tmp_path):
 
 def test_store_table(tmp_path):
     import store
-    reads = store.table(tmp_path, 3, 8, 1, .05)
+    reads = store.table(tmp_path, 3, 8, 5, .05)
     assert reads["audio store"] > 10 * reads["OGG, soundfile seek and read"]
     assert set(store.whole_files(tmp_path, ["0", "1", "2"], 1)) == {"soundfile.read", "decode", "librosa.load"}
+
+
+def test_models_table(capsys, monkeypatch):
+    import models
+    monkeypatch.setattr(models, "BATCH", 2)
+    monkeypatch.setattr(models, "SIZE", (32, 64))
+    monkeypatch.setattr(sys, "argv", ["models", *"--backbones mnasnet_small --heads pool deep --under mnasnet_small --repeats 1".split()])
+    models.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert rows[0] == ["", "parameters, M", "MACs, G", "torch, ms", "OpenVINO f32, ms", "ratio"]
+    assert [row[0] for row in rows[2:]] == ["mnasnet_small", "head pool", "head deep"] and all(float(row[1]) > 0 for row in rows[2:])
+
+
+def test_post_table(monkeypatch):
+    import post
+    for name, value in dict(FILES=3, CLASSES=8, RUNS=1).items(): monkeypatch.setattr(post, name, value)
+    first, *lines = post.main(2)
+    assert first.startswith("36 rows, 8 classes") and [line.split()[0] for line in lines] == [*post.POST, "2", *post.BLENDS]
+
+
+def test_modes_table(tmp_path, capsys, monkeypatch):
+    import modes
+    data, rows = toy_folder(tmp_path / "data"), [f"soundscape_{k}_{end}" for k, s in ((1, 10), (2, 60)) for end in range(5, s + 1, 5)]
+    sure = np.random.default_rng(0).random((len(rows), len(LABELS))) > .5
+    pd.concat([pd.Series(rows, name="row_id"), pd.DataFrame(sure.astype(int), columns=LABELS)], axis=1).to_csv(data / "test_soundscapes_truth.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["modes", str(data), str(toy_export(tmp_path / "export")), "--turns", "1"])
+    modes.main()
+    said = capsys.readouterr().out
+    assert said.startswith("toy on 2 files of data") and [name for name in modes.MODES if f"| {name} " in said] == [name for name in modes.MODES if "dense" not in name]
+
+
+def test_costs_are_one_command(tmp_path, capsys, monkeypatch):
+    import birdkit.costs as costs
+    lite = find_recipe("tiny", {"model.backbone": "mobilenetv3_small_050", "model.weights": "none"})
+    for place in ("costs", "recipe"): monkeypatch.setattr(f"birdkit.{place}.all_recipes", lambda: {"tiny": lite})
+    assert costs.main(["--files", "7", "--out", str(tmp_path / "costs.md")]) == 0
+    text = (tmp_path / "costs.md").read_text()
+    assert text in capsys.readouterr().out and [line.split(" | ")[0] for line in text.splitlines()] == ["| recipe", "| ---", "| tiny"]
 
 
 def test_prepare_measures_both_sides(tmp_path):
@@ -98,11 +137,20 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     league.main(words)
     table = pd.read_csv(tmp_path / "league.csv").set_index("system")
     assert set(table.index) == {"tiny", "birdclef2025_03"} and table.gain["tiny"] == 0
+    assert table.spread.isna().all()                                         # of one seed nobody knows it
     assert (table.low <= table.auc + .1).all() and (table.low <= table.high).all() and (table.infer_s > 0).all() and (table.passes > 0).all()
     before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
     league.main(words)                                                       # nothing is trained twice
     assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()
     with pytest.raises(KitError, match="tiny-seed0 was planned with other values of minutes: delete it, or give another --work"): league.main([*words, "--minutes", ".02"])
+
+
+def test_another_recipe_is_cleaned_by_its_own_rules(tmp_path):
+    from contest import open_world
+    toy_folder(tmp_path / "data", audio=True)
+    whole, loud = find_recipe("tiny", {"data.clean": []}), find_recipe("tiny", {"data.clean": [["loudness", .5]]})
+    kept = lambda recipe: pd.read_csv(open_world(str(tmp_path / "data"), str(tmp_path / "work"), "rounds-seed0", recipe).space.clean / "segments.csv").keep.mean()
+    assert kept(whole) == 1 and kept(loud) < 1 and kept(whole) == 1
 
 
 def test_a_job_is_not_taken_for_another(league, tmp_path, monkeypatch):

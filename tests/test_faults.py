@@ -1,5 +1,6 @@
 "What a real folder can do to a kit: each case goes through, or is one line."
 import json
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,14 @@ def infer_cells(folder, **parameters):
     return known
 
 
+def lose_packages(monkeypatch):
+    "A machine without an engine, and without what pip knows of its packages."
+    def none(*given): raise KitError("neither OpenVINO nor ONNX Runtime can be used: attach the wheels dataset")
+    def unknown(name): raise PackageNotFoundError(name)
+    for place in ("submit", "runtime"): monkeypatch.setattr(f"birdkit.{place}.find_engine", none)
+    monkeypatch.setattr("importlib.metadata.version", unknown)
+
+
 def refuse_network(folder):
     "Make the toy export's network one that no engine takes."
     (folder / "toy.xml").write_text("<net/>")
@@ -115,7 +124,7 @@ def refuse_network(folder):
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("fault, heard", [("", 3), ("broken file", 2), ("no time", 0), ("no network", 0)])
+@pytest.mark.parametrize("fault, heard", [("", 3), ("broken file", 2), ("no time", 0), ("no network", 0), ("no engine", 0)])
 @pytest.mark.parametrize("tests", [(10, 13, 10), ()])
 def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fault, heard, tests):
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -125,6 +134,7 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     if tests: pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
     files = sorted((comp / ("test_soundscapes" if tests else "train_soundscapes")).iterdir())
     if fault: files[0].write_text("no sound")
+    if fault == "no engine": lose_packages(monkeypatch)
     if fault == "no network": refuse_network(tmp_path / "models")
     known = infer_cells(tmp_path, budget_min=0 if fault == "no time" else 90)
     heard = max(0, heard - 3 + len(files))

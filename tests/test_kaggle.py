@@ -1,13 +1,14 @@
 "What goes to Kaggle: built from the checkout, and accepted by Kaggle's own client with its network call replaced."
 import json, os, subprocess, sys
-from shutil import copytree, ignore_patterns
+from shutil import copy, copytree, ignore_patterns
 
 import pytest
 from conftest import ROOT
 from toys import toy_export
 
-from birdkit.kaggle import FILL, META, build, check_upload, kernel_problems, main, push_upload, read_upload, submission_problems
+from birdkit.kaggle import FILL, KEPT, META, build, check_upload, kernel_problems, main, push_upload, read_upload, required, submission_problems
 from birdkit.notebooks import notebook_parameters
+from birdkit.recipe import all_recipes
 from birdkit.wheels import PINNED, TAGS, read_pins
 
 SETS, KERNELS = ("birdkit-models", "birdkit-wheels", "birdkit-demo"), ("birdkit-train", "birdkit-submit")
@@ -18,6 +19,7 @@ def built(tmp_path_factory):
     "A checkout of what is needed, and everything in it built but the wheels, which are a download."
     project = tmp_path_factory.mktemp("project")
     for name in ("kaggle_datasets", "nbs"): copytree(ROOT / name, project / name, ignore=ignore_patterns("build"))
+    copy(ROOT / "settings.ini", project)
     toy_export(project / "work/export/toy")
     (project / "work/demo/train_audio").mkdir(parents=True)
     (project / "work/demo/train.csv").write_text("primary_label,filename\n")
@@ -55,6 +57,32 @@ def test_the_notebooks_are_the_pipeline(built):
         first = code[0]["source"]
         assert "birdkit-wheels.txt" in first and not any(line.startswith(("from birdkit", "import birdkit")) for line in first.splitlines())
         assert not any(c["outputs"] for c in code) and len({c["id"] for c in cells}) == len(cells)
+
+
+def packages_of(recipe):
+    "What a recipe needs beyond what every training does."
+    words = {recipe.infer.precision, *(step for step, *_ in (*recipe.data.clean, *recipe.augment.wave))}
+    needs = dict(int8="nncf", audiomentations="audiomentations", label_issues="cleanlab", speech="silero-vad", silence_split="silero-vad")
+    return {needs[word] for word in words & set(needs)}
+
+
+def test_training_on_kaggle_has_every_package(built):
+    cells = json.loads((built["birdkit-train"].folder / "birdkit-train.ipynb").read_text())["cells"]
+    source = [c["source"] for c in cells if c["cell_type"] == "code"][1]
+    wanted = required(ROOT)
+    assert all(json.dumps(r) in source for name, r in wanted.items() if name not in KEPT) and not any(json.dumps(wanted[name]) in source for name in KEPT)
+    needed = {name for recipe in all_recipes().values() for m in recipe.members() for name in packages_of(m)}
+    assert needed == {"nncf", "audiomentations", "cleanlab", "silero-vad"} and needed < set(wanted)
+
+
+def test_names_may_stand_behind_options(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("birdkit.kaggle.build", lambda names, **options: asked.append((names, options)) or [])
+    for words in ("--owner ada --competition birdclef-2025 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels --competition birdclef-2025"):
+        main(["build", *words.split()])
+    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025"))] * 2
+    with pytest.raises(SystemExit): main(["build", "--ownr", "ada", "birdkit-submit"])
+    assert "--ownr" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_one_line(tmp_path, capsys):

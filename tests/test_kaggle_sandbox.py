@@ -15,12 +15,17 @@ from birdkit.wheels import LOCK, PINNED, birdkit_wheel, fetch_wheels, write_pins
 LIMIT_S = 180                                                     # Of one run; it takes a tenth of that
 
 
+def cannot(reason):
+    "Skip where a machine does not allow it; GitHub's do (.github/workflows/test.yml), so there it is a failure."
+    (pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip)(reason)
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory):
     "The dataset birdkit-wheels, for this Python."
     folder, tag = tmp_path_factory.mktemp("wheels"), f"cp{sys.version_info.major}{sys.version_info.minor}"
     faults = fetch_wheels(ROOT / "kaggle_datasets/birdkit-wheels" / PINNED, folder, [tag])
-    if faults: pytest.skip(f"OpenVINO's wheel cannot be downloaded: {faults}")
+    if faults: cannot(f"OpenVINO's wheel cannot be downloaded: {faults}")
     birdkit_wheel(ROOT, folder)
     write_pins(folder / LOCK, folder.glob("*.whl"))
     return folder
@@ -36,7 +41,7 @@ def models(tmp_path_factory):
 def image(tmp_path_factory):
     "Kaggle's image: its Python, and the namespaces the kernel allows."
     namespaces, reason = usable_namespaces(tmp_path_factory.mktemp("probe"))
-    if not namespaces: pytest.skip(f"the kernel allows no mount and network namespaces: {reason}")
+    if not namespaces: cannot(f"the kernel allows no mount and network namespaces: {reason}")
     return SimpleNamespace(python=image_venv(tmp_path_factory.mktemp("image") / "venv"), namespaces=namespaces, home=tmp_path_factory.mktemp("home"))
 
 
@@ -77,6 +82,13 @@ def _competition(path, year, **options):
     rows = [f"{stem}_{end}" for stem, s in zip(stems, seconds) for end in range(5, round(s) + 1, 5)]
     if rows: pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(folder / "sample_submission.csv", index=False)
     return folder
+
+
+@pytest.mark.parametrize("there, outcome", [("true", "Failed"), ("", "Skipped")])
+def test_on_github_nothing_here_is_skipped(monkeypatch, there, outcome):
+    monkeypatch.setenv("GITHUB_ACTIONS", there)
+    with pytest.raises(BaseException) as told: cannot("no namespaces")
+    assert (type(told.value).__name__, str(told.value)) == (outcome, "no namespaces")
 
 
 def test_the_image_has_neither_birdkit_nor_network(kaggle, image):

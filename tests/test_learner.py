@@ -13,7 +13,7 @@ from birdkit.averages import batch_norms, soup
 from birdkit.batches import Clips, Scapes
 from birdkit.core import KitError, read_json
 from birdkit.recipe import Recipe
-from birdkit.training import TrainedModel, load_model, supervised, train_run
+from birdkit.training import TrainedModel, clip_sample, heard_loss, inputs_of, load_model, supervised, train_run
 
 KEYS = np.array([f"r{i}" for i in range(12)], object)
 TARGETS = np.eye(3, dtype="float32")[np.arange(12) % 3]
@@ -87,6 +87,17 @@ def test_one_bad_loss_is_skipped_and_counted(data, tmp_path):
         return loss * math.inf if learner.count == 1 else loss
     _, history = train(data, tmp_path, step)
     assert history.skipped.tolist() == [1, 1] and np.isfinite(history.loss).all()
+
+
+@pytest.mark.parametrize("average", ["ema", "swa", "soup", "last"])
+def test_one_infinite_batch_leaves_a_sound_model(average, data, tmp_path):
+    def step(learner, batch):
+        pictures, sample = inputs_of(learner, clip_sample(learner, batch))
+        if learner.count == 4: pictures = tuple(p * math.inf for p in pictures)
+        return heard_loss(learner, learner.model.hear(*pictures), sample)
+    model, history = train(data, tmp_path, step, average=average, average_from=0.)
+    assert history.skipped.tolist() == [0, 1] and np.isfinite(history.auc.iloc[-1])
+    assert batch_norms(model) and all(x.isfinite().all() for x in model.state_dict().values())
 
 
 def test_runs_are_merged_into_a_soup(data, tmp_path):

@@ -102,6 +102,19 @@ def test_a_session_that_ends_in_time_goes_on_in_the_next(pipeline, demo, tmp_pat
     assert "is trained already" in (tmp_path / "out.ipynb").read_text()          # the third call had nothing to do
 
 
+def test_a_round_that_is_stopped_is_not_exported(pipeline, demo, tmp_path):
+    for name in ("prepared", "clean", "runs/tiny/fold0"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(pipeline["work"] / name)
+    command = ["nbs/05_distill.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
+    for limit, exported in ((["-p", "minutes", "0.0001"], "tiny-fold0"), ([], "tiny-r1-all")):
+        done = papermill(*command, *limit)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert [m["name"] for m in read_json(tmp_path / "export/tiny/manifest.json", "")["models"]] == [exported]
+        assert ("round 1 stopped in time: the same command goes on" in (tmp_path / "out.ipynb").read_text()) == bool(limit)
+    assert "going on after epoch 0" in (tmp_path / "out.ipynb").read_text()
+
+
 def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path):
     place, command = tmp_path / "pretrained/tiny", ["nbs/03_pretrain.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
     settings = '{overrides: {model.backbone: mobilenetv3_small_050, model.weights: "none", pretrain.epochs: EPOCHS}}'

@@ -79,9 +79,9 @@ def test_no_fold_takes_both_groups_of_a_class():
 
 
 def test_folds_of_a_whole_competition_take_seconds():
-    table, started = a_table(28_000, 206, 2500), time.monotonic()
+    table, started = a_table(28_000, 206, 2500), time.process_time()                    # of this process, however busy the machine is
     for group in ("source", "author"): assign_folds(table, Data(group=group))
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 # Cuts, repeats, weights
 
@@ -190,7 +190,7 @@ def test_an_epoch_begun_at_any_step_goes_on_alike(secondary, share):
 def test_soundscapes_that_stand_for_themselves():
     world = a_world()
     batch = next(Batches(world.store, make_clips(world, secondary=0.)[[0, 1, 2, 3] * 4], Sampling(), 8, a_scape(), share=.25).epoch(0))
-    assert (len(batch.wave), len(batch.scape), len(batch.scape_targets)) == (6, 8, 8)
+    assert (len(batch.wave), len(batch.scape), len(batch.scape_targets), len(batch.alone), len(batch.alone_targets)) == (6, 6, 6, 2, 2)
     assert len(next(Batches(world.store, make_clips(world), Sampling(), 8, a_scape(False)).epoch(0)).scape) == 4
 
 
@@ -211,9 +211,9 @@ def test_soundscapes_are_drawn_by_what_lives_in_them():
 def test_reading_is_quick():
     world = a_world()
     batches = Batches(world.store, make_clips(world)[[0, 2, 3] * 200], Sampling(), 60, a_scape())
-    started = time.monotonic()
+    started = time.process_time()
     windows = sum(len(b.wave) for b in batches.epoch(0))
-    assert windows == 600 and (time.monotonic() - started) / windows < 5e-3          # a step of 32 takes 100 ms and more
+    assert windows == 600 and (time.process_time() - started) / windows < 5e-3          # a step of 32 takes 100 ms and more
 
 # Labels that are not known
 

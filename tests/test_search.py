@@ -27,9 +27,15 @@ from birdkit.recipe import Recipe
 from birdkit.search import load_space, open_study, search
 work, wait = Path(sys.argv[1]), float(sys.argv[2])
 
+def others():
+    "Has another process begun a trial too?"
+    return {line.split()[1] for line in open(work / "log.txt")} > {str(os.getpid())}
+
 def train(recipe, folder, callbacks, minutes):
     with open(work / "log.txt", "a") as log: log.write(f"{folder.name} {os.getpid()}\\n")
-    time.sleep(wait if folder.name == "t002" else .2)
+    end = time.monotonic() + (wait if folder.name == "t002" else 0)
+    time.sleep(.2)
+    while time.monotonic() < end and not others(): time.sleep(.05)
     return dict(auc=1 - recipe.model.drop, epochs=2, of=2)
 
 recipe = Recipe("toy")
@@ -70,11 +76,12 @@ def test_a_killed_study_goes_on_with_the_trial_it_was_at(tmp_path):
 
 
 def test_two_processes_share_a_study(tmp_path):
-    both = [start(tmp_path, wait=3)]
+    both = [start(tmp_path, wait=60)]                                     # its third trial ends when the other process is at one
     while "t002" not in [name for name, _ in log(tmp_path)] and both[0].poll() is None: time.sleep(.05)
-    both.append(start(tmp_path, wait=3))
+    both.append(start(tmp_path))
     assert [p.wait(120) for p in both] == [0, 0]
-    trials, names = trials_of(reopen(tmp_path)), [name for name, _ in log(tmp_path)]
+    trials, (names, pids) = trials_of(reopen(tmp_path)), zip(*log(tmp_path))
+    assert set(pids) == {str(p.pid) for p in both}
     assert {t.state.name for t in trials.values()} == {"COMPLETE"}
     assert len(set(names)) == len(names) and 5 <= len(names) <= 6         # nobody takes what another is at
 
@@ -84,7 +91,7 @@ def toy_workspace(folder):
     comp, space = Competition.find(str(toy_folder(folder / "data", audio=True))), Workspace.find(folder / "work")
     data = prepare(comp, space)
     keys = data.recordings.recording
-    write_table(space.clean / "segments.csv", pd.DataFrame({"recording": keys, "start_s": 0., "end_s": 6., "keep": True}))
+    write_table(space.clean / "segments.csv", pd.DataFrame({"recording": keys, "start_s": 0., "end_s": data.recordings.duration_s, "keep": True}))
     write_table(space.clean / "weights.csv", pd.DataFrame({"recording": keys, "weight": 1.}))
     return ["--data", str(comp.folder), "--work", str(space.root)]
 
@@ -128,6 +135,15 @@ def test_mistakes_are_told_before_anything_is_tried(tmp_path):
         told = command(*where, "--recipe", "tiny", *wrong)
         assert told.startswith("KitError: ") and said in told
     assert not list(tmp_path.glob("work/search/*"))
+
+
+def test_a_study_is_of_its_clips(tmp_path):
+    where = toy_workspace(tmp_path)
+    again = lambda: command(*where, "--recipe", "tiny", "--minutes", 0)
+    assert "no trial came to its end" in again() and "no trial came to its end" in again()
+    path = tmp_path / "work/clean/weights.csv"
+    path.write_text(path.read_text().replace("1.0", "0.5"))
+    assert "tries another recipe, space, fold or seed, or other clips: give --study another file" in again()
 
 
 def test_a_pruned_training_stops_after_its_epoch():

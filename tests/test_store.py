@@ -203,24 +203,57 @@ def test_where_processes_do_not_start_it_decodes_here(tmp_path, monkeypatch, cap
     assert "decoding processes do not start (killed)" in capsys.readouterr().out
 
 
-def test_too_small_a_disk_keeps_fewer_seconds_and_says_so(tmp_path, capsys):
-    files = recordings(tmp_path, 8, 20.)
-    store = build_store(files, tmp_path / "store", room=8 * 12 * 2 * SR * 1.06)
-    assert "12 s of each recording are kept" in capsys.readouterr().out
-    assert {store.length(k) for k in files} == {12 * SR} and store.index.full_s.min() == 20
-    again = build_store(files, tmp_path / "store", room=0)                 # what is done stays
-    assert capsys.readouterr().out == "" and lines(tmp_path / "store") and again.length("0.ogg") == 12 * SR
-
-
 def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     files = recordings(tmp_path, 6, 11.)
-    store = build_store(files, tmp_path / "store", room=3 * 13 * 2 * SR, originals=True)
+    build = lambda **options: build_store(files, tmp_path / "store", whole=["5.ogg"], **options)
+    store = build(room=3 * 13 * 2 * SR)
     assert "of 6 recordings are read from their own files" in capsys.readouterr().out
     assert store.index["shard"].tolist()[:2] == [0, 0] and store.index["shard"].tolist()[-1] == -1
     for key, path in files.items():
         whole = decode(path).samples
+        assert store.length(key) == len(whole)                             # nothing is cut
         for start in (-9, 3 * SR, len(whole) - SR // 2): assert np.abs(store.window(key, start, SR) - cut(whole, start, SR)).max() < 1e-4
     assert store.index.rms_db.notna().all()                                # also measured
+    before = lines(tmp_path / "store")
+    build()
+    assert capsys.readouterr().out.startswith(f"of 6 recordings {sum(shard < 0 for shard, _ in before.values())} are read from their own files, as the disk was too small")
+    assert lines(tmp_path / "store") == before                             # what is done stays
+
+
+def test_a_store_that_an_older_version_cut_says_so_and_how_to_renew_it(tmp_path, capsys):
+    files, store = recordings(tmp_path, 4, 8.), tmp_path / "store"
+    for options, told in ((dict(), 1), (dict(seconds=6.), 1), (dict(seconds=6., part="best"), 0)):
+        index = build_store(files, store, **options).index
+        assert len(index) == 4
+        capsys.readouterr()
+        assert build_store(files, store, **options) and capsys.readouterr().out == ""
+        index.loc["1.ogg", "samples"] = 3 * SR                             # of 8.1 s
+        index.reset_index().to_csv(store / "index.csv", index=False)
+        build_store(files, store, **options)
+        said = capsys.readouterr().out
+        assert said == f"of 4 recordings 1 are kept in part, as the disk was too small: make room, delete {store} and run again to decode them anew\n" * told
+        for path in store.iterdir(): path.unlink()
+
+
+def test_a_store_of_many_recordings_is_looked_through_in_no_time(tmp_path):
+    path = write_ogg(tmp_path / "x.ogg", noise(1))
+    line = build_store({"0": path}, tmp_path / "store").index.reset_index()
+    many = line.loc[np.zeros(5_000, int)].assign(key=np.arange(5_000).astype(str))
+    many.to_csv(tmp_path / "store/index.csv", index=False)
+    begun = time.process_time()
+    build_store(dict.fromkeys(many.key, path), tmp_path / "store")
+    assert time.process_time() - begun < 4                                 # .2 s; with a set made for each recording 26 s
+
+
+def test_what_tells_of_the_store_goes_before_anything_is_decoded(tmp_path):
+    files, facts = recordings(tmp_path, 2), tmp_path / "prepared.json"
+    build = lambda **options: build_store(files, tmp_path / "store", outdated=[facts], **options)
+    build()
+    facts.touch()
+    build()
+    assert facts.exists()                                                  # nothing was decoded
+    build(seconds=1.)
+    assert not facts.exists()
 
 
 def test_a_disk_that_is_full_all_the_same_costs_no_recording(tmp_path):

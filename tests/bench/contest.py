@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import decode, n_rows
-from birdkit.clean import clean
+from birdkit.clean import BY_CLEAN, clean, keep_rules, kept_rules, other_rules
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
 from birdkit.core import KitError, Workspace, write_table
@@ -49,15 +49,17 @@ def open_world(
     recipe,  # Recipe whose rules clean
     seed=0,  # Of everything random
 ):           # World
-    "02_clean without its pictures, in the job's own workspace."
+    "02_clean without its pictures, in the job's own workspace; again where it was cleaned by other rules, or nobody noted by which."
     comp, prepared = open_data(data, work)
     space = Workspace.find(f"{work}/{job}")
-    if not (space.clean / "segments.csv").exists():
+    made = kept_rules(space).get("data")
+    if not made or other_rules(recipe.data, made, BY_CLEAN):
         before = Cleaning.of(prepared, recipe.loss.secondary)
         after = clean(before, recipe.data.clean)
         write_table(space.clean / "labels.csv", changed_labels(before, after))
         write_table(space.clean / "weights.csv", clip_weights(prepared.recordings, no_review()))
         write_table(space.clean / "segments.csv", lay_segments(after))
+        keep_rules(space, recipe)
     return World(comp, prepared, space, seed)
 
 

@@ -127,7 +127,7 @@ def compete(
     minutes = sum(len(h) * h.seconds.median() for h in histories) / 60     # a pause counts for one epoch
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
     networks, weights = final_models(models, [recipe])
-    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe)), weights=weights)
+    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe), world.data.classes), weights=weights)
     write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories], passes=passes(models, world.clips(recipe))))
 
 
@@ -156,7 +156,7 @@ def submit(
 def judge(
     given,    # Of the command line
     systems,  # {name: Recipe}, of which the others are compared with the first
-):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (of the seeds), minutes, epochs, passes (windows a clip), infer_s
+):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (standard deviation over the seeds; NaN for one), minutes, epochs, passes (windows a clip), infer_s
     "All systems on the same soundscapes, one after the other."
     comp, _ = open_data(given.data, given.work)
     known, lines, draws = known_rows(comp), [], {}
@@ -168,7 +168,7 @@ def judge(
         done = [read_json(space.root / "done.json", "run it again") for space in spaces]
         gain = draws[name] - draws[first]
         lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
-                          gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=np.std([mean_auc(truth, h) for h in heard]),
+                          gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=pd.Series([mean_auc(truth, h) for h in heard]).std(),
                           minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), passes=done[0]["passes"], infer_s=np.median(seconds)))
     table = pd.DataFrame(lines)
     return table.assign(gain=table.auc - table.auc[0]).sort_values("auc", ascending=False, ignore_index=True)
@@ -219,7 +219,7 @@ def run_league(
     table, stem = judge(given, {name: recipe for name, recipe in systems.items() if lent[name] not in failed}), Path(script).stem
     write_table(f"{given.work}/{stem}.csv", table)
     draw(table, f"{given.work}/{stem}.png")
-    print(table.round(3).to_markdown(index=False))
+    print(table.dropna(axis=1, how="all").round(3).to_markdown(index=False))
 
 
 def named_systems(parser):

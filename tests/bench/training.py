@@ -22,7 +22,7 @@ from birdkit.learner import Learner
 from birdkit.optimiser import choose_precision, half_precision, layout_times, make_optimiser
 from birdkit.recipe import find_recipe
 from birdkit.store import build_store
-from birdkit.training import TrainedModel, choose_device, keep_memory, supervised
+from birdkit.training import TrainedModel, choose_device, hears_beside, keep_memory, supervised
 
 CLASSES = 206
 KEYS, SCAPES = [f"clip{i}" for i in range(96)], ["scape0", "scape1"]
@@ -43,7 +43,7 @@ def make_batches(store, recipe, batch):
     spans = [np.array([[0, store.length(k)]]) for k in keys]
     clips = Clips(keys, spans, np.eye(CLASSES, dtype="float32")[primary], np.ones(len(keys), "float32"), primary)
     scapes = Scapes(np.array(SCAPES, object), np.array([store.length(k) for k in SCAPES]))
-    return Batches(store, clips, recipe.sampling, batch, scapes)
+    return Batches(store, clips, recipe.sampling, batch, scapes, beside=hears_beside(recipe, scapes, supervised))
 
 
 class Waves:
