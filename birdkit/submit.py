@@ -19,7 +19,7 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, attached_files, audio_files, row_ids, split_row_id
 from .core import BROKEN, KitError, Workspace, in_words, on_kaggle, read_json, read_table, write_json
-from .metrics import few, macro_auc
+from .metrics import macro_auc
 from .post import expected, prior_table
 from .recipe import changes
 from .runtime import MANIFEST, find_engine
@@ -41,14 +41,11 @@ def names_all(
 
 
 def _as_asked(files, sample, folder):
-    "Test files in the sample's order, with those it names and the folder lacks; files that it does not name are kept only where it is a stub that names half of them or fewer."
+    "Test files in the sample's order, with those it names and the folder lacks."
     asked, have = list(_asked_rows(sample)), {f.stem: f for f in files}
-    named, others = [have.get(stem, folder / f"{stem}.ogg") for stem in asked], [f for f in files if f.stem not in set(asked)]
-    known = len(files) - len(others)
-    if not known: return files                                       # it knows nothing of these files
-    if known <= len(others): return named + others
-    if others: print(f"the sample submission does not ask for {few(f.name for f in others)}: left out")
-    return named
+    if not set(asked) & set(have): return files                      # a stub that knows nothing of these files
+    named = [have.get(stem, folder / f"{stem}.ogg") for stem in asked]
+    return named + [f for f in files if f.stem not in set(asked)]
 
 
 def _distinct(files):
