@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from .core import KitError, read_json, write_json
 from .labels import LEFT_OUT, as_teacher, held_fold, part_of, predict_labels, with_truth
+from .outside import read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
 from .students import make_student
@@ -95,6 +96,7 @@ def train_student(
     seed=0,    # Of everything random
     minutes=None,  # Time there is, as in train_run; None: no limit
     part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
+    twin=0,        # Number among students that hear the same and differ in their seed
 ):             # Folder of the student's run, history DataFrame
     "One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others; where validation decides or clips are labelled, it holds out its teacher's fold."
     recipe, classes = recipe.but(dict(recipe.pseudo.student)), known_classes(data, recipe)
@@ -103,7 +105,7 @@ def train_student(
     step = make_student(recipe, teachers=teachers)
     fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
-    run = run if part is None else run.with_name(f"{run.name}-part{part}")
+    if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
     heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo.parts, data) if "soundscapes" in labels else (None, [])
     scapes = background_scapes(data) if heard is None else labelled_scapes(heard, data)
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
@@ -114,11 +116,18 @@ def train_student(
     return run, history
 
 
-def _starts(folders, pseudo):
-    "The run that each student of a member starts from, and the part of the soundscapes it leaves out."
+def _starts(folders, recipe):
+    "The run that each student of a member starts from, the part of the soundscapes it leaves out, and its number among those that hear the same."
+    pseudo = recipe.pseudo
     if pseudo.parts == 1 or pseudo.parts and pseudo.on != "soundscapes": raise KitError(f"pseudo.parts={pseudo.parts} with pseudo.on={pseudo.on!r}: give 0, or 2 and more parts of soundscapes")
-    if pseudo.parts: return [(folders[part] if len(folders) == pseudo.parts else folders[0], part) for part in range(pseudo.parts)]
-    return [(f, None) for f in (folders if pseudo.patience or pseudo.on != "soundscapes" else folders[:1])]
+    if pseudo.parts: return [(folders[part] if len(folders) == pseudo.parts else folders[0], part, 0) for part in range(pseudo.parts)]
+    if pseudo.patience or pseudo.on != "soundscapes": return [(f, None, 0) for f in folders]      # each holds out another fold
+    return [(f, None, twin) for twin, f in enumerate(folders[:recipe.ensemble.seeds])]
+
+
+def _joined(labels, given, pseudo):
+    "Labels of the teachers, those of soundscapes joined by what was made elsewhere."
+    return labels if given is None else {s: with_given(l, given, pseudo.given_share) if s == "soundscapes" else l for s, l in labels.items()}
 
 
 def distill_round(
@@ -135,12 +144,13 @@ def distill_round(
     takes_part = [m for m in members if m.pseudo.rounds >= min(number, max(m.pseudo.rounds for m in members))]
     on = {m.pseudo.on for m in takes_part}
     labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space, takes_part[0].pseudo.combine, takes_part[0].pseudo.unheard)
+    given = {path: read_labels(path, data) for path in {m.pseudo.given for m in takes_part} - {""}}
     after, histories, lessons = dict(runs), {}, None
     for m in takes_part:
-        mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in labels.items() if m.pseudo.on in (s, "both")}
+        mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in _joined(labels, given.get(m.pseudo.given), m.pseudo).items() if m.pseudo.on in (s, "both")}
         lessons, after[m.name] = lessons or mine, []
-        for i, (f, part) in enumerate(_starts(runs[m.name], m.pseudo)):
-            run, history = train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part)
+        for i, (f, part, twin) in enumerate(_starts(runs[m.name], m)):
+            run, history = train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part, twin)
             after[m.name].append(run)
             histories[run] = history
             if not is_whole(run): return Round(number, labels, lessons, after, histories, whole=False)

@@ -171,6 +171,8 @@ class Pseudo:
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
     unheard: bool = True         # A model labels only clips it has not learnt from; False: those too (2025 14th, and 5th where it trains without folds)
     combine: str = "mean"        # Labels of several teachers: their "mean", or their "min" (2024 1st)
+    given: str = ""              # Soft labels of soundscapes made elsewhere, which join those of the teachers: a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
+    given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
     parts: int = 0               # So many students a round, each without one part of the soundscapes, which it alone labels for the next round; 0: one that hears all
     labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
         ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
@@ -206,7 +208,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models the team trained alike but for fold and seed: run 04_train for so many folds
+    seeds: int = 1               # Models alike but for fold and seed: run 04_train for so many folds; 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP_ROWS', 'Labels', 'with_truth', 'labels_of', 'label_summary',
-           'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'predict_labels']
+           'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'in_turn', 'predict_labels',
+           'keep_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
 import hashlib, json, shutil, tempfile
@@ -197,14 +198,16 @@ def label_recording(
     for t in teachers:
         key = sound_key(t.model.recipe)
         if key not in sounds: sounds[key] = listen(samples, rows, t.model.recipe)
-        scores = score_rows(sounds[key], rows, t.model.recipe, _in_turn(t.model.probabilities))
+        scores = score_rows(sounds[key], rows, t.model.recipe, in_turn(t.model.probabilities))
         if not np.isfinite(scores).all(): raise KitError(f"teacher {t.name} gives scores that are no numbers: train it again, or leave it out")
         said.append(scores[:, pd.Index(t.model.classes).get_indexer(pd.Index(classes))])
     if not said: return np.full((rows, len(classes)), np.nan, "float16")
     return COMBINE[combine](said, [t.weight for t in teachers]).astype("float16")
 
 
-def _in_turn(network):
+def in_turn(
+    network,  # Function
+):            # The same function, which waits while another one runs
     "A network that waits for others."
     def _run(*inputs):
         with TURN: return network(*inputs)
@@ -230,12 +233,23 @@ def predict_labels(
     keys, rows = _to_label(data, source, only)
     told = dict(teachers=[t.name for t in teachers], window_s=[heard_s(t.model.recipe) for t in teachers])
     facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told))
-    path = folder / f"{source}.npz"
+    return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz")
+
+
+def keep_labels(
+    hear,     # Function of a recording and its number of rows: (rows, C) float16
+    keys,     # Recordings, (N,)
+    rows,     # Rows of each, (N,)
+    classes,  # Names of the columns
+    facts,    # As of Labels, with a `mark` of everything that the labels depend on
+    path,     # Where they are kept, an .npz file
+):            # Labels
+    "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
     if path.exists() and (there := Labels.load(path)).facts == facts: return there
-    parts = folder / f"{source}-{facts['mark']}.parts"
-    for old in set(folder.glob(f"{source}-*.parts")) - {parts}: shutil.rmtree(old)
-    files = _do_parts(lambda i: _hear(teachers, data, keys[i], rows[i], combine), len(keys), parts, f"label {source}")
-    labels = Labels(keys, _join(files, rows, len(data.classes)), tuple(data.classes), facts=facts)
+    parts = path.with_name(f"{path.stem}-{facts['mark']}.parts")
+    for old in set(path.parent.glob(f"{path.stem}-*.parts")) - {parts}: shutil.rmtree(old)
+    files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}")
+    labels = Labels(keys, _join(files, rows, len(classes)), classes, facts=facts)
     labels.save(path)
     shutil.rmtree(parts, ignore_errors=True)
     return labels

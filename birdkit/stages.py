@@ -302,12 +302,16 @@ def _keep_windows(model, data, folder, fold, most_s=60.):
 def judge_scenes(
     model,   # TrainedModel
     data,    # Prepared
-    held,    # Clips of the model's classes that were held out
+    held,    # Clips of the model's classes that were held out, or None
     folder,  # Folder of the run
     seed=0,  # Of the scenes; the same for all models that are compared
-):           # Scenes, macro ROC-AUC
-    "Score a model on scenes made of the clips it has not heard; kept as scene_auc in metrics.json."
-    scenes = make_scenes(data, held, seed)
+):           # Scenes, macro ROC-AUC; None, NaN where no scenes can be made
+    "Score a model on scenes made of the clips it has not heard; kept as scene_auc in metrics.json. A model is none the worse where clips or soundscapes for scenes are missing: that is said, and all goes on."
+    if not held: return None, np.nan
+    try: scenes = make_scenes(data, held, seed)
+    except KitError as error:
+        print(f"no scenes: {error}")
+        return None, np.nan
     auc = score_scenes(scenes, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | {"scene_auc": auc})
     return scenes, auc
