@@ -8,7 +8,7 @@ setup: .venv/ready
 
 .venv/ready: settings.ini setup.py
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'birdkit needs Python 3.11 or newer: make PYTHON=python3.12')"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
@@ -16,14 +16,14 @@ demo: setup
 	$(BIN)/python data_prep/make_demo.py --out work/demo
 	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work
 
-# The review page is tested in Chromium; where it cannot be installed, those tests skip; pytest's last lines say which and why
+# The review page is tested in Chromium, which root gets by apt-get; where that fails, those tests skip; pytest's last lines say which and why
 browser:
 	command -v chromedriver >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium chromium-driver; } || true
 
 test: setup browser
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -q -rs tests
+	$(BIN)/pytest -q -rs -o faulthandler_timeout=900 tests
 
 # In a workspace of its own, made anew: in one that has been used, 03 to 05 would only say that all is trained already
 outputs: setup

@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
-config.read(root / "settings.ini", encoding="utf-8")
+with open(root / "settings.ini", encoding="utf-8") as f: config.read_file(f)
 cfg = config["DEFAULT"]
 
 setup(

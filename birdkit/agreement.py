@@ -27,8 +27,8 @@ def score_recordings(
     keys,         # Recordings to hear, (n,)
     durations_s,  # Their durations, s, (n,)
     hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes)
-    most_s=None,  # Hear at most so much of each, s; None: all of it
-):                # Scores of all rows; what is left after the last whole row is one more, or belongs to it where it is shorter than .5 s
+    most_s=None,  # Hear at most this much of each, s; None: all of it
+):                # Scores of all rows; a remainder of .5 s or more is a row of its own, a shorter one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
     heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
     rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)
@@ -76,7 +76,7 @@ def _read_scores(path, classes):
 def load_scores(
     paths,    # Files of save_scores
     classes,  # Labels that are wanted, in order
-):            # Scores by recording and time; equal windows of several files are averaged
+):            # Scores by recording and time; equal windows of several files are averaged; KitError where there are no files
     "Read window scores and align their classes by name."
     parts = [_read_scores(path, classes) for path in paths]
     if not parts: raise KitError("no file of scores is named: run 04_train on a fold first")
@@ -149,10 +149,10 @@ def _scored(rule, cleaning, work):
 
 
 def _check(rule, how=None, known=(), **shares):
-    "Refuse a wrong way or a number that is no share."
+    "Refuse a wrong way or a number that is not a share."
     if how is not None and how not in known: raise KitError(f"{rule}: how={how!r} is unknown; {nearest(how, known)}")
     for name, value in shares.items():
-        if not 0 <= value <= 1: raise KitError(f"{rule}: {name}={value!r} is no share: give 0 to 1")
+        if not 0 <= value <= 1: raise KitError(f"{rule}: {name}={value!r} is not a share: give 0 to 1")
 
 
 def _apart(w, bad):
@@ -294,7 +294,7 @@ def _confident_learning(given, probs, at_least):
 
 def doubtful_labels(
     cleaning,      # Cleaning with scores
-    at_least=10,   # Classes with no more labels are not judged, and so many of each are never doubted
+    at_least=10,   # Classes with this many labels or fewer are not judged, and at least this many of each class are never doubted
     least_auc=.8,  # Classes that the scores tell worse are not judged either
 ):                 # DataFrame: recording, label, given (True: doubted, False: seems missing), primary, prob; the surest first
     "Labels that a model's scores contradict, by cleanlab."
@@ -343,7 +343,7 @@ LABEL_ISSUES = {"drop": _drop_doubted, "soften": _soften_doubted, "list": lambda
 def label_issues(
     cleaning,      # Cleaning
     how="drop",    # "drop": without recordings of doubted primary labels; "soften": targets towards what was heard; "list": a note only
-    at_least=10,   # Classes with no more labels are not judged, and so many of each are never doubted
+    at_least=10,   # Classes with this many labels or fewer are not judged, and at least this many of each class are never doubted
     least_auc=.8,  # Classes that the scores tell worse are not judged either
     weight=.5,     # Of what was heard, for "soften"
 ):                 # Cleaning

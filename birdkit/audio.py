@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SR', 'ROW_S', 'LEAN', 'REACH_S', 'PAGE', 'MARK', 'ANYWHERE', 'Clip', 'tells_frames', 'resample', 'opened', 'peak_of',
-           'decode', 'whole_ogg', 'write_ogg', 'cut', 'seconds_of', 'n_rows', 'decode_window', 'stats']
+           'decode', 'whole_ogg', 'write_ogg', 'encode_ogg', 'cut', 'seconds_of', 'n_rows', 'decode_window', 'stats']
 
 # %% ../nbs/lib/01_audio.ipynb #bb449af0
-import math, os, struct
+import io, math, os, struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ LEAN = 10   # Bytes that a second of sound takes at least, silence in FLAC or Vo
 def tells_frames(
     f,  # An open file
 ):      # bool
-    "Does the header say how many frames there are? That of a FLAC that was streamed does not, nor one that claims more than such a file can hold."
+    "Does the header say how many frames there are? False for a streamed FLAC without a length, and for a length the file is too small to hold."
     return f.frames / f.samplerate * LEAN <= os.path.getsize(f.name)
 
 
@@ -132,7 +132,7 @@ REACH_S = .05   # Samples of so long before and after one are all that soxr hear
 
 def decode(
     path,          # A sound file of any format soundfile reads
-    seconds=None,  # Only the first so many, s; None reads all
+    seconds=None,  # Only the first this many, s; None reads all
 ):                 # Clip; KitError naming the file where it holds no sound
     "Decode a file to mono at 32 kHz."
     with opened(path) as f:
@@ -172,15 +172,32 @@ def whole_ogg(
     return pages is None or pages[1]
 
 # %% ../nbs/lib/01_audio.ipynb #e2866a13
+def _write(file, samples, sr, **options):
+    "OGG by the second: libsndfile crashes on one long write."
+    with sf.SoundFile(file, "w", sr, 1, format="OGG", **options) as f:
+        for start in range(0, len(samples), sr): f.write(samples[start:start + sr])
+
+
 def write_ogg(
     path,     # Where to
     samples,  # (T,) float32 in [-1, 1]
     sr=SR,    # Their rate, Hz
 ):            # The path
     "Write OGG Vorbis, whole or not at all."
-    with atomic(path) as part, sf.SoundFile(part, "w", sr, 1, format="OGG", subtype="VORBIS") as f:
-        for start in range(0, len(samples), sr): f.write(samples[start:start + sr])
+    with atomic(path) as part: _write(part, samples, sr, subtype="VORBIS")
     return Path(path)
+
+
+def encode_ogg(
+    samples,           # (T,) float32 at 32 kHz
+    rate=16_000,       # Of the file, Hz
+    subtype="VORBIS",  # Or "OPUS"
+    compression=.9,    # Of libsndfile: 0 is the best sound, 1 the smallest file
+):                     # Bytes of the file; of no sound at all, those of a second of silence
+    "OGG to play in a page, as loud as it can be."
+    quiet, file = soxr.resample(samples, SR, rate) if len(samples) else np.zeros(rate, "float32"), io.BytesIO()
+    _write(file, .9 * quiet / max(np.abs(quiet).max(initial=0), 1e-6), rate, subtype=subtype, compression_level=compression)
+    return file.getvalue()
 
 # %% ../nbs/lib/01_audio.ipynb #8ad0d823
 def cut(

@@ -23,7 +23,7 @@ from .learner import Callback
 def soup(
     parts,         # State dicts, or folders of runs with weights.pt
     weights=None,  # Of each part; None: all alike
-):                 # State dict
+):                 # State dict; KitError where there are no parts, or parts or weights that do not fit together
     "Weighted mean of weights; whole numbers are the last part's."
     parts = [p if isinstance(p, dict) else _read(p) for p in parts]
     if not parts: raise KitError("a soup needs weights: give at least one state dict or folder of a run")
@@ -205,7 +205,7 @@ def choose_average(
     optim,     # Optim group of a recipe
     folder,    # Folder of the run
     score="",  # Column of the history that says how good an epoch is, if there is one
-):             # List of callbacks: one, or none for "last"
+):             # List of callbacks: one, or none for "last"; KitError for an unknown name
     "The callback behind `optim.average`."
     o = optim
     kinds = dict(ema=lambda: [Ema(o.ema)], swa=lambda: [Swa(o.average_from)], soup=lambda: [Soup(folder, o.keep, o.average_from, score)],

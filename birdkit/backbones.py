@@ -119,11 +119,11 @@ def find_weights(
     backbone,                # timm id
     weights="auto",          # A path, "auto", or "none"
     inputs="/kaggle/input",  # Where datasets are attached
-):                           # Path of a weights file; None for "none" only
+):                           # Path of a weights file; None for "none" only; KitError where a given path is not a file
     "Find pretrained weights on this machine, else download them."
     if weights == "none": return None
     if weights != "auto":
-        if not Path(weights).is_file(): raise KitError(f'model.weights={weights!r} is no file: give a path, "auto", or "none" for a random start')
+        if not Path(weights).is_file(): raise KitError(f'model.weights={weights!r} is not a file: give a path, "auto", or "none" for a random start')
         return Path(weights)
     name = timm_id(backbone)
     return _attached(name, inputs) or _cached(name) or _packaged(name) or _downloaded(name)
@@ -216,7 +216,7 @@ class Backbone(nn.Module):
     def levels(self,
         picture,  # (B, channels, H, W)
         n=3,      # How many
-    ):            # List of n maps (B, channels, h, w), the coarsest last and equal to what `forward` gives
+    ):            # List of n maps (B, channels, h, w), the coarsest last and equal to what `forward` gives; KitError where it has fewer
         "The last n maps, for deep supervision (2025 8th); the end of `level_features` tells their channels."
         if n > len(self.level_features): raise KitError(f"{self.name} has {len(self.level_features)} levels, not {n}")
         check_dims(picture, "batch channels height width")

@@ -124,7 +124,7 @@ def window_label(
     rows,      # Probabilities of a soundscape's rows, (rows, C)
     start_s,   # Start of the window, s
     window_s,  # Its length, s
-    least_s=1.,  # A row counts if the window covers so much of it, s
+    least_s=1.,  # A row counts if the window covers this much of it, s
     edges_s=None,  # Where rows begin and end, s, (rows + 1,); None: every 5 s
 ):             # (C,)
     "Soft label of a window: the maximum over the rows it covers; rows of NaN have no say."
@@ -166,7 +166,7 @@ def batch_parts(
     size,   # Windows a batch
     share,  # Of these, soundscape windows that stand for themselves
     most,   # Clips there are
-):          # Clips, and soundscape windows that stand for themselves
+):          # Clips, and soundscape windows that stand for themselves; KitError for a share outside 0 to less than 1
     "What a batch is made of; fewer clips than it could hold leave the share as it is."
     if not 0 <= share < 1: raise KitError(f"pseudo.share={share} leaves no clip in a batch: give 0 to less than 1")
     clips = min(max(1, size - round(share * size)), most)
@@ -205,7 +205,7 @@ class Batches:
         number,   # Of the epoch
         first=0,  # Batch to begin with
     ):            # Iterator of Batch
-        "One pass, as many windows as there are clips; begun later, it gives the batches it would have given."
+        "One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler); begun later, it gives the batches it would have given."
         order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
         return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=max(1, min(4, (os.cpu_count() or 2) // 2)))
 
@@ -226,6 +226,7 @@ class Batches:
         wave, start = self._window(i, rng)
         if c.rows is None: return wave, c.targets[i], weight
         edges_s = kept_place(np.arange(len(c.rows[i]) + 1) * ROW_S * SR, c.spans[i]) / SR
+        edges_s[-1] = self.lengths[i] / SR                       # the last row lasts to the end
         return wave, window_label(c.rows[i], start / SR, self.sampling.window_s, edges_s=edges_s), weight
 
     def _window(self, i, rng):

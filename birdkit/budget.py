@@ -41,16 +41,16 @@ def _rate_s(files, rows, member, network, cache, patience_s, now):
 
 
 def _source(files, rows, member):
-    "A function that makes the inputs of some twelve windows, from the disk on, of the first file that can be read."
+    "A function that makes the inputs of some twelve windows, from the disk on, of the first file that can be heard."
     def make():
         "From the disk on."
         inputs = window_inputs(SoundCache(0).sound(path, n, member.recipe), n, member.recipe)
         return [np.concatenate([x] * -(-12 // len(x)))[:24] for x in inputs]
     for path, n in zip(files, rows):
         try: make()
-        except KitError: continue
-        return make
-    raise KitError(f"none of {len(files)} files can be read: give soundscapes= a folder of sound files")
+        except KitError as error: reason = error
+        else: return make
+    raise KitError(f"none of {len(files)} files can be heard, such as {path}: {reason}")
 
 
 def measure(
@@ -60,11 +60,13 @@ def measure(
     seconds=20.,  # For everything together, about: a third goes to the choice of settings, once for networks of one kind
     load=fastest, # Function: path, source of inputs, seconds, Setting of a network of this kind or None -> network and its table
     now=time.perf_counter,   # Gives the time, s
+    enough=lambda speed: False,   # Function of the Speed so far: is there enough to choose from? Then no other model is tried
 ):                # Speed, the networks by member name, and why others cannot be used; KitError where none can
     "Hear a few files with every model and look at the clock; on a machine ten times slower than expected, fewer files."
     speed, networks, refused, settings = Speed({}, {}, {}, {}), {}, {}, {}
     for m in members:
         kind = (m.recipe.model, m.recipe.infer.precision, input_shapes(m.recipe))
+        if enough(speed): refused[m.name] = "no time to try it"; continue
         try: networks[m.name] = _measure_one(m, files, rows, seconds / len(members) / 3, load, settings.get(kind), now, speed)
         except BROKEN as error: refused[m.name] = in_words(error)
         else: settings[kind] = getattr(networks[m.name], "setting", None)
@@ -139,7 +141,7 @@ def plan(
     budget_s,     # Seconds there are
     overlap_gain=.005,   # What overlapping windows are worth (2025 5th: .009, 2025 2nd: .005)
     cache_gb=4.,  # Memory for what models share
-):                # Members to run, those without overlap with a changed recipe, and a DataFrame that says why
+):                # Members to run, those without overlap with a changed recipe; a DataFrame that says why; and those left out, as they were priced
     "The best ensemble for a budget; the first model always runs."
     worth, tries = np.array([m.value for m in members]) - min([.5, *(m.value for m in members)]) + 1e-6, []
     for way, told in _ways(members, speed, length_s):
@@ -152,7 +154,8 @@ def plan(
     heard = {sound_key(way[i].recipe) for i in chosen}
     minutes = [seconds.get(m.name, price(m, sound_key(m.recipe) in heard)) / 60 for m in way]
     words = ["left out: no time" if i not in chosen else "as its recipe says" if way[i] is m else "without overlap" for i, m in enumerate(members)]
-    return [way[i] for i in chosen], pd.DataFrame(dict(model=[m.name for m in way], value=[m.value for m in way], minutes=minutes, plan=words))
+    table = pd.DataFrame(dict(model=[m.name for m in way], value=[m.value for m in way], minutes=minutes, plan=words))
+    return [way[i] for i in chosen], table, [m for i, m in enumerate(way) if i not in chosen]
 
 
 def _choices(members, gain, budget_s, price):

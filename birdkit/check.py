@@ -67,7 +67,7 @@ def check_submission(
     submission,    # DataFrame, or path of a CSV file
     sample,        # Sample submission: DataFrame or path; its columns count, and its rows where `row_ids` is None
     row_ids=None,  # row_ids in order, where the sample is a stub, as in Kaggle's public run
-):                 # list of str, a problem each; empty where the submission is sound
+):                 # list of str, a problem each; empty where the submission is sound; KitError where the sample itself has no row_id
     "Compare a submission with the sample: exact columns, exact rows, finite values in [0, 1]."
     submission, sample = _table(submission, "submission"), _table(sample, "sample submission")
     if "row_id" not in sample: raise KitError("the sample submission has no column row_id: give the competition's file")

@@ -108,7 +108,7 @@ def lay_segments(
     cleaning,       # Cleaning after its rules
     min_piece_s=.5, # A shorter piece between drops counts for nothing, s
     min_left_s=1.,  # A recording of which less is left ignores its drops that may be spared, s
-):                  # DataFrame: recording, start_s, end_s, keep (bool), reason; from start to end of each recording
+):                  # DataFrame: recording, start_s, end_s, keep (bool), reason; from start to end of each recording; KitError where drops name other recordings
     "What is kept and what is dropped, recording by recording."
     names, durations = cleaning.recordings.recording, cleaning.recordings.duration_s
     unknown = set(cleaning.drops.recording) - set(names)
@@ -152,7 +152,7 @@ def label_arrays(
 ):            # Recordings (n,), their targets (n, classes) float32, and the column of each primary label, (n,)
     "The table as arrays; KitError where a class is unknown or a recording has no primary label."
     column = pd.Index(classes).get_indexer(table.label)
-    if (column < 0).any(): raise KitError(f"the labels name {table.label[column < 0].iloc[0]!r}, which is no class of the competition: run 02_clean again")
+    if (column < 0).any(): raise KitError(f"the labels name {table.label[column < 0].iloc[0]!r}, which is not a class of the competition: run 02_clean again")
     row, names = pd.factorize(table.recording)
     first = table.primary.to_numpy(bool)
     targets, primary = np.zeros((len(names), len(classes)), "float32"), np.full(len(names), -1)

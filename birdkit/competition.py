@@ -8,7 +8,7 @@ __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'MOUNTS', 'CARRIED', 'TEXTS', 'RECO
            'parse_seconds', 'attached', 'attached_files', 'take_over', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
-import ast, csv, math, os, shutil, subprocess, sys
+import ast, csv, os, shutil, subprocess, sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of
-from .core import KitError, Workspace, project_root, read_table
+from .core import KitError, Workspace, project_root, read_table, refuse_row
 from .metrics import few
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
@@ -31,7 +31,7 @@ def row_ids(
 
 def split_row_id(
     row_id,  # Such as "BC2026_Test_0001_S05_20250227_010002_15"
-):           # (stem, end second)
+):           # (stem, end second); KitError where there is no whole second
     "Take a row_id apart at its last underscore."
     stem, _, end_s = str(row_id).rpartition("_")
     if not stem or not end_s.isdecimal():
@@ -52,37 +52,33 @@ def audio_files(
 
 # %% ../nbs/lib/10_competition.ipynb #26f86d6b
 def _label_list(cell):
-    "The labels in the text of a list, each once; None where it is no list."
+    "The labels in the text of a list, each once; None where it is not a list."
     try: labels = ast.literal_eval(cell.strip() or "[]")
     except (ValueError, SyntaxError): return None
     return tuple(dict.fromkeys(str(x) for x in labels if x != "")) if isinstance(labels, (list, tuple)) else None
 
 
 def parse_labels(
-    cells,        # Series of text, such as "['owl', 'redwin']"; empty is no label
+    cells,        # Series of text, such as "['owl', 'redwin']"; an empty cell has no labels
     path="data",  # File it is from, for the error
-):                # Series of tuples of text labels
+):                # Series of tuples of text labels; KitError names the row that is not a list
     "Read the lists in a column of secondary labels."
     cells = cells.fillna("").astype(str)
     lists = {cell: _label_list(cell) for cell in cells.unique()}
     bad = cells.map({cell: found is None for cell, found in lists.items()}).to_numpy(bool)
-    if bad.any():
-        where = f"{path}, row {bad.argmax() + 2}"
-        raise KitError(f"{where}: secondary_labels {cells[bad].iloc[0]!r} is not a list: write ['a', 'b'] or []")
+    refuse_row(path, cells.rename("secondary_labels"), bad, "is not a list: write ['a', 'b'] or []")
     return pd.Series([lists[cell] for cell in cells], cells.index, dtype=object)
 
 # %% ../nbs/lib/10_competition.ipynb #74a8435d
 def parse_seconds(
     times,        # Series of "HH:MM:SS", "MM:SS" or numbers of seconds
     path="data",  # File it is from, for the error
-):                # Series of float, s
+):                # Series of float, s; KitError names the row that is not a time
     "Read times written as a clock or as seconds."
     parts = times.astype(str).str.strip().str.split(":", expand=True)
     numbers = parts.apply(pd.to_numeric, errors="coerce")
     bad = ((numbers.isna() & parts.notna()).any(axis=1) | numbers[0].isna()).to_numpy(bool)
-    if bad.any():
-        where = f"{path}, row {bad.argmax() + 2}"
-        raise KitError(f"{where}: time {times[bad].iloc[0]!r} is neither HH:MM:SS nor seconds: correct it")
+    refuse_row(path, times.rename("time"), bad, "is neither HH:MM:SS nor seconds: correct it")
     seconds = numbers[0].astype(float)
     for k in range(1, numbers.shape[1]): seconds = (60 * seconds + numbers[k]).where(numbers[k].notna(), seconds)
     return seconds
@@ -93,7 +89,7 @@ GIVE, AGAIN = "give the competition folder as data=", "copy it again from the co
 
 def _year(folder):
     "The year whose layout a folder has; KitError naming the file that is missing."
-    if not folder.is_dir(): raise KitError(f"{folder} is no folder: {GIVE}")
+    if not folder.is_dir(): raise KitError(f"{folder} is not a folder: {GIVE}")
     has = lambda name: (folder / name).is_file()
     if not (has("train.csv") or has("train_metadata.csv")):
         raise KitError(f"{folder} has no train.csv (2025, 2026) and no train_metadata.csv (2024): {GIVE}")
@@ -224,27 +220,28 @@ def _once(table, what):
     lists = pd.Series([(own, *also) for own, also in zip(table.primary_label, table.secondary_labels)], table.index, dtype=object)
     lists = lists.groupby(table.filename, sort=False).agg(lambda each: tuple(dict.fromkeys(label for labels in each for label in labels))[1:])
     table = table[~again].reset_index(drop=True)
-    return table.assign(secondary_labels=lists.to_numpy()), [f"{what}: {again.sum()} rows name a file once more; their labels were added to its first row"]
+    return table.assign(secondary_labels=lists.to_numpy()), [f"{what}: {again.sum()} rows repeat a file; their labels were added to its first row"]
 
 
 def _read_focal(path, classes, taxonomy):
     "The table of focal clips in the columns of all years, and notes."
     table = _need(read_table(path, GIVE), ["primary_label", "filename"], path)
-    odd = (~table.primary_label.isin(classes)).to_numpy()
-    if odd.any():
-        where = f"{path}, row {odd.argmax() + 2}"
-        raise KitError(f"{where}: primary_label {table.primary_label[odd].iloc[0]!r} is no column of "
-                       "sample_submission.csv: take both files from one competition, with labels as text")
+    refuse_row(path, table.primary_label, ~table.primary_label.isin(classes),
+               "is not a column of sample_submission.csv: take both files from one competition, with labels as text")
     cells = table.get("secondary_labels", pd.Series("[]", table.index))
     table["secondary_labels"], notes = _keep_known(parse_labels(cells, path), classes, f"{path.name}, secondary_labels")
     table, again = _once(table, path.name)
     if taxonomy is not None:
         names = taxonomy.set_index("primary_label")[["scientific_name", "common_name"]]
         table = table.join(names[names.columns.difference(table.columns)], on="primary_label")
-    table = table.reindex(columns=RECORDING_COLUMNS)
+    return _typed(table.reindex(columns=RECORDING_COLUMNS)), notes + again
+
+
+def _typed(table):
+    "Columns as text or as numbers; what is missing is empty text, NaN, or a rating of 0."
     texts = {c: table[c].astype(object).where(table[c].notna(), "").astype(str) for c in TEXTS}
     numbers = {c: pd.to_numeric(table[c], errors="coerce").astype(float) for c in ("rating", "latitude", "longitude")}
-    return table.assign(**texts, **numbers).fillna({"rating": 0.}), notes + again
+    return table.assign(**texts, **numbers).fillna({"rating": 0.})
 
 # %% ../nbs/lib/10_competition.ipynb #6f8912c8
 def _read_taxonomy(path, classes):
@@ -268,8 +265,7 @@ def _read_soundscape_labels(path, classes):
     lists = pd.Series([split(cell) for cell in table.primary_label], dtype=object)
     lists, notes = _keep_known(lists, classes, path.name)
     start_s, end_s = parse_seconds(table.start, path), parse_seconds(table.end, path)
-    bad = (end_s <= start_s).to_numpy()
-    if bad.any(): raise KitError(f"{path}, row {bad.argmax() + 2}: the window ends before it begins: correct it")
+    refuse_row(path, table.end, end_s <= start_s, "is not after the window's start: correct it")
     windows = pd.DataFrame(dict(filename=table.filename, start_s=start_s, end_s=end_s))
     each = windows.assign(labels=lists).explode("labels")
     union = each.groupby(SOUNDSCAPE_COLUMNS[:3])["labels"].agg(lambda x: tuple(sorted(x.dropna().unique())))
@@ -356,9 +352,9 @@ class Competition:
     def rows(self,
         path,  # A soundscape
     ):         # Number of 5-s rows
-        "Rows of a soundscape by its length; the usual number of the year where its header cannot be read."
+        "Rows of a soundscape by its length; the usual number of the year where that cannot be read."
         seconds = seconds_of(path)
-        return USUAL_ROWS[self.year] if math.isnan(seconds) else n_rows(seconds)
+        return n_rows(seconds) if seconds > 0 else USUAL_ROWS[self.year]
 
     def truth(self):  # DataFrame of row_id and classes, or None
         "Truth of the test rows where it lies beside the data (the public half counts)."

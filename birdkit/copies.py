@@ -81,7 +81,7 @@ _PAIR = [("code", "i8"), ("votes", "i8")]                    # Two recordings an
 
 
 def _words(one, owner):
-    "Of one fingerprint; 0 is no word."
+    "Of one fingerprint; 0 is not a word."
     first = np.unique(one, return_index=True)[1]
     first = first[one[first] > 0]
     words = np.empty(len(first), _WORD)

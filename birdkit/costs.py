@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .audio import ROW_S
 from .core import progress
 from .export import time_windows, to_openvino
-from .models import BirdNet
+from .models import Classifier
 from .recipe import all_recipes, list_recipes
 from .rows import input_shapes, window_starts
 from .runtime import load_network
@@ -26,7 +26,7 @@ from .training import TrainedModel
 # %% ../nbs/lib/41a_costs.ipynb #866f43d7
 def _bare(recipe, n_classes):
     "The recipe's network with random weights."
-    return BirdNet(recipe.but({"model.weights": "none"}), n_classes).eval()
+    return Classifier(recipe.but({"model.weights": "none"}), n_classes).eval()
 
 
 def window_gflop(

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'FORMATS', 'detections', 'row_table', 'write_raven', 'write_audacity', 'export_id', 'stamp', 'save_part',
            'load_part', 'find_recordings', 'try_recording', 'hear_here', 'hear_dask', 'check_formats', 'write_tables',
-           'Report', 'detect', 'summary', 'main']
+           'Detections', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import argparse, os, sys, time
+import argparse, os, time
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,9 @@ import pandas as pd
 
 from .audio import ROW_S, SR
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, in_words, nearest, progress, write_table
+from .core import BROKEN, KitError, ahead, atomic, command, in_words, nearest, progress, write_table
 from .runtime import MANIFEST, file_sha256, load_export
-from .stretches import Heard, hear_recording, open_ensemble
+from .stretches import FileScores, hear_recording, open_ensemble
 
 # %% ../nbs/lib/47_detect.ipynb #1af3ac5e
 def _times(heard):
@@ -33,10 +33,10 @@ def _times(heard):
 
 
 def detections(
-    heard,         # Heard
+    heard,         # FileScores
     classes,       # Labels of its columns
-    threshold=.5,  # Least score
-    top=None,      # Only the labels of so many highest scores of a row; None: all
+    threshold=.5,  # Lowest score that counts
+    top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
 ):                 # DataFrame: start_s, end_s, label, score
     "Join rows into detections."
@@ -52,7 +52,7 @@ def detections(
 
 
 def row_table(
-    heard,    # Heard
+    heard,    # FileScores
     classes,  # Labels of its columns
 ):            # DataFrame: start_s, end_s, and a column for each label
     "All scores, row by row."
@@ -85,7 +85,7 @@ def write_audacity(
 def export_id(
     models,  # An exported folder
 ):           # Checksum of its manifest, which holds those of all networks
-    "What tells exports apart."
+    "Checksum by which exports are told apart."
     return file_sha256(Path(models) / MANIFEST)
 
 
@@ -93,7 +93,7 @@ def stamp(
     path,  # Of a recording
     mark,  # From export_id
 ):         # Text; of a missing recording it is empty
-    "What a result depends on."
+    "Size and time of a recording and the export's checksum: what a result depends on."
     if not Path(path).exists(): return ""
     info = Path(path).stat()
     return f"{info.st_size} {info.st_mtime_ns} {mark}"
@@ -101,7 +101,7 @@ def stamp(
 
 def save_part(
     path,   # Where to, a .npz file
-    heard,  # Heard
+    heard,  # FileScores
     mark,   # From stamp
 ):          # The path
     "Keep what was heard, whole or not at all."
@@ -111,10 +111,10 @@ def save_part(
 
 def load_part(
     path,  # A file that save_part wrote
-):         # Heard, and its stamp; None and None where the file is missing or damaged
+):         # FileScores, and its stamp; None and None where the file is missing or damaged
     "Read what was heard."
     try:
-        with np.load(path) as z: return Heard(z["scores"], float(z["duration_s"]), int(z["rate_hz"]), str(z["flaw"])), str(z["stamp"])
+        with np.load(path) as z: return FileScores(z["scores"], float(z["duration_s"]), int(z["rate_hz"]), str(z["flaw"])), str(z["stamp"])
     except (OSError, EOFError, ValueError, KeyError, BadZipFile): return None, None
 
 # %% ../nbs/lib/47_detect.ipynb #e51fab49
@@ -128,7 +128,7 @@ def _sound_files(folder):
 
 def find_recordings(
     recordings,  # A folder, searched all the way down; or a list of folders and sound files
-):               # {path below the folder, or below what all of the list share: Path}
+):               # {path below the folder, or below what all of the list share: Path}; KitError where there are none
     "What there is to hear."
     if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
     else:
@@ -141,9 +141,9 @@ def find_recordings(
 
 def try_recording(
     path,       # Of a sound file
-    ensemble,   # Ensemble
+    ensemble,   # LoadedExport
     workers=1,  # Threads
-):              # Heard or None, and the reason if there is none
+):              # FileScores or None, and the reason if there is none
     "Hear a recording; a broken one stops nothing."
     try: return hear_recording(path, ensemble, workers), None
     except BROKEN as error: return None, in_words(error)
@@ -151,7 +151,7 @@ def try_recording(
 
 def hear_here(
     files,         # {name: Path}
-    ensemble,      # Ensemble
+    ensemble,      # LoadedExport
     workers=None,  # Threads; by default one per core
 ):                 # Iterator over (name, what try_recording says)
     "Hear recordings on this machine."
@@ -225,7 +225,7 @@ def _write_csv(path, tables):
         for i, table in enumerate(tables): table.to_csv(f, header=not i, index=False)
 
 # %% ../nbs/lib/47_detect.ipynb #2f0b9802
-class Report(NamedTuple):
+class Detections(NamedTuple):
     "What became of a folder."
     detections: pd.DataFrame   # recording, start_s, end_s, label, score
     failed: pd.DataFrame       # recording, reason
@@ -254,8 +254,8 @@ def _hear(files, models, out, workers, client):
 
 
 def _kept_scores(names, out, classes):
-    "Name and Heard of each recording, after an empty one that lends tables their columns."
-    yield "", Heard(np.zeros((0, len(classes)), "float32"), 0., SR)
+    "Name and FileScores of each recording, after an empty one that lends tables their columns."
+    yield "", FileScores(np.zeros((0, len(classes)), "float32"), 0., SR)
     for name in names: yield name, load_part(_part(out, name))[0]
 
 
@@ -281,14 +281,14 @@ def detect(
     recordings,    # A folder, searched all the way down; or a list of folders and sound files
     models,        # An exported folder
     out,           # Folder of the results; a second run goes on where the first one ended
-    threshold=.5,  # Least score of a detection
-    top=None,      # Only the labels of so many highest scores of a row; None: all
+    threshold=.5,  # Lowest score that counts as a detection
+    top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
     formats=("csv", "raven", "audacity"),   # Of FORMATS
     all_scores=False,   # Write scores.csv (.parquet) with all rows and labels, too
     workers=None,  # Threads; by default one per core
     client=None,   # Client of dask.distributed; None: this machine alone
-):                 # Report
+):                 # Detections
     "Hear every recording and write what was found."
     formats, files, classes, out = check_formats(formats), find_recordings(recordings), load_export(models).classes, Path(out)
     failed, new = _hear(files, models, out, workers, client)
@@ -300,11 +300,11 @@ def detect(
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
     write_table(out / "flaws.csv", flaws)
-    return Report(found, bad, new, len(names) - new, hours, flaws)
+    return Detections(found, bad, new, len(names) - new, hours, flaws)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def summary(
-    report,  # Report
+    report,  # Detections
     out,     # Folder of the results
 ):           # Text
     "What was found, in a few lines."
@@ -325,9 +325,9 @@ def _parser():
     add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
     add("--out", required=True, help="folder of the results")
-    add("--threshold", type=float, default=.5, help="least score of a detection (default: .5)")
-    add("--top", type=int, help="only the labels of so many highest scores of a row")
-    add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of a label no further apart than this")
+    add("--threshold", type=float, default=.5, help="lowest score that counts as a detection (default: .5)")
+    add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
+    add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
     add("--workers", type=int, help="threads (default: one per core)")
@@ -341,10 +341,9 @@ def main(
     "Detect from the command line."
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     paths, address = given.pop("recordings"), given.pop("dask")
-    try:
+    with command():
         client = _distributed().Client(address) if address else None
         report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
-    except KitError as error: sys.exit(f"KitError: {error}")
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 
 

@@ -15,7 +15,7 @@ from .outside import read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
 from .students import make_student
-from .training import TrainedModel, background_scapes, choose_device, is_whole, load_model, split_clips, train_run
+from .training import TrainedModel, background_scapes, choose_device, load_model, split_clips, train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Round:
     lessons: dict                # {source: Labels} after the steps of the first student's recipe
     runs: dict                   # {member: folders of its models after this round}
     histories: dict = field(default_factory=dict)   # {folder: DataFrame}
-    whole: bool = True           # False: a student was stopped, and those after it were not begun
+    stopped: str = ""            # Why a student was stopped; those after it were not begun
 
 
 def round_count(
     rounds,   # Number of rounds, or "auto": as the recipe says
     members,  # Recipes of the members
     data,     # Prepared
-):            # Number of rounds; 0 where there is nothing to label
+):            # Number of rounds; 0 where there is nothing to label; KitError for anything but a number of rounds
     "How many rounds of distillation there will be."
     if isinstance(rounds, int) and rounds < 0 or isinstance(rounds, str) and rounds != "auto":
-        raise KitError(f'rounds={rounds!r} is no number of rounds: give 0, 1, 2, ... or "auto"')
+        raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
     if rounds != "auto": return rounds
     return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in members)
 
@@ -153,7 +153,7 @@ def distill_round(
             run, history = train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part, twin)
             after[m.name].append(run)
             histories[run] = history
-            if not is_whole(run): return Round(number, labels, lessons, after, histories, whole=False)
+            if why := why_stopped(run): return Round(number, labels, lessons, after, histories, why)
     return Round(number, labels, lessons, after, histories)
 
 # %% ../nbs/lib/34a_distill.ipynb #ed7f3121

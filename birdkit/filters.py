@@ -13,7 +13,7 @@ import pandas as pd
 
 from .core import KitError
 from .metrics import few
-from .speech import kept_spans, listen
+from .speech import kept_spans, map_recordings
 
 # %% ../nbs/lib/12c_filters.ipynb #987da24e
 def emptied_classes(
@@ -52,10 +52,10 @@ def loudness_statistic(
 def loudness(
     cleaning,     # Cleaning
     quantile=.8,  # Recordings above this quantile of the statistic are left out
-):                # Cleaning with whole recordings dropped
+):                # Cleaning with whole recordings dropped; KitError for a quantile outside 0 to 1
     "Leave the loudest recordings out (2024 1st)."
-    if not 0 <= quantile <= 1: raise KitError(f"loudness: quantile={quantile!r} is no share: give a number from 0 to 1")
-    level = np.array(listen(cleaning, loudness_statistic, "loudness"))
+    if not 0 <= quantile <= 1: raise KitError(f"loudness: quantile={quantile!r} is not a share: give 0 to 1")
+    level = np.array(map_recordings(cleaning, loudness_statistic, "loudness"))
     return drop_files(cleaning, level > np.quantile(level, quantile) if len(level) else [], ["loudness"] * len(level), "loudness")
 
 # %% ../nbs/lib/12c_filters.ipynb #697e01cd
@@ -103,19 +103,19 @@ def licence(
 
 
 def _wanted(names, codes):
-    "Codes of licences that were asked for; KitError for one that is no code and that nobody uses."
+    "Codes of licences that were asked for; KitError for one that is not a code and that nobody uses."
     wanted = [licence_code(n) for n in np.atleast_1d(names)]
     for name, code in zip(np.atleast_1d(names), wanted):
         if code not in codes and not re.fullmatch(r"cc0|(by|nc|sa|nd)(-(nc|sa|nd))*", code):
             there = ", ".join(sorted(set(codes) - {""})) or "none"
-            raise KitError(f"licence: {str(name)!r} is no Creative Commons code, such as by-nc-nd, and no recording has it; there are: {there}")
+            raise KitError(f"licence: {str(name)!r} is not a Creative Commons code, such as by-nc-nd, and no recording has it; there are: {there}")
     return wanted
 
 # %% ../nbs/lib/12c_filters.ipynb #950e4424
 def within(
     cleaning,        # Cleaning; the rules that clean belong before this one
-    seconds=60.,     # Keep so much of recordings of which earlier rules left something out, s
-    uncleaned=30.,   # Keep so much of the others, s; None: as `seconds`
+    seconds=60.,     # Keep this much of recordings of which earlier rules left something out, s
+    uncleaned=30.,   # Keep this much of the others, s; None: as `seconds`
 ):                   # Cleaning with drops from there to the end
     "Keep the first part of each recording (2025 5th: 60 s of cleaned files, 30 s of others)."
     table, touched = cleaning.recordings, cleaning.recordings.recording.isin(cleaning.drops.recording).to_numpy()
@@ -127,7 +127,7 @@ def within(
 
 
 def _after(spans, limit):
-    "When so much of the spans (k, 2) has passed, s; inf where they are shorter."
+    "When this much of the spans (k, 2) has passed, s; inf where they are shorter."
     passed = np.cumsum(spans[:, 1] - spans[:, 0])
     if passed[-1] <= limit: return np.inf
     i = np.searchsorted(passed, limit)

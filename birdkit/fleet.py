@@ -8,7 +8,7 @@ __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'fi
            'side_by_side', 'choose_devices', 'describe_end', 'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
-import argparse, hashlib, json, os, re, signal, subprocess, sys, time
+import argparse, json, os, re, signal, subprocess, sys, time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,7 +20,7 @@ import yaml
 
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
-from .core import KitError, Workspace, project_root, read_json
+from .core import KitError, Workspace, command, project_root, read_json, short_hash
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
 from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members, training_limit
@@ -53,7 +53,7 @@ def make_run(
     "One training, by its name in the books."
     overrides = dict(overrides or {})
     recipe = choose_recipe(book, overrides, comp)
-    mark = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]
+    mark = short_hash(json.dumps(overrides, sort_keys=True), 6)
     name = recipe.name + f"-{mark}" * bool(marked and overrides and "name" not in overrides) + f"-s{seed}" * bool(seed)
     book = choose_recipe(book, {}, comp).name
     return Run(recipe.but({"name": name}), book, overrides | dict(name=name), fold, seed)
@@ -65,7 +65,7 @@ def make_runs(
     folds=(0,),      # Held out
     seeds=(0,),      # Of everything random
     overrides=({},), # Sets of changes
-):                   # List of Run, without repetition
+):                   # List of Run, without repetition; KitError for unknown recipes and fields, and for two different runs of one name
     "All combinations; the first seed of everything comes first."
     marked = len(overrides) > 1
     runs = [make_run(book, comp, fold, seed, changes, marked) for seed in seeds for changes in overrides for book in books for fold in folds]
@@ -98,7 +98,7 @@ def beside(
     place,   # Place
     ending,  # Such as ".log"
 ):           # Path; its folder is made
-    "A file about a run that is no part of it."
+    "A file about a run that is not a part of it."
     path = place.space.root / "fleet" / f"{run.name}{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -263,7 +263,7 @@ def side_by_side(
 
 def choose_devices(
     names=None,  # Such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; None: all GPUs, else the CPU
-):               # List of names
+):               # List of names; KitError for one that is not here
     "Where runs go."
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     for name in names or ():
@@ -306,7 +306,7 @@ def fold_of(
     text,  # A number, or "all"
 ):         # int, or "all"
     "A fold as typed."
-    if text != "all" and not text.isdigit(): raise argparse.ArgumentTypeError(f'{text!r} is no fold: give 0, 1, ... or "all"')
+    if text != "all" and not text.isdigit(): raise argparse.ArgumentTypeError(f'{text!r} is not a fold: give 0, 1, ... or "all"')
     return text if text == "all" else int(text)
 
 
@@ -323,10 +323,10 @@ def _parser():
         for name in ("data", "work", "recipe"): part.add_argument(f"--{name}", default="auto", help="as in the notebooks")
         part.add_argument("--overrides", default="{}", metavar="YAML", help="changes to the recipe, such as '{optim.epochs: 10}'")
         part.add_argument("--minutes", type=_minutes, default="auto", help="time of a run, as in 04_train")
-    one.add_argument("--fold", type=fold_of, default=0, help="held out (default: 0)")
-    one.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help="held out (default: 0)")
-    several.add_argument("--seeds", type=int, nargs="+", default=[0], help="of everything random (default: 0)")
+    one.add_argument("--fold", type=fold_of, default=0, help="fold to hold out (default: 0)")
+    one.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help="folds to hold out (default: 0)")
+    several.add_argument("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
     several.add_argument("--devices", nargs="+", help="such as cuda:0 cuda:1, or cpu (default: all GPUs)")
     return parser
 
@@ -356,11 +356,9 @@ def main(
     "Train from the command line."
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # a polite kill ends what was started, too
-    try:
+    with command():
         space = Workspace.find(given.work)
         dict(train=_train, folds=_folds)[given.command](given, Competition.find(given.data, space), space)
-    except KitError as error: sys.exit(f"KitError: {error}")
-    except KeyboardInterrupt: sys.exit("stopped; the same command goes on")
 
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too

@@ -11,15 +11,15 @@ from torch import nn
 
 from .audio import SR
 from .core import KitError
-from .mel import levels, mel_filters, resize_matrix, resolutions, scale_picture, taper, wave_level, with_channels
-from .raw import antialias, check_raw, fold
+from .mel import log_mel, mel_filters, resize_matrix, resolutions, scale_picture, taper, wave_level, with_channels
+from .raw import antialias, check_raw, fold_wave
 
 # %% ../nbs/lib/21_frontend.ipynb #6941d4ca
 def check_wave(
     wave,     # (B, T)
     samples,  # T of a window
-):            # `wave`; KitError for another shape
-    "Refuse waveforms of another length."
+):            # `wave`; KitError for another shape, or NaN or inf
+    "Refuse waveforms of another length or that are not finite."
     if wave.ndim != 2 or wave.shape[1] != samples: raise KitError(f"expected waveforms (B, {samples}), got shape {tuple(wave.shape)}")
     if not wave.sum().isfinite(): raise KitError(f"waveforms {tuple(wave.shape)} hold NaN or infinity: set such samples to 0, as decode does")
     return wave
@@ -69,7 +69,7 @@ class MelFrontend(nn.Module):
         return torch.cat([self._one(p) for p in power.chunk(len(self.parts), -1)], 1)
 
     def _one(self, power):
-        x = levels(power, self.mel, torch)
+        x = log_mel(power, self.mel, torch)
         if self.mel.size: x = self.tall @ x @ self.wide
         return with_channels(scale_picture(x, self.mel, torch), self.mel, torch)
 
@@ -96,7 +96,7 @@ class RawFrontend(nn.Module):
         "Level, rate, fold."
         wave = unit_level(check_wave(wave, self.samples).float(), self.raw.wave)
         if self.factor > 1: wave = nn.functional.conv1d(wave[:, None], self.filter, stride=self.factor, padding=10 * self.factor)[:, 0]
-        return fold(wave, self.raw, torch)
+        return fold_wave(wave, self.raw, torch)
 
 
 class Frontend(nn.Module):

@@ -15,15 +15,15 @@ from .audio import SR
 class Data:
     "Which recordings are used, and what of them."
     clean: tuple = (("speech",), ("silence",), ("duplicates",))   # Steps of birdkit.clean, in order, each with its keywords
-    seconds: float = 0.          # Keep at most so much of each recording, s; 0 keeps all
-    only: tuple = ()             # A specialist learns these animal classes alone (("Amphibia", "Insecta"), 2025 1st), or ("rare",): classes with fewer than `few` recordings
-    few: int = 30                # See only
-    part: str = "first"          # Which part that is: "first", "ends" or "best" (its loudest stretches)
+    seconds: float = 0.          # Keep at most this much of each recording, s; 0 keeps all of it
+    part: str = "first"          # Which part of a recording that is: "first", "ends" or "best" (its loudest stretches)
+    only: tuple = ()             # A specialist learns these animal classes alone (("Amphibia", "Insecta"), 2025 1st), or ("rare",): classes with fewer than `rare_below` recordings
+    rare_below: int = 30         # `only=("rare",)` takes the classes with fewer recordings than this
     folds: int = 5               # Parts the recordings are dealt into
     group: str = "source"        # Recordings of one "source" (address, else file name) or of one "author" stay in one fold
-    rare: int = 2                # Classes with fewer groups are always learnt from and never held out
-    newest: int = 0              # Keep the newest so many recordings of a class (2024 3rd, 2025 11th: 500); 0 keeps all
-    at_least: int = 0            # Repeat recordings of smaller classes up to so many (10, 15, 20, 50 and 100 were used)
+    min_groups: int = 2          # Classes with fewer groups than this (or than 2) are always learnt from and never held out
+    newest: int = 0              # Keep only this many of the newest recordings of each class (2024 3rd, 2025 11th: 500); 0 keeps all
+    at_least: int = 0            # Upsample smaller classes: repeat their recordings until there are this many (10, 15, 20, 50 and 100 were used)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Mel:
 class Raw:
     "The waveform itself, folded into a picture (2024 4th and 5th)."
     sr_hz: int = 16_000          # Rate it is brought to: 32,000 divided by a whole number
-    channels: int = 1            # Neighbouring samples are dealt out to so many channels; 2 in 2024 5th
+    channels: int = 1            # Neighbouring samples are dealt out to this many channels; 2 in 2024 5th
     height: int = 128            # Samples of a column in each channel; 80 in 2024 5th
     wave: str = "std"            # As in Mel
 
@@ -89,7 +89,7 @@ class Model:
     backbone_drop: float = 0.    # Dropout rate handed to timm
     drop_path: float = 0.        # Stochastic depth in the backbone
     mel_norm: bool = False       # Batch norm over the mel bands before the backbone (PANNs, 2025 4th)
-    parts: int = 1               # A window is cut into so many parts in time, joined again before the head (2021 2nd)
+    parts: int = 1               # Cut each window into this many parts in time; their feature maps are joined again before the head (2021 2nd)
 
 # %% ../nbs/lib/04_groups.ipynb #5e4a20a4
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Augment:
     "What is done to training windows: steps of birdkit.augment, each with its share p of the batch."
     wave: tuple = (              # On waveforms
         ("mix_clips", dict(p=.5, db=(-8., 4.))),           # A second focal clip at a level, labels united
-        ("add_background", dict(p=.5, db=(-12., 3.))),     # A stretch of an unlabelled soundscape, label kept
+        ("add_background", dict(p=.5, db=(-12., 3.))),     # A stretch of an unlabelled soundscape, label kept; not in students
     )
     power: tuple = (("filter_augment", dict(p=1., db=9.)),)   # On mel energies: a random smooth equaliser (2025 5th, 8th, 9th)
     picture: tuple = (           # On what the network sees: two masks each way (SpecAugment)
@@ -123,7 +123,7 @@ class Sampling:
     pick: str = "random"         # Where in a clip: anywhere at "random"; in its "first" or in either of its "ends" of `within_s`; by what a model said of it: "scored"
     within_s: float = 0.         # See pick; 0 is the whole clip
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
-    best_of: int = 2             # Draw so many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
+    best_of: int = 2             # Draw this many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
     labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into, where there are any (2026)
     class_power: float = .5      # Classes are drawn as n^(1 - power): 0 as they come, 1 all alike (2025 2nd)
 
@@ -131,73 +131,73 @@ class Sampling:
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
-    epochs: int = 30             # Passes over the clips, 1 or more
+    epochs: int = 30             # Epochs, 1 or more; each draws as many windows as there are clips, with replacement
     batch: int = 32              # Windows a step
     accumulate: int = 1          # Batches whose gradients are added up before the weights move (2025 8th: 4)
     name: str = "adamw"          # "adamw", "adam" or "radam" (2025 2nd)
     lr: float = 1e-3             # Peak learning rate of the backbone
-    head_lr: float = 3.          # The head learns so many times faster: it starts from nothing
-    layer_decay: float = 1.      # Each earlier stage of the backbone learns so many times slower
-    weight_decay: float = 1e-2
+    head_lr_mult: float = 3.     # Factor on `lr` for the head, which starts from nothing
+    layer_decay: float = 1.      # Factor on the learning rate from each backbone stage to the one before it, below 1 to slow early stages (timm's layer_decay); 1 = all alike
+    weight_decay: float = 1e-2   # Pull of the weights towards 0 in each step; decoupled from the gradient but in "adam"
     schedule: str = "cosine"     # "cosine" down to 0; "restarts" of it every `cycle_epochs` (2025 1st); "one_cycle"; "flat"
     cycle_epochs: int = 5        # See schedule
-    warmup: float = .05          # Share of the steps in which lr rises first
-    freeze: float = 0.           # Share of the steps in which only the head learns; 1 = the backbone never does (rare-class heads, 2024 7th)
+    warmup: float = .05          # Share of the steps in which lr rises first, 0 to 1
+    freeze: float = 0.           # Share of the steps in which only the head learns before the backbone is unfrozen, 0 to 1; 1 = it never is (rare-class heads, 2024 7th)
     clip_norm: float = 5.        # Largest gradient norm; 0 = no limit
-    precision: str = "auto"      # "f32", "f16" or "bf16"; "auto" goes by the device, and never gives f16 to an NFNet
+    precision: str = "auto"      # "f32", "fp16" or "bf16"; "auto" goes by the device, and never gives fp16 to an NFNet
     compile: bool = False        # torch.compile the network
     average: str = "ema"         # Weights that are kept: "ema", "swa" (mean from `average_from` on), "soup" (mean of the `keep` best epochs), "best" or "last"
     ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1; after n steps it is 1 - n^(-2/3) at most: .99 is met after 1,000, .999 after 31,623
-    average_from: float = .7     # Share of the training after which "swa" and "soup" begin
+    average_from: float = .7     # Share of the training after which "swa" and "soup" begin, 0 to 1
     keep: int = 3                # Epochs of a soup
 
 
 @dataclass(frozen=True)
 class Pretrain:
     "03_pretrain: learning from other species first."
-    epochs: int = 10             # Passes over the other species' clips, 1 or more; where there should be none, run it with past="none"
+    epochs: int = 10             # Epochs of the other species' clips, 1 or more; where there should be none, run it with past="none"
 
 
 @dataclass(frozen=True)
 class Pseudo:
     "05_distill: learning from unlabelled soundscapes (noisy student, 2025 1st)."
     rounds: int = 1              # Teacher -> labels -> student
-    epochs: int = 30             # Passes of one student, 1 or more
+    epochs: int = 30             # Epochs of one student, 1 or more
     lr: float = 7e-4             # Its peak learning rate
     start: str = "teacher"       # Weights a student starts from: "teacher" (fewer epochs) or "backbone" (as 2025 1st)
     student: tuple = ()          # Fields in which students differ from their teachers, pairs: (("model.drop_path", .15),) (2025 1st)
     how: str = "mix"             # What a student does with the labels, a name of birdkit.students; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
-    unheard: bool = True         # A model labels only clips it has not learnt from; False: those too (2025 14th, and 5th where it trains without folds)
+    unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it trains without folds)
     combine: str = "mean"        # Labels of several teachers: their "mean", or their "min" (2024 1st)
     given: str = ""              # Soft labels of soundscapes made elsewhere, which join those of the teachers: a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
     given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
-    parts: int = 0               # So many students a round, each without one part of the soundscapes, which it alone labels for the next round; 0: one that hears all
+    parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels that part for the next round. 0: one student that hears all
     labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
         ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
         ("file_weights", "peaks"),               # Soundscapes in which much is heard are drawn more often (2025 1st)
     )
-    keep: int = 1                # Students of so many last rounds are exported; more make an ensemble of rounds (2025 1st)
-    patience: int = 0            # Stop after so many rounds that did not improve the validation; 0 does them all
+    keep: int = 1                # Export the students of this many of the last rounds; more than 1 make an ensemble of rounds (2025 1st)
+    patience: int = 0            # Stop after this many rounds without a better validation score (early stopping); 0 runs them all
     mix_p: float = 1.            # Share of the windows mixed with a soundscape window; its labels are joined by maximum
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
-    share: float = 0.            # Of a batch, soundscape windows that stand for themselves instead (2025 5th, 7th: .5)
-    share_from: int = 1          # The first round in which they stand there (2025 5th: 5)
-    weight: float = 1.           # Of the loss of those (2025 11th gave less)
+    share: float = 0.            # Share of a batch that is pseudo-labelled soundscape windows by themselves, not mixed into a clip (2025 5th, 7th: .5)
+    share_from: int = 1          # The first round with such windows (2025 5th: 5)
+    weight: float = 1.           # Weight of their loss (2025 11th gave less)
 
 # %% ../nbs/lib/04_groups.ipynb #4e9acdcd
 @dataclass(frozen=True)
 class Infer:
     "From windows to rows of a submission."
     window_s: float = 0.         # Length of a window; 0 = as in training
-    stride_s: float = 2.5        # Windows every so many seconds; 5 = none overlap
+    stride_s: float = 2.5        # Seconds between window starts; windows overlap where it is below their length
     average: str = "windows"     # "windows": rows take scores of windows; "frames": frames of all windows are averaged in time first (2025 1st)
-    overlap: float = .5          # "windows": weight of the windows between the rows (2024 4th, 2025 5th)
+    overlap_weight: float = .5   # "windows": weight of the windows that lie between the rows, against the rows' own (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
     shift_frames: int = 0        # "windows": loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd)
-    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (2025 7th: .1); needs Mel.wave "none"
+    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave "none"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)
@@ -208,7 +208,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models alike but for fold and seed: run 04_train for so many folds; 05_distill trains a student of each
+    seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POOLS', 'CLIPS', 'ACTIVATIONS', 'HEADS', 'Heard', 'MeanPool', 'MaxPool', 'GemPool', 'AttentionPool', 'time_pool',
            'rare_prior', 'AttBlock', 'SedHead', 'log_mean_exp', 'FramesHead', 'DeepHead', 'PoolHead', 'MlpHead',
-           'BottleneckHead', 'build_head', 'freeze', 'scatter_columns']
+           'BottleneckHead', 'build_head', 'freeze']
 
 # %% ../nbs/lib/23a_heads.ipynb #cb1df82f
 import math
@@ -14,7 +14,6 @@ from inspect import signature
 from types import MethodType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -100,7 +99,7 @@ def time_pool(
 def rare_prior(
     layer,  # Linear layer that ends in logits of C classes
 ):          # The same layer
-    "Start from the belief that one class in all is heard, so that the first steps need not unlearn one half (Lin et al. 2017)."
+    "Start from the belief that one class in all is heard, so that the first steps need not unlearn a probability of .5 (Lin et al. 2017)."
     nn.init.constant_(layer.bias, -math.log(max(layer.out_features - 1, 1)))
     return layer
 
@@ -329,7 +328,7 @@ def build_head(
     hidden=512,  # Width of the head
     drop=.3,     # Dropout
     options=(),  # Further arguments of the head, pairs: (("pool", "gem"),)
-):               # Module: feature maps to Heard
+):               # Module: feature maps to Heard; KitError for an unknown name or option
     "The head a recipe asks for."
     if name not in HEADS: raise KitError(f"model.head={name!r} is unknown; {nearest(name, HEADS)}")
     takes = list(signature(HEADS[name]).parameters)[4:]
@@ -349,18 +348,3 @@ def freeze(
     "Stop a module from learning; its batch norms keep their statistics and dropout stays off, also after `train()`."
     module.requires_grad_(False).train = MethodType(_stay_frozen, module)
     return module.eval()
-
-
-def scatter_columns(
-    scores,       # (..., classes of the subset), numpy
-    index,        # Column of each among all classes
-    n_classes,    # C, all classes
-    fill=np.nan,  # Elsewhere: NaN for blends that skip it, 0 for those that do not
-):                # (..., C)
-    "Put the columns of a subset of classes back among all."
-    index = np.asarray(index, int)
-    if len(set(index.tolist())) != len(index) or scores.shape[-1] != len(index) or not all(0 <= i < n_classes for i in index):
-        raise KitError(f"scores of {scores.shape[-1]} classes need as many different columns below {n_classes}, got {index.tolist()}")
-    whole = np.full((*scores.shape[:-1], n_classes), fill, scores.dtype)
-    whole[..., index] = scores
-    return whole

@@ -58,7 +58,7 @@ def hear_file(
     "One file, from disk to rows."
     try: scores = score_rows(cache.sound(path, rows, recipe), rows, recipe, network)
     except BROKEN as error: return None, in_words(error)
-    if not np.isfinite(scores).all(): return None, f"{path} gave scores that are no numbers"
+    if not np.isfinite(scores).all(): return None, f"the model's scores of {path} contain NaN or inf"
     return scores, None
 
 

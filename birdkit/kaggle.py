@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWNER', 'META', 'LICENCES', 'SLUG', 'SUBMIT', 'KEPT', 'TRAIN_CELL', 'FILL', 'LOG_IN', 'Upload', 'read_upload',
            'slugify', 'dataset_problems', 'kernel_problems', 'submission_problems', 'check_upload', 'required',
-           'train_cell', 'join_notebooks', 'build_upload', 'build', 'upload_commands', 'find_owner', 'push_upload',
-           'main']
+           'train_cell', 'join_notebooks', 'set_parameters', 'newest_export', 'build_upload', 'build',
+           'upload_commands', 'find_owner', 'push_upload', 'main']
 
 # %% ../nbs/lib/46_kaggle.ipynb #30ae70c2
 import argparse, json, os, re, shlex, shutil, subprocess, sys, time
@@ -14,8 +14,8 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import KitError, nearest, project_root, read_json, write_json
-from .notebooks import PIPELINE
+from .core import KitError, command, nearest, project_root, read_json, write_json
+from .notebooks import PIPELINE, check_names, check_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
 
@@ -41,7 +41,7 @@ def read_upload(
     folder,             # A folder of kaggle_datasets
     owner=OWNER,        # Kaggle name
     competition=None,   # Slug that takes the place of the kernel's competition
-):                      # Upload
+):                      # Upload; KitError where there is no metadata
     "Read an upload's metadata and put the owner's name in."
     kind = next((k for k, name in META.items() if (Path(folder) / name).exists()), None)
     if kind is None: raise KitError(f"{folder} holds neither {' nor '.join(META.values())}: copy one from kaggle_datasets")
@@ -183,16 +183,46 @@ def join_notebooks(
     tagged[0]["source"] = "\n".join(lines)
     return json.loads(Path(paths[0]).read_text()) | dict(cells=cells)
 
+
+def set_parameters(
+    path,    # A notebook with a cell of parameters
+    values,  # By name; those it does not have are left out
+):           # The path
+    "Write values into a notebook's cell of parameters; comments stay."
+    notebook = json.loads(Path(path).read_text())
+    cell = next(c for c in notebook["cells"] if _is_parameters(c))
+    cell["source"] = "\n".join(_assigned(line, values) for line in "".join(cell["source"]).splitlines())
+    return write_json(path, notebook)
+
+
+def _assigned(line, values):
+    "A line `name = value  # comment` with another value, where there is one."
+    name, comment = line.partition(" = ")[0], re.search(r"\s+#.*$", line)
+    return f"{name} = {values[name]!r}{comment[0] if comment else ''}" if name in values else line
+
 # %% ../nbs/lib/46_kaggle.ipynb #f0a6c97e
 def _tree(source, folder):
     "Copy a folder's files; hidden ones stay."
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
 
-def _fill_models(folder, project, models):
+def newest_export(
+    project,  # The checkout
+):            # Folder; KitError where there is none, or it is the demo's
+    "The export that is pushed where none is named."
     found = sorted((project / "work/export").glob(f"*/{MANIFEST}"), key=lambda f: f.stat().st_mtime)
-    if not models and not found: raise KitError("no exported models in work/export: run 05_distill, or give --models FOLDER")
-    _tree(load_export(models or found[-1].parent).folder, folder)
+    if not found: raise KitError("no exported models in work/export: run 05_distill, or give --models FOLDER")
+    newest, demo = found[-1].parent, project / "work/demo/sample_submission.csv"
+    classes = read_json(found[-1], "export the models again")["classes"]
+    if demo.exists() and sorted(classes) == sorted(demo.read_text().splitlines()[0].split(",")[1:]):
+        raise KitError(f"the newest export, {newest}, was trained on the demo: give --models FOLDER, of your own export or of this one")
+    return newest
+
+
+def _fill_models(folder, project, models):
+    export = load_export(Path(models).expanduser() if models else newest_export(project))
+    print(f"birdkit-models: {export.folder.parent}/{export.told()}")
+    _tree(export.folder, folder)
 
 
 def _fill_wheels(folder, project, models):
@@ -230,8 +260,9 @@ def build_upload(
     name,              # Such as "birdkit-wheels"
     project,           # The checkout
     owner=OWNER,       # Kaggle name
-    models=None,       # An exported folder; by default the newest of work/export
+    models=None,       # An exported folder; by default the newest of work/export, unless it is the demo's
     competition=None,  # Slug of the competition that the notebooks are attached to
+    parameters={},     # Of the notebooks, by name
 ):                     # Upload, its folder being kaggle_datasets/build/<name>
     "Fill one upload's folder and check it."
     source, folder = project / "kaggle_datasets" / name, project / "kaggle_datasets/build" / name
@@ -239,6 +270,7 @@ def build_upload(
     folder.mkdir(parents=True, exist_ok=True)
     FILL[name](folder, project, models)
     upload = read_upload(source, owner, competition)
+    if upload.kind == "kernel": set_parameters(folder / upload.meta["code_file"], parameters)
     about = source / "README.md"
     if upload.kind == "dataset" and about.exists(): upload.meta["description"] = about.read_text()
     write_json(folder / META[upload.kind], upload.meta)
@@ -249,17 +281,20 @@ def build(
     names=tuple(FILL),  # What to build
     project=None,       # The checkout; by default the one around
     needed=(),          # Those without which nothing is built; KitError
+    parameters={},      # Of the notebooks, by name; KitError where none of them has one of these
     **options,          # owner, models, competition, as for build_upload
 ):                      # list of Upload; what else could not be built is printed
     "Build the uploads that can be built."
     uploads, project = [], Path(project or project_root())
     for name in names:
         if name not in FILL: raise KitError(f"upload {name!r} is unknown; {nearest(name, FILL)}")
-        try: uploads.append(build_upload(name, project, **options))
+        try: uploads.append(build_upload(name, project, parameters=parameters, **options))
         except KitError as error:
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)
             if name in needed: raise
             print(f"{name}: left out, {error}")
+    check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
+    check_parameters(**parameters)
     return uploads
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
@@ -328,26 +363,31 @@ def _push(names, options):
         print(f"{upload.name}: {push_upload(upload)}", flush=True)
 
 
-def main(
-    arguments=None,  # As on the command line
-):
-    "Build, push or pin from the command line."
+def _parser():
+    "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.kaggle", description="Build what goes to Kaggle, and push it.")
     add = parser.add_argument
     add("what", choices=("build", "push", "pin"), help="build: fill kaggle_datasets/build; push: upload it too; pin: renew pinned.txt")
     add("names", nargs="*", help=f"which uploads, of {', '.join(FILL)}; by default all, of which push leaves out birdkit-train")
-    add("--owner", help="your Kaggle name (default: whose credentials there are)")
-    add("--models", metavar="FOLDER", help="an exported folder (default: the newest of work/export)")
+    add("--owner", help="your Kaggle name (default: the owner of the stored credentials)")
+    add("--models", metavar="FOLDER", help="an exported folder (default: the newest of work/export, unless it is the demo's)")
+    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of birdkit-train and birdkit-submit, such as recipe or fold")
     add("--competition", metavar="SLUG", help="attach the notebooks to this competition (default: birdclef-2026)")
-    given = parser.parse_intermixed_args(arguments)          # names may stand behind options
-    try:
+    return parser
+
+
+def main(
+    arguments=None,  # As on the command line
+):
+    "Build, push or pin from the command line."
+    given = _parser().parse_intermixed_args(arguments)          # names may stand behind options
+    with command():
         if given.what == "pin": return print(pin_wheels(project_root() / "kaggle_datasets/birdkit-wheels" / PINNED))
         known = find_owner()
-        options = dict(owner=given.owner or known or OWNER, models=given.models, competition=given.competition)
+        options = dict(owner=given.owner or known or OWNER, models=given.models, competition=given.competition, parameters=read_values(given.p))
         if given.what == "build": _show(build(given.names or tuple(FILL), **options), options["owner"])
         elif known: _push(given.names, options)
         else: raise KitError(f"no Kaggle credentials: {LOG_IN}")
-    except KitError as error: sys.exit(f"KitError: {error}")
 
 
 def _show(uploads, owner):

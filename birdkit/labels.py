@@ -80,7 +80,7 @@ class Labels:
     def load(cls,
         path,          # A file that `save` wrote
         classes=None,  # Names of the columns that are wanted, in order; None takes them as they are
-    ):                 # Labels
+    ):                 # Labels; KitError where the file is missing or damaged
         "Read labels; columns are found by name."
         try:
             with np.load(path) as x:
@@ -165,7 +165,9 @@ def held_fold(
     "What a run has not heard; one that does not say how its folds were dealt is taken as it is."
     facts = read_json(folder / "metrics.json", "run 04_train")
     if facts.get("deal", now := deal(data.recordings, facts["fold"])) != now:
-        raise KitError(f"{folder} held out other clips than fold {facts['fold']} has now: run 04_train again, or 01_prepare as it was then")
+        gone = facts["fold"] != "all" and not (data.recordings.fold == facts["fold"]).any()
+        remedy = "remove it: there is no such fold" if gone else "run 04_train again, or 01_prepare as it was then"
+        raise KitError(f"{folder} held out other clips than fold {facts['fold']} has now: {remedy}")
     return facts["fold"]
 
 
@@ -192,14 +194,14 @@ def label_recording(
     rows,            # Number of rows
     classes,         # Names of the columns
     combine="mean",  # A name of COMBINE: the weighted mean, or what all agree on: the minimum (2024 1st)
-):                   # (rows, C) float16; NaN where there is no teacher
+):                   # (rows, C) float16; NaN where there is no teacher; KitError where a teacher's scores are not finite
     "What teachers say of a recording together."
     said, sounds = [], {}
     for t in teachers:
         key = sound_key(t.model.recipe)
         if key not in sounds: sounds[key] = listen(samples, rows, t.model.recipe)
         scores = score_rows(sounds[key], rows, t.model.recipe, in_turn(t.model.probabilities))
-        if not np.isfinite(scores).all(): raise KitError(f"teacher {t.name} gives scores that are no numbers: train it again, or leave it out")
+        if not np.isfinite(scores).all(): raise KitError(f"teacher {t.name} gives NaN or infinite scores: train it again, or leave it out")
         said.append(scores[:, pd.Index(t.model.classes).get_indexer(pd.Index(classes))])
     if not said: return np.full((rows, len(classes)), np.nan, "float16")
     return COMBINE[combine](said, [t.weight for t in teachers]).astype("float16")

@@ -37,7 +37,7 @@ class Learner:
         self.model, self.averaged, self.batches, self.step, self.optim = model.to(device), model, batches, step, optim
         self.device, self.seed, self.accumulate, self.gen = torch.device(device), seed, accumulate, torch.Generator(device)
         self.epoch, self.place, self.gathered = 0, 0, 0           # Epochs done, batches of this one done, gradients gathered
-        self.history, self.losses, self.spent_s = [], [], 0.
+        self.history, self.losses, self.spent_s, self.stopped = [], [], 0., ""   # Why the fit was stopped before its end
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
         self.callbacks = sorted(callbacks, key=lambda c: c.order)
 
@@ -66,11 +66,12 @@ class Learner:
         epochs,  # Number of epochs; a resumed learner goes on to the same number
     ):           # self
         "Train."
-        self.epochs = epochs
+        self.epochs, self.stopped = epochs, ""
         self.call("before_fit")
         try:
             while self.epoch < epochs: self.one_epoch()
         except StopTraining as stop:
+            self.stopped = str(stop)
             print(f"training stopped in epoch {self.epoch}: {stop}")
             if self.losses: self.history.append(self.row())
         self.call("after_fit")

@@ -167,7 +167,7 @@ def soften_clips(
     labels,        # Labels of recordings: keys, probs (recordings, rows, C)
     hard=.5,       # Weight of the hard label
     file_share=0., # Of the teacher's part, what is its mean over the recording (2025 14th: .3)
-):                 # Clips whose windows have targets of their own
+):                 # Clips whose windows have targets of their own; KitError where the labels are of other classes
     "Clips with a teacher's opinion; recordings without one keep their labels."
     if labels.probs.shape[2] != clips.targets.shape[1]:
         raise KitError(f"labels of {labels.probs.shape[2]} classes for clips of {clips.targets.shape[1]}: delete the pseudo folder and label again")
@@ -215,8 +215,8 @@ class Domain(Mix):
     def hears_beside(self,
         scapes,  # Scapes
     ):           # Whether soundscape windows beside the clips are to be read
-        "Clips are to be like them, where there are no others that stand for themselves."
-        return True
+        "True: the clips' embeddings are compared with theirs, unless there are windows that stand for themselves."
+        return scapes.labels is None or not self.recipe.pseudo.share
 
     def __call__(self,
         learner,  # Learner
@@ -224,7 +224,7 @@ class Domain(Mix):
     ):            # Scalar loss
         "A training step."
         n, scape = len(batch.wave), batch.scape if batch.alone is None else batch.alone
-        if scape is None: raise KitError('pseudo.how="domain" needs soundscapes: there are none to be like')
+        if scape is None: raise KitError('pseudo.how="domain" needs soundscapes: this competition has none')
         scape = levelled(learner, scape)
         pictures, sample = inputs_of(learner, clip_sample(learner, batch))
         others, _ = inputs_of(learner, Sample(scape, scape.new_zeros(len(scape), batch.targets.shape[1])))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TINY', 'SLACK', 'SMOOTH', 'LOSSES', 'widen', 'check_targets', 'check_weight', 'reduce_loss', 'bce', 'focal',
            'focal_bce', 'asl', 'soft_ce', 'ce_bce', 'ce_penalty', 'soft_auc', 'soft_auc_2026', 'mld', 'smooth_labels',
-           'pseudo_weighted', 'dual', 'frame_loss', 'deep', 'find_loss']
+           'dual', 'frame_loss', 'deep', 'find_loss']
 
 # %% ../nbs/lib/24_losses.ipynb #24aa1aa2
 import math
@@ -19,7 +19,7 @@ from .core import KitError, check_dims, nearest
 
 # %% ../nbs/lib/24_losses.ipynb #cbded37b
 TINY = 1e-8    # Smallest sum of weights that is divided by
-SLACK = 1e-3   # Labels mixed in half precision may leave [0, 1] by so much
+SLACK = 1e-3   # Labels mixed in half precision may leave [0, 1] by this much
 
 
 def widen(
@@ -61,7 +61,7 @@ def reduce_loss(
     loss,          # Of each class, (B, C)
     weight,        # (B, C), 0 or more
     reduce="sum",  # "sum" over the classes of a sample or their "mean"
-):                 # Scalar; 0 where all weights are 0
+):                 # Scalar; 0 where all weights are 0; KitError for an unknown `reduce`
     "Weighted mean over the batch of what each sample costs."
     units = dict(sum=weight.amax(1), mean=weight)
     if reduce not in units: raise KitError(f"reduce={reduce!r} is unknown; {nearest(reduce, units)}")
@@ -233,24 +233,12 @@ def smooth_labels(
     targets,       # (B, C), in [0, 1]
     s,             # Share that is spread, 0 to 1; .05 in 2025 2nd, .1 in 2023 2nd
     how="labels",  # Where it goes: "labels" sum(y) / C, "classes" 1 / C, "sides" 1 / 2
-):                 # (B, C), y (1 - s) + s times that
+):                 # (B, C), y (1 - s) + s times that; KitError for an unknown way or share
     "Label smoothing (2025 2nd, 2023 2nd)."
     if how not in SMOOTH: raise KitError(f"smoothing how={how!r} is unknown; {nearest(how, SMOOTH)}")
     if not 0 <= s <= 1: raise KitError(f"smoothing s={s} must lie in [0, 1]")
     y = widen(targets)
     return y * (1 - s) + s * SMOOTH[how](y) if s else targets
-
-# %% ../nbs/lib/24_losses.ipynb #071b8a89
-def pseudo_weighted(
-    pseudo,       # Which samples have pseudo-labels, (B,) bool
-    share=.5,     # Weight of these beside 1 for the others; not published in 2025 11th
-    weight=None,  # Weights there are already, (B,) or (B, C)
-):                # Weights, (B,) or (B, C)
-    "Pseudo-labelled samples count less (2025 11th: 16 beside 96 labelled ones)."
-    w = torch.where(pseudo.bool(), share, 1.)
-    if weight is None: return w
-    if len(weight) != len(w): raise KitError(f"weight {tuple(weight.shape)} and pseudo {tuple(pseudo.shape)} differ in samples")
-    return weight * (w if weight.ndim == 1 else w[:, None])
 
 # %% ../nbs/lib/24_losses.ipynb #4bad4636
 def dual(
@@ -261,7 +249,7 @@ def dual(
     share=.5,     # Of the loudest frame's loss
     weight=None,  # (B,) or (B, C)
 ):                # Scalar
-    "Loss of the clip output and of its loudest frame (2023 2nd, 2025 1st)."
+    "Loss of the clip output and of its loudest frame (\"2-way loss\"; 2023 2nd, 2025 1st)."
     one = loss(clip, targets, weight=weight)
     return one if not share else (1 - share) * one + share * loss(frames.amax(1), targets, weight=weight)
 
@@ -271,7 +259,7 @@ def frame_loss(
     frames,       # Frame logits, (B, F, C)
     targets,      # Targets over time, (B, F, C), in [0, 1]
     weight=None,  # (B,) or (B, C)
-):                # Scalar
+):                # Scalar; KitError where shapes differ
     "Loss of every frame as a sample of its own."
     if check_dims(frames, "batch frames classes").shape != targets.shape:
         raise KitError(f"frames {tuple(frames.shape)} and targets {tuple(targets.shape)} must have one shape (B, F, C)")
@@ -285,7 +273,7 @@ def deep(
     targets,                # (B, C), in [0, 1]
     shares=(.25, .3, .45),  # Of the levels
     weight=None,            # (B,) or (B, C)
-):                          # Scalar
+):                          # Scalar; KitError unless there is a share for each level
     "Deep supervision: every level is held to the same targets (2025 8th)."
     if len(levels) != len(shares): raise KitError(f"{len(levels)} levels and {len(shares)} shares {tuple(shares)}: give one share a level")
     return sum(share * loss(level, targets, weight=weight) for share, level in zip(shares, levels))
@@ -301,7 +289,7 @@ def find_loss(
     "The loss a recipe asks for at this point of the training."
     stages = {0.: _bound(loss.name, loss.options)}
     for share, name, *options in loss.then:
-        if not 0 <= share <= 1: raise KitError(f"loss.then: {share} before {name!r} is no share of the training: give 0 to 1")
+        if not 0 <= share <= 1: raise KitError(f"loss.then: {share} before {name!r} is not a share of the training: give 0 to 1")
         stages[share] = _bound(name, *options)
     return stages[max(share for share in stages if share <= done)]
 

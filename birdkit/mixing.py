@@ -114,7 +114,7 @@ def combine(
     b,           # Factor of `other`, a number or (B,)
     labels,      # "max", "union", "convex" or "sumix"
     share=None,  # Factors of the two sample weights; None takes a and b
-):               # Sample
+):               # Sample; KitError for an unknown union of labels
     "a x + b x', with labels, frame targets and sample weights."
     if labels not in LABELS: raise KitError(f"labels={labels!r} is unknown; {nearest(labels, LABELS)}")
     add = lambda u, v, a, b: per_sample(a, u) * u + per_sample(b, u) * v
@@ -290,7 +290,7 @@ def add_background(
     p=.5,           # Share of the batch
     db=(-12., 3.),  # Level of the background against the clip, dB
 ):                  # Sample as loud as before
-    "Put clips into another place: the soundscape window behind the clip, labels kept."
+    "Put clips into another place: the soundscape window behind the clip, labels kept; no effect where soundscapes have labels (students, sampling.labelled)."
     if not _has_background(sample): return sample
     mixed = _mix_at_level(sample, _scape(sample, torch.zeros_like(sample.targets)), uniform(gen, *db, len(sample.x)))
     return choose(coin(gen, p, len(sample.x)), mixed, sample)
@@ -302,7 +302,7 @@ def background_snr(
     p=.5,             # Share of the batch
     snr_db=(3., 30.), # RMS of the clip against the background, dB: 3 to 30 in 2024 4th, 0 to 3 in 2023 2nd
 ):                    # Sample whose clips keep their level
-    "The soundscape window behind the clip at a signal-to-noise ratio (2023 2nd, 2024 4th, 2025 2nd)."
+    "The soundscape window behind the clip at a signal-to-noise ratio (2023 2nd, 2024 4th, 2025 2nd); no effect where soundscapes have labels (students, sampling.labelled)."
     if not _has_background(sample): return sample
     other = _scape(sample, sample.targets)
     noisy = replace(sample, x=at_level(sample.x, other.x, -uniform(gen, *snr_db, len(sample.x))))
@@ -336,7 +336,7 @@ def join_scape(
     p=1.,          # Share of the batch
     mode="level",  # "level"; "half": the mean of both at a peak of 1 (2025 1st); "sum": as they are (2024 2nd)
     db=(-8., 8.),  # Level of the soundscape against the clip in mode "level", dB
-):                 # Sample; its labels are the larger of the clip's and the soundscape's
+):                 # Sample; its labels are the larger of the clip's and the soundscape's; KitError for an unknown mode
     "Mix in a pseudo-labelled soundscape window (noisy student)."
     if mode not in JOINS: raise KitError(f"join_scape mode={mode!r} is unknown; {nearest(mode, JOINS)}")
     if not p or sample.scape is None or sample.scape_targets is None: return sample

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'FLAGS', 'KINDS', 'PIPELINE', 'with_output', 'Engine', 'take_outputs', 'injected_names', 'check_parameters',
-           'notebook_parameters', 'run_notebook', 'run_pipeline', 'main']
+           'notebook_parameters', 'read_values', 'check_names', 'run_notebook', 'run_pipeline', 'main']
 
 # %% ../nbs/lib/05_notebooks.ipynb #fc452c39
 import argparse, ast, json, os, subprocess, sys, time
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from .core import KitError, Workspace, atomic, nearest, project_root, read_json
+from .core import KitError, Workspace, atomic, command, nearest, project_root, read_json
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
 PAIRS = {"-p", "--parameters", "-r", "--parameters_raw"}   # Options that take a name and a value
@@ -120,6 +120,22 @@ def notebook_parameters(
     return [t.id for c in cells for s in ast.parse("".join(c["source"])).body if isinstance(s, ast.Assign) for t in s.targets]
 
 
+def read_values(
+    pairs,  # Pairs of name and text, as -p gives them
+):          # {name: value}
+    "Values of parameters as papermill reads them; folders and recipes stay text."
+    return {name: text if name in ("data", "work", "recipe") else yaml.safe_load(text) for name, text in pairs}
+
+
+def check_names(
+    parameters,  # By name
+    known,       # Names that notebooks have
+):
+    "Refuse a parameter that no notebook has."
+    for name in parameters:
+        if name not in known: raise KitError(f"no notebook has a parameter {name!r}; {nearest(name, known)}")
+
+
 def run_notebook(
     path,        # The notebook
     parameters,  # Its parameters by name; those it does not have are left out
@@ -143,29 +159,32 @@ def run_pipeline(
     parameters,          # Parameters by name, such as {"recipe": "small"}
     folder=None,         # Where the notebooks are, by default `nbs` of the checkout
     notebooks=PIPELINE,  # Which to run, in order
-):                       # Seconds of each notebook, by name
+):                       # Seconds of each notebook, by name; KitError for an unknown parameter
     "Run the numbered notebooks in order; the first that fails ends it."
     folder, seconds = Path(folder or project_root() / "nbs"), {}
     known = {n for name in notebooks for n in notebook_parameters(folder / f"{name}.ipynb")}
-    for name in parameters:
-        if name not in known: raise KitError(f"no notebook has a parameter {name!r}; {nearest(name, known)}")
+    check_names(parameters, known)
     for name in notebooks:
         seconds[name] = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))
         print(f"{name:<12}{seconds[name]:6.0f} s", flush=True)
     return seconds
 
 # %% ../nbs/lib/05_notebooks.ipynb #f1fda4b4
+def _parser():
+    "What the command takes."
+    parser = argparse.ArgumentParser(prog="python -m birdkit.notebooks", description="Run 01_prepare to 06_infer in order.")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, as papermill takes it")
+    parser.add_argument("-y", default="{}", metavar="YAML", help="parameters as YAML, such as '{overrides: {optim.epochs: 3}}'")
+    return parser
+
+
 def main(
     arguments=None,  # As on the command line
 ):
     "Run the pipeline from the command line."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.notebooks", description="Run 01_prepare to 06_infer in order.")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, as papermill takes it")
-    parser.add_argument("-y", default="{}", metavar="YAML", help="parameters as YAML, such as '{overrides: {optim.epochs: 3}}'")
-    given = parser.parse_args(arguments)
-    parameters = {k: v if k in ("data", "work", "recipe") else yaml.safe_load(v) for k, v in given.p} | yaml.safe_load(given.y)
-    try: seconds = run_pipeline(parameters)
-    except KitError as error: sys.exit(f"KitError: {error}")
+    given = _parser().parse_args(arguments)
+    parameters = read_values(given.p) | yaml.safe_load(given.y)
+    with command(): seconds = run_pipeline(parameters)
     report = read_json(Workspace.find(parameters.get("work", "auto")).root / "infer.json", "run 06_infer")
     print(f"{'all':<12}{sum(seconds.values()):6.0f} s\nsubmission: {report['submission']}")
     if report.get("auc") is not None: print(f"macro ROC-AUC against {Path(report['truth']).name}: {report['auc']:.4f}")

@@ -6,7 +6,7 @@
 __all__ = ['read_labels', 'with_given', 'label_soundscapes', 'main']
 
 # %% ../nbs/lib/33e_outside.ipynb #c0119bff
-import argparse, hashlib, json, sys
+import argparse, hashlib, json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
 from .competition import Competition
-from .core import KitError, Workspace, read_table
+from .core import KitError, Workspace, command, read_table
 from .labels import Labels, in_turn, keep_labels, labels_of
 from .metrics import few
 from .prepare import Prepared
@@ -47,7 +47,7 @@ def read_labels(
     here = keys.notna().to_numpy()
     if not here.any(): raise KitError(f"{path} has none of the competition's soundscapes: its rows are of {few(list(given.keys))}")
     probs = given.probs[here][..., known]
-    if not ((probs >= 0) & (probs <= 1) | np.isnan(probs)).all(): raise KitError(f"{path} holds numbers that are no probabilities: bring them between 0 and 1")
+    if not ((probs >= 0) & (probs <= 1) | np.isnan(probs)).all(): raise KitError(f"{path} holds numbers that are not probabilities: bring them between 0 and 1")
     return Labels(keys[here].to_numpy(object), probs, tuple(np.array(given.classes, object)[known]), row_s=given.row_s)
 
 # %% ../nbs/lib/33e_outside.ipynb #80b450b8
@@ -57,7 +57,7 @@ def with_given(
     share,   # Weight of `given` where it says something, 0 to 1
 ):           # Labels; recordings, rows and classes as in `labels`
     "Average the teachers' labels with those that were made elsewhere."
-    if not 0 <= share <= 1: raise KitError(f"pseudo.given_share={share:g} is no share: give 0 to 1")
+    if not 0 <= share <= 1: raise KitError(f"pseudo.given_share={share:g} is not a share: give 0 to 1")
     theirs, rows = np.full(labels.probs.shape, np.nan, "float32"), min(labels.probs.shape[1], given.probs.shape[1])
     at, column = pd.Index(given.keys).get_indexer(labels.keys), pd.Index(labels.classes).get_indexer(given.classes)
     theirs[np.ix_(np.flatnonzero(at >= 0), range(rows), column)] = given.probs[at[at >= 0], :rows]
@@ -65,7 +65,7 @@ def with_given(
 
 # %% ../nbs/lib/33e_outside.ipynb #cedc7244
 def label_soundscapes(
-    teacher,  # Teacher of teachers.load_teacher, with logits
+    teacher,  # OutsideTeacher of teachers.load_teacher, with logits
     names,    # Scientific names of its outputs, from read_names
     species,  # Scientific names of the competition's classes
     data,     # Prepared
@@ -113,9 +113,7 @@ def main(
 ):
     "Label from the command line."
     given = _arguments().parse_args(arguments)
-    try: _label(given)
-    except KitError as error: sys.exit(f"KitError: {error}")
-    except KeyboardInterrupt: sys.exit("stopped; the same command goes on")
+    with command(): _label(given)
 
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too

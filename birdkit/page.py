@@ -6,30 +6,23 @@
 __all__ = ['VIEW', 'TICKS_HZ', 'OPUS_HZ', 'spectrogram', 'ticks', 'sound', 'loudest', 'review_page']
 
 # %% ../nbs/lib/12g_page.ipynb #eb45d861
-import base64, hashlib, io, json
+import io, json
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
-import soxr
 from matplotlib.image import imsave
 
-from .audio import SR
-from .core import KitError, ahead, atomic, progress
-from .mel import mel_picture, mel_power
+from .audio import SR, encode_ogg
+from .core import KitError, ahead, atomic, data_url, progress, short_hash
+from .mel import hz_to_mel, mel_picture, mel_power
 from .recipe import Mel
 from .review import review_sheet
 
 # %% ../nbs/lib/12g_page.ipynb #61bf47e7
 VIEW = Mel(n_mels=96, hop=640, fmin_hz=100., fmax_hz=16_000., scale="db", size=(96, 480))   # For looking, whatever the recipe uses
 TICKS_HZ = (1000, 2000, 4000, 8000)
-
-
-def _address(kind, data):
-    "Bytes as an address that a page can hold."
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def spectrogram(
@@ -39,14 +32,13 @@ def spectrogram(
     levels, image = mel_picture(mel_power(samples, VIEW), VIEW)[0], io.BytesIO()
     low, high = np.percentile(levels, (20, 99.8))
     imsave(image, levels, vmin=low, vmax=max(high, low + 1), cmap="magma", origin="lower", format="webp", pil_kwargs=dict(quality=30))
-    return _address("image/webp", image.getvalue())
+    return data_url("image/webp", image.getvalue())
 
 
 def ticks():  # List of (text, share of the height from below)
     "Where frequencies stand in the picture."
-    place = lambda hz: np.log10(1 + np.asarray(hz) / 700)                  # the mel scale of VIEW, up to a factor
-    low, high = place([VIEW.fmin_hz, VIEW.fmax_hz])
-    return [(f"{hz / 1000:g} kHz", round(float((place(hz) - low) / (high - low)), 4)) for hz in TICKS_HZ]
+    low, high, *at = hz_to_mel([VIEW.fmin_hz, VIEW.fmax_hz, *TICKS_HZ], VIEW.htk)
+    return [(f"{hz / 1000:g} kHz", round(float((x - low) / (high - low)), 4)) for hz, x in zip(TICKS_HZ, at)]
 
 # %% ../nbs/lib/12g_page.ipynb #c6a04437
 OPUS_HZ = (8000, 12_000, 16_000, 24_000, 48_000)   # Rates that Opus has
@@ -56,15 +48,11 @@ def sound(
     samples,      # (T,) float32 at 32 kHz
     rate=16_000,  # Hz; one of OPUS_HZ. What lies above half of it cannot be heard
     kbps=13.,     # Bit rate, kbit/s, 6 to 256
-):                # Address of an OGG file with Opus; 13 kbit/s are 2.2 kB a second in a page
+):                # Address of an OGG file with Opus; 13 kbit/s are 2.2 kB a second in a page; KitError for a rate or bit rate that Opus lacks
     "Sound that a page can hold, as loud as it can be."
     if rate not in OPUS_HZ: raise KitError(f"rate={rate} Hz is none that Opus has: give one of {', '.join(map(str, OPUS_HZ))}")
     if not 6 <= kbps <= 256: raise KitError(f"kbps={kbps} is outside 6 to 256 kbit/s")
-    quiet, file = soxr.resample(samples, SR, rate), io.BytesIO()
-    loud = .9 * quiet / max(np.abs(quiet).max(initial=0), 1e-6)
-    with sf.SoundFile(file, "w", rate, 1, format="OGG", subtype="OPUS", compression_level=1 - (kbps - 6) / 250) as f:
-        for start in range(0, len(loud), rate): f.write(loud[start:start + rate])     # libsndfile crashes on one long write
-    return _address("audio/ogg", file.getvalue())
+    return data_url("audio/ogg", encode_ogg(samples, rate, "OPUS", 1 - (kbps - 6) / 250))
 
 
 def loudest(
@@ -125,7 +113,7 @@ def review_page(
     store,         # AudioStore
     review=None,   # DataFrame of read_review: what a person has said so far
     rare=30,       # Classes with fewer recordings are listed
-    seconds=15.,   # At most so much of a recording can be heard, its loudest part, s; the picture shows all of it
+    seconds=15.,   # At most this much of a recording can be heard, its loudest part, s; the picture shows all of it
     rate=16_000,   # Of the sound, Hz
     kbps=13.,      # Of the sound, kbit/s
     per_page=100,  # Recordings on a page; 100 are some 4 MB
@@ -134,7 +122,7 @@ def review_page(
     "Write the review sheet as pages to look at and listen to; each downloads its part of the sheet (2025 5th, 7th, 13th)."
     sheet, counts = review_sheet(segments, recordings, rare, review), recordings.primary_label.value_counts()
     paths = [Path(folder) / f"{name}.html" for name in _names(len(sheet), per_page)]
-    identity = hashlib.sha256("\n".join(sorted(sheet.recording)).encode()).hexdigest()[:16]
+    identity = short_hash("\n".join(sorted(sheet.recording)))
     shared = dict(id=identity, rare=rare, ticks=ticks(), pages=[path.name for path in paths])
     work = lambda row: _clip(row, store, seconds, rate, kbps)
     clips = iter(progress(ahead(work, _rows(sheet, segments, recordings), workers), "review", len(sheet)))

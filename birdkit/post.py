@@ -62,7 +62,7 @@ def _weights(kernel, unit=True):
 
 
 def _shifted(probs, width):
-    "The scores at each place of a window of so many rows around every row; edge rows repeat."
+    "The scores at each place of a window of this many rows around every row; edge rows repeat."
     if width % 2 == 0: raise KitError(f"a window over rows needs a middle: {width} has none, give an odd number")
     padded = np.pad(probs, ((0, 0), (width // 2, width // 2), (0, 0)), mode="edge")
     return [padded[:, i:i + probs.shape[1]] for i in range(width)]
@@ -89,9 +89,9 @@ def _edge(probs, edges, unit):
 def gaussian(
     probs,      # Scores, (files, rows, classes)
     sigma=.65,  # Standard deviation, rows
-):              # Same shape
+):              # Same shape; KitError where sigma is not above 0
     "Smooth by a Gaussian, cut off at four deviations (2026: .65 rows)."
-    if sigma <= 0: raise KitError(f"sigma={sigma} rows is no width: give more than 0")
+    if sigma <= 0: raise KitError(f"sigma={sigma} rows is not a width: give more than 0")
     reach = max(1, round(4 * sigma))
     return smooth(probs, np.exp(-.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
 
@@ -159,7 +159,7 @@ def frequency_shares(
 
 def top_scale(
     probs,    # Scores, (files, rows, classes)
-    top=1,    # Mean of so many highest rows
+    top=1,    # Mean of this many highest rows
     power=1., # Strength; 1 in 2025 2nd, .4 in 2026 with top 1 or 2
 ):            # Same shape
     "Multiply a class's rows by its highest in the file (2025 2nd)."
@@ -277,7 +277,7 @@ def add_prior(
     probs,      # Scores, (files, rows, classes)
     prior,      # Chance of each class, (classes,) or (files, classes)
     weight=.5,  # 2026: .2 to .5
-):              # Same shape
+):              # Same shape; KitError where there is no prior, or one of another shape
     "Add log-odds of place and time to those of the sound (2026 1st and 3rd)."
     if isinstance(prior, str): raise KitError(f"post-processing needs {prior!r}: give apply_post {prior}= a chance per file and class")
     prior = np.asarray(prior, probs.dtype)

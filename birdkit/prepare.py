@@ -6,7 +6,6 @@
 __all__ = ['NUMBERS', 'source_groups', 'assign_folds', 'deal', 'files_to_hear', 'prepare', 'Prepared']
 
 # %% ../nbs/lib/11_prepare.ipynb #41f20a98
-import hashlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 
 from .audio import SR
-from .core import KitError, nearest, read_json, read_table, write_json, write_table
+from .core import KitError, nearest, read_json, read_table, short_hash, write_json, write_table
 from .recipe import Data
 from .store import AudioStore, build_store
 
@@ -22,7 +21,7 @@ from .store import AudioStore, build_store
 def source_groups(
     recordings,   # DataFrame with `filename`, `url`, and `author` where that is asked for
     by="source",  # "source": the address, without one the file name up to its last dash; "author": the author, without one the source
-):                # Series of text: recordings that must stay together share a group
+):                # Series of text: recordings that must stay together share a group; KitError for another `by`, or where the author is not known
     "Group recordings by their source or by their author."
     if by not in ("source", "author"): raise KitError(f"data.group={by!r} is unknown; {nearest(by, ('source', 'author'))}")
     if by not in ("source", *recordings): raise KitError('data.group="author" needs a column author in the table of recordings: take "source"')
@@ -33,15 +32,15 @@ def source_groups(
 # %% ../nbs/lib/11_prepare.ipynb #6eedf818
 def assign_folds(
     recordings,    # DataFrame with `primary_label`, `filename`, `url`, and `author` where rules.group asks for it
-    rules=Data(),  # Data group of a recipe: folds, group and rare count
+    rules=Data(),  # Data group of a recipe: folds, group and min_groups count
     seed=0,        # Of the deal
-):                 # Series of int: the fold each recording is held out in; -1 = never
+):                 # Series of int: the fold each recording is held out in; -1 = never; KitError where data.folds or data.group cannot be followed
     "Deal groups over the folds so that each fold gets its share of every class."
     if rules.folds < 2: raise KitError(f"data.folds={rules.folds} leaves nothing to train on: give 2 or more")
     group, label = (pd.factorize(names)[0] for names in (source_groups(recordings, rules.group), recordings.primary_label))
     everything = np.full(len(label), label.max() + 1)
     counts = coo_array((np.ones(2 * len(group)), (np.r_[group, group], np.r_[label, everything]))).tocsr()      # (groups, classes + 1)
-    free = counts @ (np.bincount(counts.indices) < max(2, rules.rare)) == 0
+    free = counts @ (np.bincount(counts.indices) < max(2, rules.min_groups)) == 0
     matters = counts.multiply(1 / counts.sum(0)).power(2).sum(1)
     order = np.random.default_rng(seed).permutation(len(free))
     order = order[np.argsort(-matters[order], kind="stable")]
@@ -72,7 +71,7 @@ def deal(
 ):               # Text
     "A short name of what a fold holds out."
     held = sorted(recordings.recording[recordings.fold.astype(str) == str(fold)])
-    return hashlib.sha256("\n".join(held).encode()).hexdigest()[:16]
+    return short_hash("\n".join(held))
 
 # %% ../nbs/lib/11_prepare.ipynb #46c40f7d
 def files_to_hear(
@@ -114,6 +113,7 @@ def prepare(
     focal = pd.concat([focal.reset_index(drop=True), _figures(store.index, focal.recording)], axis=1)
     table = pd.concat([table, _figures(store.index, table.recording)], axis=1)
     bad = store.bad[store.bad.index.isin(files)].rename("reason").rename_axis("recording").reset_index()
+    (folder / "prepared.json").unlink(missing_ok=True)           # what is killed here claims nothing
     for name, table in (("recordings", focal), ("soundscapes", table), ("bad_files", bad)): write_table(folder / f"{name}.csv", table)
     write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed, rules=asdict(rules)))
     return Prepared.load(folder)

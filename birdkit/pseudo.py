@@ -40,7 +40,7 @@ def only_rows(
 def power(
     labels,  # Labels
     power,   # At least 1; 1, 1/.65, 1/.55, 1/.6 in the rounds of 2025 1st
-):           # Labels
+):           # Labels; KitError for a power below 1
     "Probabilities to a power (2025 1st)."
     if power < 1: raise KitError(f"pseudo.labels: power={power:g} would strengthen noise: give 1 or more")
     return change(labels, lambda p: p ** power)
@@ -167,7 +167,7 @@ WEIGHTS = {"peaks": lambda labels: file_weights(labels.probs), "equal": lambda l
 def weigh_files(
     labels,      # Labels
     by="peaks",  # "peaks": see file_weights; "site": 1 / sqrt(recordings of its site) (2026 3rd); "equal"
-):               # Labels
+):               # Labels; KitError for an unknown `by`
     "How often each recording is drawn; the step `file_weights`."
     if by not in WEIGHTS: raise KitError(f"pseudo.labels: file_weights by {by!r} is unknown; {nearest(by, WEIGHTS)}")
     return replace(labels, weights=WEIGHTS[by](labels))
@@ -207,7 +207,7 @@ def apply_labels(
 def labelled_scapes(
     labels,      # Labels of soundscapes, after their steps
     data,        # Prepared
-):               # Scapes
+):               # Scapes; KitError where no row has a label
     "Soundscapes with labels to learn from."
     labels, some = labels.align(data.classes), labels.kept.any(1)
     if not some.any(): raise KitError(f"pseudo.labels leave no row of {len(labels)} soundscapes: loosen their thresholds")

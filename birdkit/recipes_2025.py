@@ -117,7 +117,7 @@ birdclef2025_05 = plain.but(
     sampling=dict(window_s=10.),
     optim=dict(epochs=10, name="adam", weight_decay=0.),
     pseudo=dict(rounds=6, epochs=10, on="both", how="self", unheard=False, share=.5, share_from=5, mix_p=0.),
-    infer=dict(stride_s=2.5, overlap=.5, post=(("smooth", "light"),)),
+    infer=dict(stride_s=2.5, overlap_weight=.5, post=(("smooth", "light"),)),
     ensemble=dict(
         members=(("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "ensemble.seeds": 4}),
                  ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k_ft_in1k", "ensemble.seeds": 3}),
@@ -157,7 +157,7 @@ birdclef2025_07 = plain.but(
     sampling=dict(window_s=10.),
     optim=dict(epochs=40, lr=1e-3, weight_decay=1e-3, average="soup"),
     pseudo=dict(rounds=4, epochs=40, share=.5, mix_p=0.),
-    infer=dict(peak=.1, precision="int8", post=(("file_boost", .5), ("min_max",), ("power", .5))),
+    infer=dict(peak=.1, precision="int8", post=(("file_boost", .5),)),
     ensemble=dict(
         blend="logit_min_max",
         members=(("sed", {}),
@@ -167,7 +167,7 @@ birdclef2025_07 = plain.but(
                  ("cnn5", {**light, "sampling.window_s": 5.}),
                  ("rare", {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("rare",), "loss.name": "focal_bce", "loss.options": (("focal_weight", .25),), "optim.average": "last"})),
         origin=(("year", 2025), ("rank", 7), ("public", .924), ("private", .922)),
-        sure="backbones, windows, mels, TTA and post-processing; class lists of the experts are not public; weights are averaged over epochs here, there over rounds"),
+        sure="backbones, windows, mels, TTA and post-processing; class lists of the experts are not public; weights are averaged over epochs here, there over rounds; min-max of logits is done by the blend; the power of .5 after it is left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #2a2f6573
@@ -183,7 +183,7 @@ birdclef2025_08 = plain.but(
                  ("mask_time", dict(p=1., width=64, count=2)), ("mask_mels", dict(p=1., width=8, count=2)))),
     data=dict(at_least=50),
     sampling=dict(window_s=10.),
-    optim=dict(epochs=40, name="adam", weight_decay=0., lr=5e-5, head_lr=10., accumulate=4),
+    optim=dict(epochs=40, name="adam", weight_decay=0., lr=5e-5, head_lr_mult=10., accumulate=4),
     pseudo=dict(rounds=2, epochs=40, lr=5e-5, how="online", labels=(("harden", .4),)),
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(

@@ -78,6 +78,6 @@ birdclef2026_05 = plain.but(
     sampling=dict(labelled=.25),
     pretrain=dict(epochs=30),
     pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, mix_p=0.),
-    infer=dict(stride_s=2.5, overlap=.5, post=(("gaussian", .65),)),
+    infer=dict(stride_s=2.5, overlap_weight=.5, post=(("gaussian", .65),)),
     ensemble=dict(origin=(("year", 2026), ("rank", 5), ("private", .9582)), sure="the order of the ladder; numbers are plain's; the batch norm behind FilterAugment is reconstructed, distilled embeddings and outside members are left out"),
 )

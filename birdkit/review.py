@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import timeline
-from .core import KitError, read_table
+from .core import KitError, read_table, refuse_row
 from .metrics import few
 
 # %% ../nbs/lib/12f_review.ipynb #f147803a
@@ -24,12 +24,12 @@ _STRETCH = re.compile(f"{_SECONDS}[-–]{_SECONDS}")
 
 def parse_stretches(
     text,  # Such as "1.2-3.4;7-8", s; may be empty
-):         # List of (start_s, end_s)
+):         # List of (start_s, end_s); KitError for any other text
     "Stretches of a recording as a person writes them."
     found = [_STRETCH.fullmatch(part) for part in text.split(";") if part.strip()]
     spans = [tuple(map(float, match.groups())) for match in found if match]
     if not all(found) or any(a >= b for a, b in spans):
-        raise KitError(f"{text!r} is no list of stretches in seconds such as 1.2-3.4;7.0-8.0")
+        raise KitError(f"{text!r} is not a list of stretches in seconds such as 1.2-3.4;7.0-8.0")
     return spans
 
 # %% ../nbs/lib/12f_review.ipynb #76ea0da2
@@ -43,7 +43,7 @@ def review_sheet(
     recordings,   # DataFrame with recording, primary_label, duration_s
     rare=30,      # Classes with fewer recordings are listed
     review=None,  # DataFrame of read_review: what a person has said so far
-):                # DataFrame: recording, primary_label, duration_s, kept_s, reasons, verdict, weight, drop_s
+):                # DataFrame: recording, primary_label, duration_s, kept_s, reasons, verdict, weight, drop_s; KitError where segments lack recordings
     "The clips worth a person's ear: those of rare classes, the rarest first."
     table = segments.assign(kept_s=(segments.end_s - segments.start_s) * segments.keep, reason=segments.reason.astype(str))
     by = table.groupby("recording")
@@ -72,16 +72,11 @@ def _read_sheet(path):
     gone = [c for c in ("recording", "verdict", "weight") if c not in sheet]
     if gone: raise KitError(f"{path} lacks the columns {few(gone)}: delete it to get a new one")
     verdict, weight = sheet.verdict.astype(str).str.strip().str.lower(), pd.to_numeric(sheet.weight, errors="coerce")
-    _refuse(path, sheet.recording, sheet.recording.duplicated(), "stands there twice: keep one of its rows")
-    _refuse(path, sheet.verdict, ~verdict.isin(VERDICTS), "is none of keep, drop or empty")
-    _refuse(path, sheet.weight, ~((weight >= 0) & np.isfinite(weight)), "is no number of 0 or more")
+    refuse_row(path, sheet.recording, sheet.recording.duplicated(), "stands there twice: keep one of its rows")
+    refuse_row(path, sheet.verdict, ~verdict.isin(VERDICTS), "is none of keep, drop or empty")
+    refuse_row(path, sheet.weight, ~((weight >= 0) & np.isfinite(weight)), "is not a number of 0 or more")
     said = pd.DataFrame({"recording": sheet.recording, "verdict": verdict, "weight": weight.astype(float), "drop_s": ""})
     return said if "drop_s" not in sheet else said.assign(drop_s=_checked(path, sheet.drop_s.astype(str).str.strip()))
-
-
-def _refuse(path, cells, bad, why):
-    "One line for the first cell that is not as it should be."
-    if bad.any(): raise KitError(f"{path}, row {bad.idxmax() + 2}: {cells.name} {str(cells[bad.idxmax()])!r} {why}")
 
 
 def _checked(path, texts):

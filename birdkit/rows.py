@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['frame_rows', 'row_frames', 'window_starts', 'heard_s', 'heard_mel', 'input_shapes', 'Sound', 'listen', 'sound_key',
-           'window_inputs', 'window_scores', 'to_rows', 'average_frames', 'frames_to_rows', 'check_dense',
-           'whole_picture', 'score_sound', 'score_rows']
+           'window_inputs', 'window_scores', 'to_rows', 'average_frames', 'frames_to_rows', 'whole_picture',
+           'score_sound', 'score_rows']
 
 # %% ../nbs/lib/25_rows.ipynb #14329e8e
 from dataclasses import replace
@@ -17,6 +17,7 @@ from .audio import ROW_S, SR
 from .core import KitError, check_dims
 from .mel import cut_windows, mel_picture, mel_power, mel_windows, resolutions, wave_level
 from .raw import decimate, raw_windows
+from .recipe import check_dense
 
 # %% ../nbs/lib/25_rows.ipynb #56d3c1d9
 def frame_rows(
@@ -41,9 +42,11 @@ def row_frames(
 def window_starts(
     rows,      # Number of 5-s rows
     recipe,    # Recipe
-):             # Start of each window, s: centred on the rows, and between them
+):             # Start of each window, s: centred on the rows, and between them; KitError where infer.stride_s does not divide a row
     "Where windows begin; the first and the last are centred on the first and the last row."
-    stride_s, steps = recipe.infer.stride_s, ROW_S / recipe.infer.stride_s
+    stride_s = recipe.infer.stride_s
+    if not stride_s > 0: raise KitError(f"infer.stride_s={stride_s:g} is not a step from window to window: give seconds above 0, such as {ROW_S:g}")
+    steps = ROW_S / stride_s
     if recipe.infer.average == "windows" and abs(steps - round(steps)) > 1e-6:
         raise KitError(f'infer.stride_s={stride_s:g} does not divide a row of {ROW_S:g} s: give {ROW_S / np.ceil(steps):.3g}, or infer.average="frames"')
     return np.arange(int(np.ceil((rows - 1) * steps - 1e-6)) + 1) * stride_s + (ROW_S - heard_s(recipe)) / 2
@@ -127,7 +130,7 @@ def window_scores(
     output,    # "clip", "frames" or "mean"
     window_s,  # Length of a window, s
     shift=0,   # Frames the row is moved each way; the three maxima weigh 1/4, 1/2, 1/4
-):             # (windows, classes)
+):             # (windows, classes); KitError for an unknown infer.output
     "One probability for each window and class."
     if output not in ("clip", "frames", "mean"): raise KitError(f'infer.output={output!r} is unknown: give "clip", "frames" or "mean"')
     if output == "clip": return clip
@@ -138,10 +141,10 @@ def window_scores(
 
 
 def to_rows(
-    scores,    # (windows, classes), windows in time order, the first and every k-th centred on a row
-    stride_s,  # Seconds between windows
-    overlap,   # Weight of the windows between, together
-):             # (rows, classes)
+    scores,          # (windows, classes), windows in time order, the first and every k-th centred on a row
+    stride_s,        # Seconds between windows
+    overlap_weight,  # Weight of the windows between, together
+):                   # (rows, classes)
     "Rows from their own windows and those that reach into them (2024 4th, 2025 5th)."
     k = round(ROW_S / stride_s)
     own = scores[::k]
@@ -149,7 +152,7 @@ def to_rows(
     at = np.arange(len(own))[:, None] * k + np.array([o for o in range(1 - k, k) if o])
     inside = (at >= 0) & (at < len(scores))
     near = (scores[at.clip(0, len(scores) - 1)] * inside[..., None]).sum(1) / np.maximum(inside.sum(1), 1)[:, None]
-    return np.where(inside.any(1)[:, None], (1 - overlap) * own + overlap * near, own)
+    return np.where(inside.any(1)[:, None], (1 - overlap_weight) * own + overlap_weight * near, own)
 
 # %% ../nbs/lib/25_rows.ipynb #9ad899d9
 def average_frames(
@@ -182,16 +185,6 @@ def frames_to_rows(
     return np.maximum.reduceat(np.vstack([frames, frames[-1:]]), np.c_[begin, end].ravel())[::2]
 
 # %% ../nbs/lib/25_rows.ipynb #323f6214
-def check_dense(
-    recipe,  # Recipe
-):
-    "Refuse the dense mode where a window's picture depends on the window."
-    mel = recipe.frontend
-    fixed = mel.wave == "none" and (mel.scale == "log" or mel.scale in ("db", "db80") and not mel.top_db) and not mel.size
-    if not fixed or recipe.model.inputs != "mel" or recipe.model.parts > 1 or recipe.infer.peak:
-        raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, model.parts=1, infer.peak=0')
-
-
 def whole_picture(
     sound,   # Sound
     rows,    # Number of rows
@@ -212,14 +205,14 @@ def score_sound(
     recipe,   # Recipe
     network,  # Function: inputs (windows, channels, height, width) -> clip (windows, classes) and frame (windows, frames, classes) probabilities
     peak=0.,  # Bring windows to this peak instead of the level of training
-):            # (rows, classes)
+):            # (rows, classes); KitError for an unknown infer.average
     "Windows, the network, rows."
     i, window_s = recipe.infer, heard_s(recipe)
     if i.dense and hasattr(network, "whole"): clip, frames = network.whole(*whole_picture(sound, rows, recipe))
     else: clip, frames = network(*window_inputs(sound, rows, recipe, peak))
     if i.average == "frames": return frames_to_rows(average_frames(frames, window_starts(rows, recipe), window_s, rows * ROW_S), rows)
     if i.average != "windows": raise KitError(f'infer.average={i.average!r} is unknown: give "windows" or "frames"')
-    return to_rows(window_scores(clip, frames, i.output, window_s, i.shift_frames), i.stride_s, i.overlap)
+    return to_rows(window_scores(clip, frames, i.output, window_s, i.shift_frames), i.stride_s, i.overlap_weight)
 
 
 def score_rows(

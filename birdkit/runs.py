@@ -7,14 +7,14 @@ __all__ = ['FILES', 'SCORES', 'COLOURS', 'runs_root', 'run_folders', 'run_histor
            'compare_runs', 'plot_runs', 'show_table', 'main']
 
 # %% ../nbs/lib/35_runs.ipynb #a960c182
-import argparse, math, os, sys
+import argparse, math, os
 from datetime import datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .core import KitError, Workspace, atomic, nearest, read_json, read_table
+from .core import KitError, Workspace, atomic, command, nearest, read_json, read_table
 from .plots import DPI, GREY
 from .recipe import diff, load_recipe
 
@@ -25,7 +25,7 @@ SCORES = "auc", "scene_auc", "loss"
 
 def runs_root(
     space,  # Workspace, or any folder
-):          # The folder below which runs are looked for
+):          # The folder below which runs are looked for; KitError where there is none
     "The `runs` of a workspace, or the folder itself."
     root = space.root if isinstance(space, Workspace) else Path(space)
     if not root.is_dir(): raise KitError(f"{root} is not a folder: give a workspace, or a folder with runs")
@@ -129,7 +129,7 @@ def find_run(
 
 def compare_runs(
     runs,  # {name: folder} of two or more
-):         # DataFrame: scores, then the fields in which the recipes differ; a column for each run
+):         # DataFrame: scores, then the fields in which the recipes differ; a column for each run; KitError for fewer than two
     "What runs do differently, and how they fare."
     if len(runs) < 2: raise KitError(f"to compare takes two different runs, not {', '.join(runs) or 'none'}")
     lines = {name: read_run(folder, name) for name, folder in runs.items()}
@@ -205,17 +205,21 @@ def show_table(
     return pd.DataFrame(texts).to_string(index=False)
 
 
-def main(
-    arguments=None,  # As on the command line
-):
-    "List, compare and plot runs from the command line."
+def _parser():
+    "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
     parser.add_argument("--work", default="auto", metavar="FOLDER", help="a workspace, or any folder with runs")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="names of the first column, two or more")
     parser.add_argument("--plot", metavar="FILE", help="draw loss and AUC of all runs, or of those compared, such as runs.png")
-    given = parser.parse_args(arguments)
-    try: _report(Workspace.find() if given.work == "auto" else Path(given.work), given.compare, given.plot)
-    except KitError as error: sys.exit(f"KitError: {error}")
+    return parser
+
+
+def main(
+    arguments=None,  # As on the command line
+):
+    "List, compare and plot runs from the command line."
+    given = _parser().parse_args(arguments)
+    with command(): _report(Workspace.find() if given.work == "auto" else Path(given.work), given.compare, given.plot)
 
 
 def _report(space, names, plot):

@@ -36,11 +36,11 @@ def rank_in_class(
 
 def keep_newest(
     labels,   # Class of each recording, (N,)
-    age,      # From recency, (N,)
+    newness,  # From recency, (N,)
     most,     # Recordings of a class that are kept; 0 keeps all
 ):            # (M,) indices in order
     "The newest recordings of each class (2024 3rd, 2025 11th)."
-    return np.flatnonzero(rank_in_class(labels, age) < (most or np.inf))
+    return np.flatnonzero(rank_in_class(labels, newness) < (most or np.inf))
 
 
 def repeat_small(
@@ -53,20 +53,20 @@ def repeat_small(
 
 
 def balance(
-    labels,  # Class of each recording, (N,) int
-    age,     # From recency, (N,)
-    rules,   # Data group of a recipe: newest and at_least count
-):           # (M,) indices
+    labels,   # Class of each recording, (N,) int
+    newness,  # From recency, (N,)
+    rules,    # Data group of a recipe: newest and at_least count
+):            # (M,) indices
     "Cut large classes, then repeat small ones."
-    kept = keep_newest(labels, age, rules.newest)
+    kept = keep_newest(labels, newness, rules.newest)
     return kept[repeat_small(labels[kept], rules.at_least)]
 
 # %% ../nbs/lib/13_sampling.ipynb #39221249
 def draw_weights(
     labels,  # Class of each entry, (N,) int
-    power,   # g
+    power,   # 0: every entry alike; 1: every class alike (g below)
 ):           # (N,), sum 1
-    "Chance of each entry to be drawn: (n / N)^-g, scaled."
+    "Chance of each entry to be drawn: (n / N)^-g, scaled (the weights of a WeightedRandomSampler)."
     chance = (np.bincount(labels)[labels] / len(labels)) ** -float(power)
     return chance / chance.sum()
 
@@ -106,7 +106,7 @@ def pick_start(
     pick="random", # Name in PICKS
     within=0,      # Samples from the clip's beginning or end that "first" and "ends" keep to; 0 is the whole clip
     places=None,   # From scored_places, for "scored"; None is anywhere
-):                 # First sample; negative where the clip is shorter than the window
+):                 # First sample; negative where the clip is shorter than the window; KitError for an unknown `pick`
     "A random place of the window in a stretch of the clip, or of the clip in the window."
     if pick not in PICKS: raise KitError(f"sampling.pick={pick!r} is unknown; {nearest(pick, PICKS)}")
     low, high = PICKS[pick](total, min(within or total, total), places, rng)

@@ -22,8 +22,8 @@ from scipy.stats import kendalltau, spearmanr
 from .audio import ROW_S, SR
 from .core import KitError, ahead
 from .metrics import mean_auc
-from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, hear_rows, join_rows,
-                            noise_shape, roll_off)
+from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
+                            noise_shape, roll_off, row_noise)
 from .plots import BLUE, mel_image
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
@@ -105,7 +105,7 @@ def kept_samples(
 def hear_clips(
     store,        # AudioStore
     clips,        # Clips, those that were held out
-    per_class=6,  # At most so many of a class, drawn
+    per_class=6,  # At most this many of a class, drawn
     seed=0,       # Of the draw
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
@@ -238,14 +238,14 @@ def make_scenes(
     data,            # Prepared
     held,            # Clips that were held out of training
     seed=0,          # Of everything
-    appearances=3,   # A class occurs in about so many scenes
-    most=60,         # At most so many scenes
+    appearances=3,   # A class occurs in about this many scenes
+    most=60,         # At most this many scenes
     calm=None,       # Rows for backgrounds, such as calmest(label_rows(labels)), of which those without sound are left out; None: they are found by their energy
-):                   # Scenes
+):                   # Scenes; KitError where no held-out clip sounds
     "Soundscapes of held-out clips in the competition's own surroundings."
     songs = hear_clips(data.store, held, seed=seed)
     if not songs: raise KitError(f"none of the {len(held.keys)} held-out clips sounds for {HEARD_S} s: hold out another fold")
-    calm = calmest(hear_rows(data.store, data.soundscapes.recording, seed=seed)) if calm is None else _sounding(data.store, calm)
+    calm = calmest(row_noise(data.store, data.soundscapes.recording, seed=seed)) if calm is None else _sounding(data.store, calm)
     classes = len({held.primary[i] for i in songs})
     count = min(most, -(-2 * appearances * classes // MOST_SPECIES))
     events = plan_events(songs, held, count, seed)

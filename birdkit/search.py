@@ -8,7 +8,7 @@ __all__ = ['TRIED', 'LOSSES', 'LEVELS_DB', 'STEPS', 'default_space', 'present', 
            'main']
 
 # %% ../nbs/lib/36_search.ipynb #2b9264d8
-import argparse, hashlib, json, math, os, shlex, socket, sys
+import argparse, json, math, os, shlex, socket
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import Clock, KitError, Workspace, nearest, read_json
+from .core import Clock, KitError, Workspace, command, nearest, read_json, short_hash
 from .learner import Callback, StopTraining
 from .prepare import Prepared
 from .stages import choose_recipe, cleaned_clips, train_fold
@@ -39,7 +39,7 @@ def default_space(
 ):           # {dotted field: list of values, or dict(low, high)}
     "The fields that decide most, around what the recipe has."
     lr, own = recipe.optim.lr, dict(name=recipe.loss.name, options=recipe.loss.options)
-    space = {"optim.lr": dict(low=lr / 4, high=4 * lr, log=True), "optim.head_lr": dict(low=1., high=10., log=True),
+    space = {"optim.lr": dict(low=lr / 4, high=4 * lr, log=True), "optim.head_lr_mult": dict(low=1., high=10., log=True),
              "model.drop": dict(low=0., high=.5), "loss": [own, *(dict(name=name, options=()) for name in LOSSES if name != own["name"])], "sampling.window_s": [5., 10.],
              "sampling.class_power": dict(low=0., high=1.)} | {path: span for path, span in STEPS.items() if present(recipe, path) is not None}
     with_own = lambda path, span: span if isinstance(span, dict) or path == "loss" else list(dict.fromkeys([present(recipe, path), *span]))
@@ -142,7 +142,7 @@ def open_study(
     "Begin a study, or go on with it."
     optuna, path = _optuna(), Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = hashlib.sha256(json.dumps([asdict(recipe), space, seed, facts]).encode()).hexdigest()[:16]
+    mark = short_hash(json.dumps([asdict(recipe), space, seed, facts]))
     try: study = optuna.create_study(storage=f"sqlite:///{path}", study_name="birdkit", load_if_exists=True, direction="maximize",
                                      pruner=optuna.pruners.MedianPruner(4, 1 + recipe.optim.epochs // 4))
     except Exception as error:
@@ -224,7 +224,7 @@ def one_trial(
 ):           # The error that ended it, or None
     "Draw overrides, train with them, tell the study."
     state, trial = _optuna().trial.TrialState, study.ask()
-    study.sampler = _optuna().samplers.TPESampler(seed=100_003 * study.user_attrs["seed"] + trial.number)     # whoever does it, and whenever
+    study.sampler = _optuna().samplers.TPESampler(seed=(100_003 * study.user_attrs["seed"] + trial.number) % 2**32)     # whoever does it, and whenever
     name = trial.user_attrs.get("name", f"t{trial.number:03}")
     for key, value in dict(name=name, by=(socket.gethostname(), os.getpid())).items(): trial.set_user_attr(key, value)
     trial.set_user_attr("overrides", changes := draw(trial, space))
@@ -327,10 +327,10 @@ def _arguments():
     for name in ("data", "work", "recipe"): add(f"--{name}", default="auto", help="as in the notebooks")
     add("--overrides", default="{}", metavar="YAML", help="fixed changes to the recipe, such as '{optim.epochs: 10}'")
     add("--space", metavar="FILE", help="what may be tried, YAML or JSON (default: the fields that decide most)")
-    add("--trials", type=int, default=20, help="how many there shall be in the end (default: 20)")
-    add("--minutes", type=float, help="time there is (default: no limit)")
-    add("--fold", type=int, default=0, help="held out (default: 0)")
-    add("--seed", type=int, default=0, help="of training and of what is tried (default: 0)")
+    add("--trials", type=int, default=20, help="trials in all, earlier runs included (default: 20)")
+    add("--minutes", type=float, help="time limit (default: no limit)")
+    add("--fold", type=int, default=0, help="fold to hold out (default: 0)")
+    add("--seed", type=int, default=0, help="random seed of training and of what is tried (default: 0)")
     add("--study", metavar="FILE", help="database of the study; runs go beside it (default: work/search/<recipe>-fold<k>.db)")
     return parser
 
@@ -340,9 +340,7 @@ def main(
 ):
     "Search from the command line."
     given = _arguments().parse_args(arguments)
-    try: _search(given)
-    except KitError as error: sys.exit(f"KitError: {error}")
-    except KeyboardInterrupt: sys.exit("stopped; the same command goes on")
+    with command(): _search(given)
 
 
 def _search(given):

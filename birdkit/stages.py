@@ -26,14 +26,15 @@ from .cleaning import label_arrays
 from .competition import Competition
 from .core import KitError, atomic, on_kaggle, read_json, read_table, write_json
 from .frontend import Frontend
+from .labels import held_fold
 from .metrics import few
 from .models import borrow_backbone
 from .prepare import prepare
-from .recipe import find_recipe, load_recipe
-from .rows import score_rows
+from .recipe import find_recipe
+from .rows import heard_mel, heard_s, score_rows
 from .scenes import make_scenes, score_scenes
 from .speech import bank_waves, voice_bank
-from .training import TrainedModel, background_scapes, clip_inputs, is_whole, load_model, split_clips, supervised, train_run
+from .training import TrainedModel, background_scapes, clip_inputs, is_whole, load_model, on_device, split_clips, supervised, train_run, why_stopped
 
 # %% ../nbs/lib/34_stages.ipynb #3ace4fff
 def choose_recipe(
@@ -62,10 +63,10 @@ def process_begun_s(
 def training_minutes(
     minutes,  # A number; or "auto": what is left of a Kaggle session, without limit elsewhere
     begun_s=None,   # When the session began, s since 1970; by default when the machine's first process did
-):            # Minutes, or None for no limit
+):            # Minutes, or None for no limit; KitError for anything else, 0 or less
     "Time that training may take from now."
     if minutes != "auto":
-        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0: raise KitError(f'minutes={minutes!r} is no time: give a number above 0, or "auto"')
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
         return minutes
     if not on_kaggle(): return None
     begun_s = process_begun_s() if begun_s is None else begun_s
@@ -84,7 +85,7 @@ def cleaned_clips(
     data,    # Prepared
     space,   # Workspace
     recipe,  # Recipe
-):           # Clips
+):           # Clips; KitError where 02_clean has not been run, or not on these recordings
     "The focal clips as 02_clean left them; where it followed the rules of another recipe, that is said."
     segments = read_table(space.clean / "segments.csv", "run 02_clean", keep_default_na=False)
     unknown = set(data.recordings.recording) - set(segments.recording)
@@ -100,7 +101,7 @@ def _check_ends(recordings, segments, path):
     "Refuse segments of recordings of which another part is kept now."
     ends, durations = segments.groupby("recording").end_s.max().reindex(recordings.recording).round(3), recordings.duration_s.round(3).to_numpy()
     other = ends.index[ends.to_numpy() != durations]
-    if len(other): raise KitError(f"{path} ends elsewhere than {len(other)} recordings do, such as {other[0]}, since 01_prepare kept other seconds of them: run 02_clean again")
+    if len(other): raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; run 02_clean again")
 
 
 def _relabelled(clips, path, classes):
@@ -125,7 +126,7 @@ def known_classes(
     kind = Competition.find(data.facts["data"]).taxonomy.set_index("primary_label").class_name.reindex(list(data.classes))
     unknown = [name for name in only if name != "rare" and name not in set(kind)]
     if unknown: print(f"{recipe.name}: the competition has no {few(unknown)}")
-    wanted = kind.isin(only) | (("rare" in only) & (counts < recipe.data.few) & (counts > 0))
+    wanted = kind.isin(only) | (("rare" in only) & (counts < recipe.data.rare_below) & (counts > 0))
     return tuple(wanted.index[wanted])
 
 
@@ -156,11 +157,11 @@ def narrow_scapes(
 def trained_members(
     config,  # Recipe
     data,    # Prepared
-):           # list of Recipe
+):           # list of Recipe; KitError where none is left
     "Members of a recipe that have something to learn here; a specialist without classes is left out, and said so."
     members = [m for m in config.members() if known_classes(data, m)]
     for m in config.members():
-        if m not in members: print(f"{m.name} is left out: none of its classes is here")
+        if m not in members: print(f"{m.name} is left out: this competition has none of its classes")
     if not members: raise KitError(f"recipe {config.name!r} has no member that knows a class of this competition: take another")
     return members
 
@@ -216,7 +217,7 @@ def start_model(
     space,    # Workspace
     seed=0,   # Of the head's random start
     lead="",  # Folder of a run whose backbone is borrowed, for a frozen one (optim.freeze 1)
-):            # TrainedModel
+):            # TrainedModel; KitError where the pretrained backbone is another one
     "A fresh model: a borrowed backbone, that of 03_pretrain where there is one for this recipe, or the recipe's weights."
     path = space.pretrained(recipe.name) / "backbone.pt"
     torch.manual_seed(seed)
@@ -286,7 +287,7 @@ def train_fold(
     scores = find_scores(space, [recipe.name], data.classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe))
-    _keep_windows(model, data, folder, fold)
+    with on_device(model): _keep_windows(model, data, folder, fold)
     return model, history, folder
 
 
@@ -312,7 +313,7 @@ def judge_scenes(
     except KitError as error:
         print(f"no scenes: {error}")
         return None, np.nan
-    auc = score_scenes(scenes, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
+    with on_device(model): auc = score_scenes(scenes, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | {"scene_auc": auc})
     return scenes, auc
 
@@ -321,14 +322,14 @@ def find_runs(
     space,    # Workspace
     name,     # Name of a recipe or round
     classes,  # The competition's labels; a specialist has some of them
-):            # Folders of runs; half trained ones are told
+):            # Folders of runs; those only partly trained are told
     "Trained models of a recipe; KitError where there are none, or one is of another competition."
     folders = sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
     if not folders: raise KitError(f"no trained model in {space.root / 'runs' / name}: run 04_train with this recipe")
     for folder in folders:
         if set(read_json(folder / "classes.json", "run 04_train")) - set(classes):
             raise KitError(f"{folder} was trained for other classes than this competition's: remove it, or give another work folder")
-        if not is_whole(folder): print(f"{folder} is half trained and is taken as it is: run 04_train again to go on, before it teaches")
+        if why := why_stopped(folder): print(f"{folder} is only partly trained and is used as it is ({why})")
     return folders
 
 
@@ -352,7 +353,7 @@ def lead_of(
     same = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs) == (member.frontend, member.raw, member.model.backbone, member.model.inputs)
     runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and same(m)]
     found = next((str(r) for r in runs if (r / "weights.pt").exists()), "")
-    if not found: print(f"{member.name}: no trained member with its backbone, it keeps that of its own weights")
+    if not found: print(f"{member.name}: no trained member has the same backbone; it keeps its own pretrained weights")
     return found
 
 # %% ../nbs/lib/34_stages.ipynb #78f53c4d
@@ -386,19 +387,21 @@ def judging_windows(
     data,      # Prepared
     clips,     # Clips of all classes
     most=200,  # Clips to take of the classes that a model knows, and as many of others, drawn once
-):             # Function of a run's folder: inputs (windows, channels, height, width) each, and targets (windows, classes of the run)
-    "Labelled windows on which an exported network is compared with its int8 form; of clips that it has not heard, where a fold was held out."
-    def _windows(run):
-        names, fold = read_json(run / "classes.json", "run 04_train"), read_json(run / "metrics.json", "run 04_train")["fold"]
-        own = pd.Index(list(data.classes)).get_indexer(names)
-        some = _judges(clips if fold == "all" else split_clips(data, clips, fold)[1], own, most)
-        inputs, owner = clip_inputs(data.store, some, Frontend(load_recipe(run / "recipe.json")), 2)
+):             # Function of a run's folder and the recipe it will be heard with: inputs (windows, channels, height, width) each, and targets (windows, classes of the run)
+    "Labelled windows, as inference cuts them, on which an exported network is compared with its int8 form; of clips that it has not heard, where a fold was held out."
+    def _windows(run, recipe):
+        own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
+        fold = held_fold(run, data)
+        unheard = clips if fold == "all" else split_clips(data, clips, fold)[1]
+        some = _judges(unheard if len(unheard) else clips, own, most)
+        heard = recipe.but({"sampling.window_s": heard_s(recipe), "frontend": heard_mel(recipe)})
+        inputs, owner = clip_inputs(data.store, some, Frontend(heard), 2)
         return inputs, some.targets[owner][:, own]
     return _windows
 
 
 def _judges(clips, own, most):
-    "At most so many clips of the classes in the columns `own`, and as many of others; of clips whose classes are all known, where there are any."
+    "At most this many clips of the classes in the columns `own`, and as many of others; of clips whose classes are all known, where there are any."
     sure = np.flatnonzero(clips.all_known) if clips.all_known.any() else np.arange(len(clips))
     drawn = np.random.default_rng(0).permutation(sure)
     mine = clips.targets[drawn][:, own].any(1)

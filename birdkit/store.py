@@ -85,7 +85,7 @@ KAGGLE, KAGGLE_RESERVE = 20 * 10**9, 5 * 10**9   # Bytes that /kaggle/working ke
 
 def free_bytes(
     folder,                   # An existing folder
-    kept="/kaggle/working",   # Of what is in here, Kaggle keeps only so much
+    kept="/kaggle/working",   # Of what is in here, Kaggle keeps only this much
 ):                            # Bytes that may be written to the folder
     "Room on the disk, or in what Kaggle keeps."
     free, kept = shutil.disk_usage(folder).free - RESERVE, Path(kept)
@@ -120,7 +120,7 @@ class Plan:
 
 def make_plan(
     files,            # Paths by key
-    seconds=0.,       # Keep at most so much of each, s; 0 is all
+    seconds=0.,       # Keep at most this much of each, s; 0 is all
     part="first",     # Which part
     whole=(),         # Keys of which all is wanted
     room=np.inf,      # Bytes that may be written
@@ -144,7 +144,7 @@ def _time(s): return f"{max(s, 1):.0f} s" if s < 90 else f"{s / 60:.0f} min" if 
 def build_store(
     files,             # Paths by key, {key: path}; a key is how the recording is asked for later
     folder,            # Where the store lives; what is there already and unchanged is kept
-    seconds=0.,        # Keep at most so much of each recording, s; 0 keeps all
+    seconds=0.,        # Keep at most this much of each recording, s; 0 keeps all of it
     part="first",      # Which part: "first", "ends" or "best"
     whole=(),          # Keys of which all is wanted, such as soundscapes: their time must stay one piece
     workers=None,      # Decoding processes, by default one per core; 1 decodes in this process
@@ -168,11 +168,11 @@ def build_store(
 
 def _tell_short(folder, index):
     "Say what the disk had no room for when the store was made."
-    asked_s = index.settings.replace("all", "first inf").str.extract(r"(?:first|ends) (.+)")[0].astype(float)        # NaN: "best" keeps whole stretches, never quite so much
+    asked_s = index.settings.replace("all", "first inf").str.extract(r"(?:first|ends) (.+)")[0].astype(float)        # NaN: "best" keeps whole stretches, never quite as much
     cut_off = (index.samples < SR * np.minimum(index.full_s, asked_s) - 1) & (index.flaws == "")                     # by versions that cut
     kinds = {"read from their own files": (index["shard"] < 0) & (index.error == ""), "kept in part": cut_off}
-    short = [f"{found.sum():,} are {how}" for how, found in kinds.items() if found.any()]
-    if short: print(f"of {len(index):,} recordings {' and '.join(short)}, as the disk was too small: make room, delete {folder} and run again to decode them anew")
+    short = " and ".join(f"{found.sum():,} are {how}" for how, found in kinds.items() if found.any())
+    if short: print(f"{short.replace(' are', f' of {len(index):,} recordings are', 1)} because the disk was full: free some space, delete {folder} and run again")
 
 
 def _decode_all(folder, plan, wanted, workers):

@@ -47,7 +47,7 @@ class Online(Mix):
         if not teachers: raise KitError('pseudo.how="online" needs a teacher: train one with 04_train')
         seen = lambda r: (r.frontend, r.raw, r.model.inputs)
         other = [t.recipe.name for t in teachers if seen(t.recipe) != seen(recipe)]
-        if other: raise KitError(f"teacher {other[0]!r} hears other pictures than {recipe.name!r}: give both one frontend, or take another pseudo.how")
+        if other: raise KitError(f"teacher {other[0]!r} uses another frontend than {recipe.name!r}: give both one frontend, or take another pseudo.how")
         self.teachers = [freeze(deepcopy(t)).to(choose_device()) for t in teachers]
         self.at, self.hard = at, partial(bce, pos=pos, neg=neg)
 
@@ -195,14 +195,14 @@ class Embed(Mix):
         peak=.25,           # What the teacher hears is brought to this peak
         rate_hz=0,          # Rate of the teacher, where its window does not tell
         window_s=0.,        # Window of the teacher, where its file leaves that open, s
-        teacher=None,       # Teacher; None loads it
+        teacher=None,       # OutsideTeacher; None loads it
     ):
         super().__init__(recipe)
         if distance not in DISTANCES: raise KitError(f"pseudo.options: distance={distance!r} is unknown; {nearest(distance, DISTANCES)}")
         if not path and teacher is None:
             raise KitError('pseudo.how="embed" needs pseudo.options.path: attach an .onnx or .tflite file, such as Perch or BirdNET, and name it')
         mixes = late_mixes(recipe.augment)
-        if mixes: raise KitError(f"pseudo.how=\"embed\": {mixes[0]} mixes pictures, which the teacher does not see: move it to augment.wave")
+        if mixes: raise KitError(f"pseudo.how=\"embed\": {mixes[0]} mixes spectrograms, but the teacher hears the waveform: move it to augment.wave")
         self.teacher = teacher or load_teacher(path, rate_hz, window_s)
         self.distance, self.size = DISTANCES[distance], self.teacher.need("embedding")
         self.weight, self.labels, self.peak = weight, labels, peak
@@ -238,7 +238,7 @@ STUDENTS = dict(mix=Mix, replace=Replace, pieces=Pieces, self=Self, online=Onlin
 def make_student(
     recipe,   # Recipe; pseudo.how and pseudo.options count
     **given,  # What only a program can give: teachers (TrainedModels), partner, teacher; a student takes what it knows
-):            # A student, the `step` of train_run
+):            # A student, the `step` of train_run; KitError for an unknown pseudo.how or option
     "The student a recipe asks for."
     p = recipe.pseudo
     if p.how not in STUDENTS: raise KitError(f"pseudo.how={p.how!r} is unknown; {nearest(p.how, STUDENTS)}")

@@ -19,9 +19,11 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, attached_files, audio_files, row_ids, split_row_id
 from .core import BROKEN, KitError, Workspace, in_words, on_kaggle, read_json, read_table, write_json
-from .metrics import macro_auc
+from .mel import mel_filters
+from .metrics import few, macro_auc
 from .post import expected, prior_table
-from .recipe import changes
+from .recipe import changes, load_recipe
+from .rows import heard_mel, window_starts
 from .runtime import MANIFEST, find_engine
 
 # %% ../nbs/lib/44_submit.ipynb #b717966d
@@ -52,7 +54,7 @@ def _distinct(files):
     "The first file of each name."
     kept = {}
     for f in files:
-        if kept.setdefault(f.stem, f) is not f: print(f"{f} is left out: its rows would be called as those of {kept[f.stem].name}")
+        if kept.setdefault(f.stem, f) is not f: print(f"{f} is left out: its row_ids would be the same as those of {kept[f.stem].name}")
     return list(kept.values())
 
 
@@ -61,10 +63,10 @@ def find_soundscapes(
     soundscapes="auto",  # A folder, or "auto"
     sample=None,         # The sample submission, for the order of its files
     rehearsal=8,         # Training soundscapes heard where there is no test file
-):                       # Sorted list of Path
+):                       # List of Path: in the sample's order where it names test files, else sorted; KitError where there is no sound file
     "The files to predict."
     if soundscapes != "auto":
-        files = audio_files(soundscapes)
+        files = audio_files(Path(soundscapes).expanduser())
         if not files: raise KitError(f"soundscapes={soundscapes!r} holds no sound file: give a folder of soundscapes")
         return _distinct(files)
     if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
@@ -90,14 +92,17 @@ def _is_export_of(path, recipe):
 def find_export(
     space,                   # Workspace
     models="auto",           # An exported folder, or "auto": an attached one, else the workspace's
-    recipe="auto",           # Whose export, "auto" for any; of several the newest
+    recipe="auto",           # Whose export, a name or the path of a recipe.json, "auto" for any; of several the newest
     inputs="/kaggle/input",  # Where Kaggle mounts its inputs
-):                           # Folder
+):                           # Folder; KitError where there is none
     "The models to use."
-    if models != "auto": return Path(models)
+    if models != "auto": return Path(models).expanduser()
+    if recipe.endswith(".json"): recipe = load_recipe(Path(recipe).expanduser()).name
     found = _attached_exports(inputs, recipe) or list((space.root / "export").glob(f"{'*' if recipe == 'auto' else recipe}/{MANIFEST}"))
     if not found: raise KitError(f"no exported models{'' if recipe == 'auto' else f' of {recipe!r}'} in {space.root / 'export'} and none attached: run 05_distill, or attach the dataset birdkit-models (on Kaggle: Add Input), or give models= a folder with {MANIFEST}")
-    return max(found, key=lambda p: p.stat().st_mtime).parent
+    chosen = max(found, key=lambda p: p.stat().st_mtime).parent
+    if len(found) > 1: print(f"of {len(found)} exports the newest is used, {chosen}: give models= for another")
+    return chosen
 
 
 AT_EXPORT = ("infer.window_s", "infer.dense", "infer.precision", "infer.formats")   # Settled when a network is written
@@ -107,10 +112,13 @@ def hear_with(
     export,     # Export
     overrides,  # Changes to how its models hear, such as {"infer.stride_s": 5}
 ):              # Export; KitError where something would change that is trained or written already
-    "An export whose models hear otherwise than their recipes say."
+    "An export whose models hear otherwise than their recipes say, refused before anything is heard where they cannot."
     members = [replace(m, recipe=m.recipe.but(overrides)) for m in export.members]
     late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if not key.startswith("infer.") or key in AT_EXPORT]
-    if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; here infer. can be changed, without {', '.join(AT_EXPORT)}")
+    if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
+    for m in members:
+        window_starts(1, m.recipe)
+        if m.recipe.model.inputs != "raw": mel_filters(heard_mel(m.recipe))
     return replace(export, members=members)
 
 # %% ../nbs/lib/44_submit.ipynb #8f2844e5
@@ -138,7 +146,9 @@ def make_sheet(
 ):                # Sheet
     "A sheet of priors for these files."
     asked, full = _asked_rows(sample), names_all(sample, files)
-    rows = [asked[f.stem] if full else max(comp.rows(f), asked.get(f.stem, 0)) for f in files]
+    rows = [asked[f.stem] if full or asked.get(f.stem, 0) > 1 else max(comp.rows(f), asked.get(f.stem, 0)) for f in files]
+    beside = [f.name for f in files if f.stem not in asked]
+    if 0 < len(beside) < len(files): print(f"the sample submission does not name {few(beside)}: rows are written for them all the same")
     ends = np.cumsum([0, *rows])
     ids = [i for f, n in zip(files, rows) for i in row_ids(f.stem, n)]
     start = prior.reindex(comp.classes).fillna(prior.min()).to_numpy(float)
@@ -187,9 +197,11 @@ def hidden_run_min(
     year,    # Whose hidden test set
     report,  # DataFrame of run_submission
     sheet,   # Sheet of the rehearsal
-):           # Minutes
+    whole_s, # Of the rehearsal so far, self-test and compiling among it: what is not a pass takes as long again
+):           # Minutes; 0 where no model was used
     "How long the hidden run will take, by the rehearsal's seconds per row."
-    return report.seconds.sum() / len(sheet.ids) * USUAL_ROWS[year] * HIDDEN_FILES[year] / 60
+    passes_s = report.seconds.sum()
+    return sheet.heard and (whole_s - passes_s + passes_s / len(sheet.ids) * USUAL_ROWS[year] * HIDDEN_FILES[year]) / 60
 
 # %% ../nbs/lib/44_submit.ipynb #a15adc2c
 def versions():  # Such as "birdkit 0.1.0, openvino 2026.4.1, numpy 2.4.6 on Python 3.11.2"
@@ -219,7 +231,7 @@ def find_sample(
 def score_submission(
     comp,  # Competition
     path,  # A submission.csv
-):         # dict: auc, or None where no truth lies beside the data, and the truth's path
+):         # dict: auc (None without a truth, or where the submission lacks some of its rows), and the truth's path
     "Score a submission where the truth is at hand."
     truth, table = comp.truth(), read_table(path, "run 06_infer")
     if truth is None or not truth.row_id.isin(table.row_id).all(): return dict(auc=None, truth=None)

@@ -6,7 +6,7 @@
 __all__ = ['locked', 'Killed', 'do_run', 'sweep_table', 'distributed', 'sweep', 'cluster', 'main']
 
 # %% ../nbs/lib/37a_sweep.ipynb #431cb57e
-import argparse, os, shlex, sys
+import argparse, os, shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import KitError, Workspace, write_table
+from .core import KitError, Workspace, command, write_table
 from .fleet import Place, beside, choose_devices, first_folder, fold_of, is_finished, last_line, make_runs, start_run, with_trained_members
 from .runs import SCORES, read_run, show_table
 
@@ -68,7 +68,7 @@ def _row(run, place, reason):
     return row | dict(reason=reason)
 
 
-def distributed():  # Module
+def distributed():  # Module; KitError where it is not installed
     "The package dask.distributed."
     try: from dask import distributed
     except ImportError: raise KitError("dask.distributed is not installed: pip install 'dask[distributed]', or take python -m birdkit.fleet folds") from None
@@ -112,8 +112,8 @@ def _parser():
     add = parser.add_argument
     for name in ("data", "work"): add(f"--{name}", default="auto", help="as in the notebooks; workers see the same paths")
     add("--recipes", nargs="+", default=["auto"], help="names of recipes")
-    add("--folds", type=fold_of, nargs="+", default=[0], help="held out (default: 0)")
-    add("--seeds", type=int, nargs="+", default=[0], help="of everything random (default: 0)")
+    add("--folds", type=fold_of, nargs="+", default=[0], help="folds to hold out (default: 0)")
+    add("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
     add("--overrides", nargs="+", default=["{}"], metavar="YAML", help="sets of changes to the recipes, such as '{}' '{optim.lr: 0.002}'")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://10.0.0.1:8786 (default: processes of this machine)")
     add("--devices", nargs="+", help="of the processes of this machine, such as cuda:0 cuda:1 (default: all GPUs, else one CPU)")
@@ -126,7 +126,7 @@ def _parser():
 def cluster(
     scheduler=None,  # Address of a Dask scheduler; None: processes of this machine
     devices=None,    # Of these processes, as in choose_devices
-):                   # Yields a client, the devices by number of the worker, and the CPU threads of a run
+):                   # Yields a client, the devices by number of the worker, and the CPU threads of a run; KitError where no scheduler answers
     "The workers of a sweep."
     dask = distributed()
     if scheduler:
@@ -157,9 +157,7 @@ def main(
 ):
     "Sweep from the command line."
     given = _parser().parse_args(arguments)
-    try: _sweep(given)
-    except KitError as error: sys.exit(f"KitError: {error}")
-    except KeyboardInterrupt: sys.exit("stopped; the same command goes on")
+    with command(): _sweep(given)
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():       # a notebook is "__main__" too

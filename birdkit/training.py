@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'BLOCK', 'PICTURES', 'choose_device', 'keep_memory', 'pictures_of', 'inputs_of', 'heard_loss', 'network_loss',
-           'levelled', 'clip_sample', 'student_sample', 'supervised', 'noisy_student', 'TrainedModel', 'load_model',
-           'clip_windows', 'clip_blocks', 'clip_inputs', 'clip_scores', 'background_scapes', 'split_clips',
-           'hears_beside', 'make_callbacks', 'as_learnt', 'is_whole', 'train_run', 'clips_digest']
+           'levelled', 'clip_sample', 'student_sample', 'supervised', 'noisy_student', 'TrainedModel', 'on_device',
+           'load_model', 'clip_windows', 'clip_blocks', 'clip_inputs', 'clip_scores', 'background_scapes',
+           'split_clips', 'hears_beside', 'make_callbacks', 'as_learnt', 'is_whole', 'why_stopped', 'train_run',
+           'clips_digest']
 
 # %% ../nbs/lib/32_training.ipynb #264f0159
 import ctypes, hashlib, json, shutil
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 
 from .augment import apply_picture, apply_power, apply_wave, late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes, read_window
-from .callbacks import Checkpoint, Clip, Deadline, Report, Schedule, SkipBadLoss, Validate
-from .core import KitError, ahead, atomic, read_json, read_table, write_json, write_table
+from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
+from .core import KitError, ahead, atomic, read_json, read_table, short_hash, write_json, write_table
 from .frontend import Frontend, unit_level
 from .groups import Data, Ensemble, Infer, Pretrain, Pseudo
 from .heads import Heard
@@ -29,7 +32,7 @@ from .loggers import loggers_from_env
 from .losses import deep, dual, find_loss
 from .metrics import mean_auc
 from .mixing import Sample, append_scapes, join_scape
-from .models import BirdNet
+from .models import Classifier
 from .optimiser import Compile, Freeze, Layout, Precision, choose_precision, half_precision, make_optimiser
 from .prepare import deal
 from .recipe import check_recipe, load_recipe
@@ -145,7 +148,7 @@ def noisy_student(
     return network_loss(learner, student_sample(learner, batch, learner.model.recipe.pseudo))
 
 # %% ../nbs/lib/32_training.ipynb #8cb5b57a
-class TrainedModel(BirdNet):
+class TrainedModel(Classifier):
     "A network with its recipe, classes and frontend."
     dtype, layout = None, torch.channels_last   # What it computes in while it learns (None: float32), and how pictures lie in memory
 
@@ -182,7 +185,16 @@ class TrainedModel(BirdNet):
         "Write weights.pt, recipe.json and classes.json."
         self.recipe.save(folder / "recipe.json")
         write_json(folder / "classes.json", list(self.classes))
-        with atomic(folder / "weights.pt") as part: torch.save(self.state_dict(), part)
+        with atomic(folder / "weights.pt") as part: torch.save({name: x.cpu() for name, x in self.state_dict().items()}, part)
+
+
+@contextmanager
+def on_device(
+    model,  # TrainedModel
+):          # Context of the same model
+    "A model where it is fast, for as long as it hears much; then on the CPU again."
+    try: yield model.to(choose_device())
+    finally: model.cpu()
 
 
 def load_model(
@@ -208,7 +220,7 @@ def _shape(recipe):
 
 # %% ../nbs/lib/32_training.ipynb #3c581950
 BLOCK = 32         # Windows that are read and heard at a time
-PICTURES = 2**30   # Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
+PICTURES = max(2**30, psutil.virtual_memory().available // 4)   # Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
 
 
 def clip_windows(
@@ -237,7 +249,7 @@ def clip_blocks(
     "Windows of clips, ready for the network; the next block is made while this one is heard."
     (starts, owner), length = clip_windows(clips, frontend.samples, most), frontend.samples
     read = lambda i: read_window(store, clips.keys[owner[i]], clips.spans[owner[i]], int(starts[i]), length)
-    return ahead(lambda block: _pictures(frontend, np.stack([read(i) for i in block])), [range(len(owner))[i:i + BLOCK] for i in range(0, len(owner), BLOCK)], workers=1)
+    return ahead(lambda block: _pictures(frontend, np.stack(list(ahead(read, block)))), [range(len(owner))[i:i + BLOCK] for i in range(0, len(owner), BLOCK)], workers=1)
 
 
 def clip_inputs(
@@ -255,7 +267,7 @@ def clip_scores(
     blocks,  # From clip_blocks
     owner,   # From clip_windows
 ):           # (clips, classes)
-    "Highest probability of each clip."
+    "Highest over a clip's windows of the mean of clip output and loudest frame; infer.output is not used here."
     said = [(clip + frames.max(1)) / 2 for clip, frames in (model.probabilities(*block) for block in blocks)]
     return np.maximum.reduceat(np.concatenate(said), np.flatnonzero(np.diff(owner, prepend=-1)))
 
@@ -273,15 +285,15 @@ def split_clips(
     clips,         # Clips
     fold,          # The fold to hold out, or "all" to train on everything
     rules=Data(),  # Data group of a recipe: newest and at_least cut and repeat what is learnt from
-):                 # Training clips and held-out clips (None for "all")
+):                 # Training clips and held-out clips (None for "all"); KitError for a fold that does not exist
     "Clips to learn from and clips to be tested on."
     folds, learn, held = data.facts["folds"], clips, None
     if fold != "all":
         if fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
         out = pd.Series(data.recordings.fold.values, data.recordings.recording).reindex(clips.keys).to_numpy() == fold
         learn, held = clips[~out], clips[out]
-    age = pd.Series(recency(data.recordings), data.recordings.recording).reindex(learn.keys).to_numpy()
-    return learn[balance(learn.primary, age, rules)], held
+    newness = pd.Series(recency(data.recordings), data.recordings.recording).reindex(learn.keys).to_numpy()
+    return learn[balance(learn.primary, newness, rules)], held
 
 
 def hears_beside(
@@ -318,7 +330,7 @@ def make_callbacks(
 ):                 # List of Callback
     "All that happens beside training."
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
-    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), Clip(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
+    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
                  keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision)), *choose_average(o, folder, "auc" if score else "")]
     every = 1 if o.average in ("best", "soup") else max(1, epochs // 10)
     if score: callbacks.append(Validate(score, every))
@@ -342,6 +354,13 @@ def is_whole(
     "Was a run trained to its end? One that was stopped goes on when it is run again."
     facts = read_json(folder / "metrics.json", "run 04_train")
     return facts.get("epochs", 0) >= facts.get("of", 0)
+
+
+def why_stopped(
+    folder,  # Folder of a run
+):           # Text with the remedy, "" where it was trained to its end
+    "Why a run is half trained: its time was up, or its loss was not finite."
+    return "" if is_whole(folder) else read_json(folder / "metrics.json", "run 04_train").get("stopped") or "run the same again to go on"
 
 
 def train_run(
@@ -370,24 +389,25 @@ def train_run(
     mark = json.dumps([asdict(as_learnt(recipe)), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
     if _finished(folder, mark): return _again(folder, recipe), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
+    else: _tell_replaced(folder, mark)
     score, device = _scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes() if callable(minutes) else minutes)
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
     learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     learner.fit(epochs)
-    averaged = _sound(learner.averaged.cpu().eval(), folder)
+    averaged = _sound(learner.averaged.eval(), folder)
     averaged.save(folder)
-    facts = dict(mark=_sha(mark), fold=fold, deal=deal(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs)
+    facts = dict(mark=short_hash(mark), fold=fold, deal=deal(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
     _keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")
-    return averaged, pd.DataFrame(learner.history)
+    return averaged.cpu(), pd.DataFrame(learner.history)
 
 
 def _check_task(recipe, classes, epochs):
     "Refuse a training of no epoch, and a softmax over one class, which is always 1."
     if epochs < 1: raise KitError(f"epochs={epochs!r} is nothing to train with: give 1 or more, or None for optim.epochs")
     softmax = "soft_ce" in (recipe.loss.name, *(name for _, name, *_ in recipe.loss.then))
-    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} knows one class, {classes[0]}, of which soft_ce learns nothing: take bce, focal_bce or ce_bce as loss.name and in loss.then")
+    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: set loss.name (and loss.then) to bce, focal_bce or ce_bce")
 
 
 def _check_chains(recipe):
@@ -405,31 +425,26 @@ def _sound(model, folder):
     return model
 
 
-def _sha(text):
-    "A short name of a long text."
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]
-
-
 def clips_digest(
     clips,  # Clips
     *more,  # Arrays or None
 ):          # Text
-    "A short name of clips, by which other ones are noticed: recordings, kept spans, labels and weights."
+    "A short name of clips, by which other ones are noticed: recordings, kept spans, classes, labels and weights."
     digest = hashlib.sha256(repr([(k, s.tolist()) for k, s in zip(clips.keys, clips.spans)]).encode())
-    for x in (clips.targets, clips.weights, clips.known, *(clips.rows or ()), *more): digest.update(b"" if x is None else np.ascontiguousarray(x))
+    for x in (clips.primary, clips.targets, clips.weights, clips.known, *(clips.rows or ()), *more): digest.update(b"" if x is None else np.ascontiguousarray(x))
     return digest.hexdigest()[:16]
 
 
 def _digest(model, clips, scapes, scores):
     "What training starts from: weights, clips, soft labels and scores."
     soft = [scapes.labels, scapes.weights] if scapes else []
-    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs if scores else None)
+    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
 
 
 def _finished(folder, mark):
     "Has exactly this run been done to its end?"
     facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
-    done = facts.get("mark") == _sha(mark) and facts["epochs"] >= facts["of"]
+    done = facts.get("mark") == short_hash(mark) and facts["epochs"] >= facts["of"]
     if not done: return False
     print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
     (folder / "metrics.json").touch()      # finished after whatever was made anew: birdkit.fleet need not look again
@@ -437,18 +452,25 @@ def _finished(folder, mark):
 
 
 def _again(folder, recipe):
-    "A finished model, heard as the recipe says now."
+    "A finished model, heard and weighed as the recipe says now, also when it teaches."
     model = load_model(folder)
     model.recipe = recipe
+    if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
     return model
+
+
+def _tell_replaced(folder, mark):
+    "Say that a finished model of other settings or data will be lost."
+    if not (folder / "metrics.json").exists() or read_json(folder / "metrics.json", "run 04_train").get("mark") in (None, short_hash(mark)): return
+    print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; to keep both, give this one a name: overrides {{name: ...}}")
 
 
 def _make_room(folder, mark):
     "Delete what a run of other settings or data left; what goes on stays."
     left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
-    if (folder / "last.pt").exists(): left.append(_sha(Checkpoint(folder / "last.pt", mark).read()["mark"]))
-    if set(left) == {_sha(mark)}: return
-    if left: print(f"{folder.parent.name}/{folder.name} is of other settings or data: it is deleted and trained anew")
+    if (folder / "last.pt").exists(): left.append(short_hash(Checkpoint(folder / "last.pt", mark).read()["mark"]))
+    if set(left) == {short_hash(mark)}: return
+    if left: print(f"{folder.parent.name}/{folder.name} was made with other settings or data: deleting it and training again")
     shutil.rmtree(folder, ignore_errors=True)
 
 

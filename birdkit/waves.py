@@ -78,7 +78,7 @@ def add_noise(
     p=.3,                       # Share of the batch
     colours=("white", "pink"),  # One of these for each clip
     snr_db=(5., 20.),           # RMS of the clip against the noise, dB
-):                              # Sample
+):                              # Sample; KitError for an unknown colour
     "White or pink noise at a signal-to-noise ratio (2023 2nd; 2025 7th, 8th, 9th)."
     n = len(check_dims(sample.x, "batch samples"))
     for c in colours:
@@ -139,8 +139,8 @@ def resample(
     factors=(.9, 1.1),  # Slowest and fastest; 1.06 is a semitone higher
     steps=6,            # Different factors between them: clips of one factor are resampled together
     method="sinc",      # "sinc": without aliasing; "linear": cheaper, duller
-):                      # Sample; a shorter clip begins again at its end, of a longer one a random part is kept
-    "Play clips faster or slower: pitch, speed and calls change together (2025 5th)."
+):                      # Sample; a shorter clip begins again at its end, of a longer one a random part is kept; KitError for an unknown method
+    "Play clips faster or slower (speed perturbation): pitch, speed and calls change together (2025 5th)."
     if method not in STRETCH: raise KitError(f"resample method={method!r} is unknown; {nearest(method, STRETCH)}")
     n, size = check_dims(sample.x, "batch samples").shape
     drawn = torch.linspace(*factors, steps, device=gen.device)[torch.randint(steps, (n,), generator=gen, device=gen.device)]
@@ -204,7 +204,7 @@ def audiomentations(
     name="PitchShift",  # A transform of audiomentations, see TRANSFORMS
     p=.5,               # Share of the batch
     **keywords,         # Of the transform, such as min_semitones=-2
-):                      # Sample
+):                      # Sample; KitError for one that moves sound away from frame targets
     "Any transform of audiomentations, clip by clip."
     hit, transform = coin(gen, p, len(check_dims(sample.x, "batch samples"))), _transform(name, keywords)
     if sample.frames is not None and name in MOVING:

@@ -97,7 +97,7 @@ EPOCH = {"SOURCE_DATE_EPOCH": "1577836800"}                                # One
 def birdkit_wheel(
     project,  # The checkout
     folder,   # Where to
-):            # Path of the wheel; the same bytes for the same sources
+):            # Path of the wheel; the same bytes for the same sources; KitError where it cannot be built
     "Build birdkit's own wheel, without network and without leaving anything in the checkout."
     for old in Path(folder).glob("birdkit-*.whl"): old.unlink()
     with tempfile.TemporaryDirectory() as copy:

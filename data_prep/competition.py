@@ -71,7 +71,7 @@ def _members(archive):
     for info in archive.infolist():
         name = PurePosixPath(info.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in info.filename or stat.S_ISLNK(info.external_attr >> 16):
-            raise KitError(f"{archive.filename}: {info.filename!r} leaves the folder: this is no archive of Kaggle's, extract nothing of it")
+            raise KitError(f"{archive.filename}: {info.filename!r} leaves the folder: this is not an archive of Kaggle's, extract nothing of it")
         if not info.is_dir(): found[name] = info
     tops = {name.parts[0] for name in found}
     inside = len(tops) == 1 and any(name.parts[1:] == (table,) for name in found for table in TABLES)

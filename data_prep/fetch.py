@@ -104,7 +104,7 @@ class Session:
         "Fetch a file, whole or not at all; what an earlier try left is not fetched again."
         path, part = Path(path), Path(f"{path}.part")
         if path.exists(): return path
-        if urlsplit(url).scheme not in ("http", "https"): raise KitError(f"{url!r} is no web address: leave it out")
+        if urlsplit(url).scheme not in ("http", "https"): raise KitError(f"{url!r} is not a web address: leave it out")
         part.parent.mkdir(parents=True, exist_ok=True)
         self._persist(url, lambda: self._rest(quote(url, safe=":/?&=%#,+;@"), part))
         part.replace(path)

@@ -71,7 +71,7 @@ def read_names(
 
 
 def _names_of(item):
-    "The names in a file, or the item itself where it is no file."
+    "The names in a file, or the item itself where it is not a file."
     if item.suffix not in (".csv", ".txt") and not item.is_file(): return [str(item)]
     if not item.is_file(): raise KitError(f"{item} is missing: give a file of scientific names")
     if item.suffix != ".csv": return item.read_text(encoding="utf-8-sig").splitlines()

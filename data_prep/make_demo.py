@@ -355,7 +355,7 @@ def _once(folder, sign, build):
     marker = folder / ".demo.json"
     if marker.exists() and read_json(marker, "make the demo again") == sign: return print(f"{folder} is there already")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise KitError(f"{folder} exists and is no demo: give another folder or remove it")
+        raise KitError(f"{folder} exists and is not a demo: give another folder or remove it")
     start = time.monotonic()
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     part.mkdir(parents=True)

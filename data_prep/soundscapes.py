@@ -58,7 +58,7 @@ def read_audacity(
 def _numbers(cells, path):
     "Seconds; refuses what is none."
     seconds = pd.to_numeric(cells, errors="coerce").astype(float)
-    if seconds.isna().any(): raise KitError(f"{path}: {cells[seconds.isna()].iloc[0]!r} is no time in seconds: give {FORMATS}")
+    if seconds.isna().any(): raise KitError(f"{path}: {cells[seconds.isna()].iloc[0]!r} is not a time in seconds: give {FORMATS}")
     return seconds
 
 

@@ -8,6 +8,7 @@ from fake_kaggle import fake_kaggle
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_prep"))
 os.environ["BIRDKIT_QUIET"] = "1"
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"      # the servers of the tests are on this machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # threads that wait for work leave the cores to others
 
 

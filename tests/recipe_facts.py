@@ -51,8 +51,8 @@ FACTS = {
     "birdclef2024_01": {
         "origin": {"year": 2024, "rank": 1, "public": .7386, "private": .6891}, "ensemble.blend": "minimum", "models": 6, "backbones": {"efficientnet_b0"},
         "frontend.n_mels": 128, "frontend.n_fft": 1024, "frontend.hop": 500, "frontend.fmin_hz": 40., "frontend.fmax_hz": 15_000., "frontend.power": 2.,
-        "sampling.window_s": 10., "shape": (1, 128, 640), "sampling.pick": "random",
-        "model.head": "pool", "loss.name": "soft_ce", "loss.options.normalise": True, "optim.name": "adamw", "optim.batch": 96, "optim.schedule": "cosine",
+        "sampling.window_s": 10., "shape": (1, 128, 640), "sampling.pick": "random", "sampling.piece_s": 60., "infer.stride_s": 5., "pseudo.rounds": 1,
+        "model.head": "pool", "loss.name": "soft_ce", "loss.options.normalise": True, "loss.secondary": .5, "optim.name": "adamw", "optim.batch": 96, "optim.schedule": "cosine",
         "augment.picture.xy_masking": True, "augment.picture.cutmix": True, "augment.picture.mixup": False, "augment.picture.flip": False, "augment.wave.add_noise": False,
         "data.clean.duplicates": True, "data.clean.agreement.how": {"drop", "swap", "soften"}, "data.clean.agreement.level": (0., 0., None), "data.clean.agreement.weight": (None, None, .05),
         "data.clean.loudness.quantile": .8,
@@ -73,7 +73,7 @@ FACTS = {
         "origin": {"year": 2024, "rank": 3, "public": .7421, "private": .6900}, "models": 14,
         "frontend.wave": "std", "sampling.window_s": 5., "sampling.pick": "ends", "sampling.within_s": 6., "model.head": "pool", "loss.name": "bce", "loss.secondary": -1.,
         "augment.wave.shift.share": .2, "augment.wave.additive_mixup": True, "data.newest": 500, "data.at_least": 10,
-        "optim.epochs": 30, "optim.batch": 128, "pseudo.rounds": 1, "pseudo.epochs": 88, "pseudo.labels.threshold": False,
+        "optim.epochs": 30, "optim.batch": 128, "pseudo.rounds": 1, "pseudo.epochs": 88, "pseudo.labels.threshold": False, "pseudo.share": .6, "pseudo.student.optim.batch": 320,
         "infer.post.file_boost.weight": .8, "kernel": WIDE, "infer.formats": ("onnx",),
     },
     "birdclef2024_03-vit": {"backbones": {"efficientvit_b0"}, "shape": (None, 224, 224), "pseudo.epochs": 88},
@@ -87,8 +87,8 @@ FACTS = {
         "augment.wave.add_noise.colours": ("white", "pink"), "augment.wave.mixup": True, "infer.stride_s": 2.5, "infer.precision": "int8",
         "infer.post.smooth": True, "infer.post.cut_off.level": .1, "infer.post.cut_off.factor": .5, "infer.post.neighbour_max": False,
     },
-    "birdclef2024_04-seresnext": {"backbones": {"seresnext26ts"}},
-    "birdclef2024_04-rexnet": {"backbones": {"rexnet_150"}},
+    "birdclef2024_04-seresnext": {"backbones": {"seresnext26ts"}, "sampling.window_s": 15., "sampling.class_power": .5},
+    "birdclef2024_04-rexnet": {"backbones": {"rexnet_150"}, "sampling.window_s": 15., "sampling.class_power": .5},
     "birdclef2024_04-inception": {"sampling.window_s": 5., "sampling.pick": "random", "augment.wave.mixup": True, "augment.wave.sumup": True},
     "birdclef2024_04-raw": {
         "backbones": {"tf_efficientnet_b0"}, "model.inputs": "raw", "model.head": "sed", "raw.sr_hz": 16_000, "raw.channels": 1, "raw.height": 128, "loss.name": "focal",
@@ -109,6 +109,7 @@ FACTS = {
     },
     "birdclef2024_06-resnet18": {"backbones": {"resnet18d"}},
     "birdclef2024_06-resnet34": {"backbones": {"resnet34d"}},
+    "birdclef2024_06-v2s": {"backbones": {"tf_efficientnetv2_s"}},
     "birdclef2024_07": {
         "origin": {"year": 2024, "rank": 7}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "resnet34d"}, "ensemble.blend": "logit_mean",
         "augment.wave.sumix": True, "infer.precision": "int8",
@@ -161,7 +162,7 @@ FACTS = {
     "birdclef2025_02": {
         "origin": {"year": 2025, "rank": 2, "public": .925, "private": .928}, "models": 15, "backbones": {"eca_nfnet_l0", "tf_efficientnetv2_s"},
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 512, "frontend.fmin_hz": 20., "frontend.fmax_hz": 16_000., "frontend.top_db": 80., "frontend.scale": "min-max",
-        "sampling.window_s": 5., "sampling.pick": "random", "sampling.within_s": 0.,
+        "sampling.window_s": 5., "sampling.pick": "random", "sampling.within_s": 0., "sampling.class_power": .5,
         "model.head": "att_gem", "model.drop": .5, "model.hidden": 512, "model.options.pool": "gem", "model.options.early": .5, "model.options.activation": "tanh",
         "loss.name": "focal_bce", "loss.options.bce_weight": 1., "loss.options.focal_weight": 1., "loss.options.alpha": .25, "loss.options.gamma": 2., "loss.options.smooth": .05, "loss.frame": 0.,
         "augment.wave.half_mix.p": .5, "augment.wave.half_mix.labels": "union", "augment.wave.background_snr.p": .5,
@@ -207,7 +208,7 @@ FACTS = {
         "augment.picture.mask_mels": True, "augment.picture.mask_time": True,
         "data.clean.speech": True, "data.clean.within.seconds": 60., "data.clean.within.uncleaned": 30., "data.at_least": 20, "data.folds": 5,
         "optim.epochs": 10, "optim.name": "adam", "optim.schedule": "cosine", "pseudo.start": "backbone", "pseudo.on": "both", "pseudo.how": "self", "pseudo.share": .5,
-        "infer.stride_s": 2.5, "infer.overlap": .5, "kernel": LIGHT,
+        "infer.stride_s": 2.5, "infer.overlap_weight": .5, "kernel": LIGHT,
     },
     "birdclef2025_05-v2s": {"models": 4, "backbones": {"tf_efficientnetv2_s"}},
     "birdclef2025_05-v2b3": {"models": 3, "backbones": {"tf_efficientnetv2_b3"}},
@@ -228,7 +229,7 @@ FACTS = {
     "birdclef2025_07-sed": {
         "model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "sampling.window_s": 10., "infer.precision": "int8",
         "frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.width": 384,
-        "infer.post.file_boost.weight": .5, "infer.post.min_max": True, "infer.post.power.exponent": .5,
+        "infer.post.file_boost.weight": .5, "infer.post.min_max": False,          # min-max of logits: the blend's
     },
     "birdclef2025_07-aves": {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("Aves",)},
     "birdclef2025_07-cnn15": {
@@ -253,7 +254,7 @@ FACTS = {
         "augment.picture.filter_augment.random_edges": True, "augment.picture.filter_augment.min_width": 6, "augment.picture.filter_augment_step.db": 3.,
         "augment.picture.filter_augment_step.min_width": 4, "augment.picture.mask_time.width": 64, "augment.picture.mask_time.count": 2,
         "augment.picture.mask_mels.width": 8, "augment.picture.mask_mels.count": 2, "data.at_least": 50,
-        "optim.epochs": 40, "optim.batch": 64, "optim.accumulate": 4, "optim.name": "adam", "optim.lr": 5e-5, "optim.head_lr": 10., "optim.schedule": "cosine",
+        "optim.epochs": 40, "optim.batch": 64, "optim.accumulate": 4, "optim.name": "adam", "optim.lr": 5e-5, "optim.head_lr_mult": 10., "optim.schedule": "cosine",
         "pseudo.how": "online", "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05, "pseudo.labels.harden.at": .4,
         "infer.stride_s": 5., "kernel": WIDE, "infer.post.mix_mean.share": .2,
     },
@@ -325,7 +326,7 @@ FACTS = {
     "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp"},
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
-        "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace",
+        "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
     },
     "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
     "birdclef2026_02-insects": {"data.only": ("Insecta",)},

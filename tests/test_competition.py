@@ -118,7 +118,7 @@ def test_a_file_listed_twice_counts_once_with_all_its_labels(tmp_path):
     toy = Competition.find(folder)
     assert toy.recordings.filename.tolist() == table.filename.tolist()
     assert (toy.recordings.primary_label[0], toy.recordings.secondary_labels[0]) == (table.primary_label[0], ("redwin", "owl1"))
-    assert "train.csv: 1 rows name a file once more; their labels were added to its first row" in toy.notes
+    assert "train.csv: 1 rows repeat a file; their labels were added to its first row" in toy.notes
 
 
 def test_a_stopped_take_over_begins_anew(tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_missing_files(tmp_path, year, gone, says):
 
 
 def test_wrong_folder(tmp_path):
-    says = "nowhere is no folder: give the competition folder as data="
+    says = "nowhere is not a folder: give the competition folder as data="
     assert says in error(lambda: Competition.find(tmp_path / "nowhere"))
     assert "has no train.csv" in error(lambda: Competition.find(tmp_path))
 
@@ -203,8 +203,8 @@ def test_sample_submission(tmp_path, text, says):
 
 @pytest.mark.parametrize("year", YEARS)
 @pytest.mark.parametrize("change, says", [
-    (dict(primary_label="ibis"), "row 2: primary_label 'ibis' is no column of sample_submission.csv"),
-    (dict(primary_label="47144.0"), "row 2: primary_label '47144.0' is no column of sample_submission.csv"),
+    (dict(primary_label="ibis"), "row 2: primary_label 'ibis' is not a column of sample_submission.csv"),
+    (dict(primary_label="47144.0"), "row 2: primary_label '47144.0' is not a column of sample_submission.csv"),
     (dict(primary_label=None), "row 2: primary_label is empty"),
     (dict(filename=None), "row 2: filename is empty"),
     (dict(secondary_labels="owl1"), "row 2: secondary_labels 'owl1' is not a list"),
@@ -233,7 +233,7 @@ def test_broken_tables(tmp_path, year):
     ("filename,start,end\na.ogg,0,5\n", "lacks columns: 1 (primary_label)"),
     ("filename,start,end,primary_label\n", "has no rows"),
     ("filename,start,end,primary_label\na.ogg,0,soon,owl1\n", "row 2: time 'soon' is neither HH:MM:SS nor seconds"),
-    ("filename,start,end,primary_label\na.ogg,5,0,owl1\n", "row 2: the window ends before it begins"),
+    ("filename,start,end,primary_label\na.ogg,5,0,owl1\n", "row 2: end '0' is not after the window's start"),
 ])
 def test_broken_soundscape_labels(tmp_path, text, says):
     folder = toy_folder(tmp_path / "data", 2026, test_s=())

@@ -1,5 +1,5 @@
 "Scripts that make collections from tables and archives: what they write is read like a competition, and a second run goes on."
-import json, os, shutil, stat, subprocess, sys, zipfile
+import inspect, json, os, shutil, stat, subprocess, sys, zipfile
 from functools import partial
 from pathlib import Path
 
@@ -476,8 +476,9 @@ def sites(monkeypatch):
                       ("XC3.ogg", "", "Gryllus bimaculatus", "Insecta", 10, 0), ("XC4.ogg", "", "Gryllus assimilis", "Insecta", 90, 5),
                       ("XC5.ogg", "", "Turdus merula", "Aves", 9, 5)))
 
-    def search(name):
+    def search(name, real):
         def ask(species=(), codes=None, **options):
+            inspect.signature(real).bind(species, codes=codes, **options)
             asked.append((name, tuple(species), options))
             return found.give_labels(tables[name], codes)
         return ask
@@ -486,7 +487,7 @@ def sites(monkeypatch):
         for name in table.filename: put(Path(folder) / "train_audio" / name, f"{seconds:g} s")
         return table
     for name, module in (("inat", inaturalist), ("xc", xeno_canto)):
-        monkeypatch.setattr(module, "search", search(name))
+        monkeypatch.setattr(module, "search", search(name, module.search))
         monkeypatch.setattr(module, "download", download)
     return asked
 
@@ -609,7 +610,7 @@ def test_rows_of_a_label():
 def test_audacity_tracks(tmp_path):
     path = put(tmp_path / "a.txt", "0.5\t1.5\towl1\n\\\t1000.0\t2000.0\n2,5\t3,5\towl1; redwin\n4\t4\t\n\n")
     assert soundscapes.read_events(path).values.tolist() == [["", .5, 1.5, "owl1"], ["", 2.5, 3.5, "owl1"], ["", 2.5, 3.5, "redwin"]]
-    with pytest.raises(KitError, match="'Dear' is no time in seconds: give a selection table"): soundscapes.read_events(put(path, "Dear\tall"))
+    with pytest.raises(KitError, match="'Dear' is not a time in seconds: give a selection table"): soundscapes.read_events(put(path, "Dear\tall"))
     with pytest.raises(KitError, match="a label ends before it begins"): soundscapes.read_events(put(path, "2\t1\tx"))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(KitError, match="a.txt is not readable as text"): soundscapes.read_events(path)

@@ -164,9 +164,9 @@ def test_replaces_an_older_demo_and_nothing_else(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "build_past", lambda folder, *rest: None)
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/old").touch()
-    with pytest.raises(KitError, match="is no demo"): demo.make_demo(tmp_path / "demo")
+    with pytest.raises(KitError, match="is not a demo"): demo.make_demo(tmp_path / "demo")
     with pytest.raises(SystemExit) as stop: demo.main(["--out", str(tmp_path / "demo")])
-    assert stop.value.code == 1 and "is no demo" in capsys.readouterr().err
+    assert stop.value.code == 1 and "is not a demo" in capsys.readouterr().err
     (tmp_path / "demo/.demo.json").write_text(json.dumps({"version": 0}))
     demo.make_demo(tmp_path / "demo")
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == [".demo.json", "new"]

@@ -96,7 +96,7 @@ def test_a_table_that_cannot_be_read_costs_a_step_not_the_submission(tmp_path, c
     report = run_submission(comp, export, comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp), quiet_network)[1]
     told = capsys.readouterr().out
     assert report.what.tolist() == ["heard all files"] and (pd.read_csv(tmp_path / "submission.csv")[comp.classes] == .3).all(axis=None)
-    assert "the window ends before it begins" in told and f"toy: {step[0]} is left out" in told
+    assert "is not after the window's start" in told and f"toy: {step[0]} is left out" in told
 
 
 def infer_cells(folder, **parameters):
@@ -139,7 +139,9 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     known = infer_cells(tmp_path, budget_min=0 if fault == "no time" else 90)
     heard = max(0, heard - 3 + len(files))
     assert check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == known["problems"] == []
-    assert known["facts"]["heard"] == heard and f"{len(files) - heard} files kept the prior" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert known["facts"]["heard"] == heard and f"{len(files) - heard} files kept the prior" in told
+    assert ("NO MODEL WAS USED" in told) == (heard == 0) and "models models: 1 model (toy), 4 classes" in told and ("the hidden run will take" in told) == (heard > 0 and not tests)
 
 
 def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):

@@ -1,16 +1,19 @@
 "What goes to Kaggle: built from the checkout, and accepted by Kaggle's own client with its network call replaced."
-import json, os, subprocess, sys
+import json, os, subprocess, sys, tempfile
+from importlib.util import find_spec
 from shutil import copy, copytree, ignore_patterns
 
 import pytest
 from conftest import ROOT
 from toys import toy_export
 
+from birdkit.core import KitError
 from birdkit.kaggle import FILL, KEPT, META, build, check_upload, kernel_problems, main, push_upload, read_upload, required, submission_problems
 from birdkit.notebooks import notebook_parameters
 from birdkit.recipe import all_recipes
 from birdkit.wheels import PINNED, TAGS, read_pins
 
+needs_client = pytest.mark.skipif(not find_spec("kaggle"), reason="Kaggle's client is not installed")     # to import it is to log in
 SETS, KERNELS = ("birdkit-models", "birdkit-wheels", "birdkit-demo"), ("birdkit-train", "birdkit-submit")
 
 
@@ -59,6 +62,19 @@ def test_the_notebooks_are_the_pipeline(built):
         assert not any(c["outputs"] for c in code) and len({c["id"] for c in cells}) == len(cells)
 
 
+def test_parameters_are_written_into_the_notebooks(tmp_path):
+    for name in ("kaggle_datasets", "nbs"): copytree(ROOT / name, tmp_path / name, ignore=ignore_patterns("build"))
+    copy(ROOT / "settings.ini", tmp_path)
+    wanted = dict(recipe="birdclef2025_01", fold=2, overrides={"optim.epochs": 3}, budget_min=80)
+    train, submit = build(KERNELS, tmp_path, parameters=wanted)
+    for upload, own in ((train, ("recipe", "fold", "overrides")), (submit, ("recipe", "overrides", "budget_min"))):
+        cells, known = json.loads((upload.folder / upload.meta["code_file"]).read_text())["cells"], {}
+        exec(next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), known)
+        assert {k: known[k] for k in own} == {k: wanted[k] for k in own} and known["seed"] == 0 and known["data"] == "auto"
+    with pytest.raises(KitError, match="no notebook has a parameter 'fold'; "): build(["birdkit-submit"], tmp_path, parameters=dict(fold=2))
+    with pytest.raises(KitError, match="parameter budget_min='80' is of type str"): build(["birdkit-submit"], tmp_path, parameters=dict(budget_min="80"))
+
+
 def packages_of(recipe):
     "What a recipe needs beyond what every training does."
     words = {recipe.infer.precision, *(step for step, *_ in (*recipe.data.clean, *recipe.augment.wave))}
@@ -78,9 +94,9 @@ def test_training_on_kaggle_has_every_package(built):
 def test_names_may_stand_behind_options(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("birdkit.kaggle.build", lambda names, **options: asked.append((names, options)) or [])
-    for words in ("--owner ada --competition birdclef-2025 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels --competition birdclef-2025"):
+    for words in ("--owner ada --competition birdclef-2025 -p fold 2 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels -p fold 2 --competition birdclef-2025"):
         main(["build", *words.split()])
-    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025"))] * 2
+    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", parameters=dict(fold=2)))] * 2
     with pytest.raises(SystemExit): main(["build", "--ownr", "ada", "birdkit-submit"])
     assert "--ownr" in capsys.readouterr().err
 
@@ -148,16 +164,17 @@ except Captured as captured:
 
 
 def ask_client(upload):
-    "What Kaggle's client would send; it logs in when imported, so it gets a process of its own and a name that is nobody's."
-    environment = os.environ | dict(KAGGLE_USERNAME="ada", KAGGLE_KEY="none")
-    done = subprocess.run([sys.executable, "-c", CLIENT, upload.kind, str(upload.folder)], capture_output=True, text=True, env=environment, timeout=120)
+    "What Kaggle's client would send; it logs in when imported, so it gets a process of its own, a name that is nobody's and a home without a login."
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KAGGLE_")} | dict(KAGGLE_USERNAME="ada", KAGGLE_KEY="none")
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run([sys.executable, "-c", CLIENT, upload.kind, str(upload.folder)], capture_output=True, text=True, env=environment | dict(HOME=home), timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     *warnings, last = done.stdout.splitlines()
     return warnings, json.loads(last)
 
 
+@needs_client
 def test_kaggles_client_takes_all_of_it(built):
-    pytest.importorskip("kaggle", reason="Kaggle's client is not installed")
     wheels = check_upload(read_upload(ROOT / "kaggle_datasets/birdkit-wheels", "ada"))
     for upload in (*(built[n] for n in SETS if n in built), wheels):
         licence = upload.meta["licenses"][0]["name"]
@@ -169,10 +186,10 @@ def test_kaggles_client_takes_all_of_it(built):
         assert (sent["enable_gpu"], sent["enable_internet"]) == (gpu, gpu) and sent["dataset_data_sources"] == built[name].meta["dataset_sources"]
 
 
+@needs_client
 @pytest.mark.parametrize("change", [dict(language="julia"), dict(kernel_type="book"), dict(code_file="gone.ipynb"),
                                     dict(dataset_sources=["birdkit-wheels"])])
 def test_kaggles_client_refuses_what_we_refuse(built, tmp_path, change):
-    pytest.importorskip("kaggle", reason="Kaggle's client is not installed")
     copytree(built["birdkit-submit"].folder, tmp_path / "kernel")
     meta = built["birdkit-submit"].meta | change
     (tmp_path / "kernel" / META["kernel"]).write_text(json.dumps(meta))

@@ -17,6 +17,7 @@ from birdkit.training import TrainedModel, clip_sample, heard_loss, inputs_of, l
 
 KEYS = np.array([f"r{i}" for i in range(12)], object)
 TARGETS = np.eye(3, dtype="float32")[np.arange(12) % 3]
+LAST = "head.attend.classify.weight"
 WAYS = dict(
     bf16=dict(precision="bf16"), swa=dict(average="swa", average_from=0., schedule="one_cycle"), soup=dict(average="soup", average_from=0., name="radam"),
     best=dict(average="best", schedule="restarts", cycle_epochs=1), last=dict(average="last", accumulate=2, clip_norm=0.), frozen=dict(freeze=1., schedule="flat"),
@@ -53,6 +54,18 @@ def test_ways_to_train(way, data, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"weights.pt", "recipe.json", "classes.json", "history.csv", "oof.csv", "metrics.json"}
     state, again = model.state_dict(), load_model(tmp_path).state_dict()
     assert all(torch.equal(state[k], again[k]) and state[k].isfinite().all() for k in state)
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    "The last weights, learnt with the default settings."
+    return train(data, tmp_path_factory.mktemp("plain"))[0].state_dict()[LAST]
+
+
+@pytest.mark.parametrize("setting", [dict(freeze=1.), dict(layer_decay=.8), dict(accumulate=2), dict(clip_norm=.01), dict(weight_decay=0.), dict(schedule="flat"), dict(name="radam")],
+                         ids=lambda setting: next(iter(setting)))
+def test_each_setting_changes_what_is_learnt(setting, plain, data, tmp_path):
+    assert not torch.equal(train(data, tmp_path, **setting)[0].state_dict()[LAST], plain)
 
 
 @pytest.mark.parametrize("backbone", ["eca_nfnet_l0", "tf_efficientnetv2_b0"])

@@ -1,5 +1,5 @@
 "On Kaggle 06_infer starts in seconds from a wheel and a folder: it must not need what only training needs."
-import json, re, subprocess, sys
+import ast, json, re, subprocess, sys
 
 from conftest import ROOT
 
@@ -26,6 +26,7 @@ def shelf_of_modules():
 def test_shelves_import_downward():
     rank = shelf_of_modules()
     for path in sorted((ROOT / "birdkit").glob("[a-z]*.py")):
-        used = [line.split()[1][1:] for line in path.read_text().splitlines() if line.startswith("from .") and not line.startswith("from . ")]
+        froms = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level]       # those inside functions too
+        used = [name for n in froms for name in ([n.module] if n.module else [alias.name for alias in n.names]) if name != "__version__"]
         wrong = [u for u in used if rank[u] > rank[path.stem]]
         assert not wrong, f"{path.name} imports {wrong} from a higher shelf"

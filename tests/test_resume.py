@@ -8,7 +8,7 @@ from conftest import ROOT, papermill
 from birdkit.core import read_json, read_table
 
 CODE = """
-import sys
+import sys, time
 import numpy as np, pandas as pd, torch
 from birdkit.audio import SR
 from birdkit.batches import Clips, Scapes
@@ -26,9 +26,10 @@ class Slow(Checkpoint):
     def after_batch(self, learner):
         super().after_batch(learner)
         print("step", learner.count, flush=True)
+        if learner.count >= wait: time.sleep(600)
 
 import birdkit.training
-out, every_s, changes = Path(sys.argv[1]), float(sys.argv[2]), eval(sys.argv[3])
+out, every_s, changes, wait = Path(sys.argv[1]), float(sys.argv[2]), eval(sys.argv[3]), float(sys.argv[4])
 birdkit.training.Checkpoint = lambda path, mark: Slow(path, mark, every_s, share=1e9)
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
@@ -50,13 +51,14 @@ AVERAGES = {"ema": {}, "swa": {"optim.average": "swa", "optim.accumulate": 2, "o
 STEPS = 4 * (18 // 4)
 
 
-def start(out, changes, every_s=0):
-    command = [sys.executable, "-c", CODE, str(out), str(every_s), repr(changes)]
+def start(out, changes, every_s=0, wait=1e9):
+    command = [sys.executable, "-c", CODE, str(out), str(every_s), repr(changes), str(wait)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill_at(process, step):
-    "Read what the run says until it has done so many steps, then kill it."
+def kill_at(step, *run, **options):
+    "Start a run, read what it says until it has done so many steps, and kill it; it waits two steps later, so that it is still there."
+    process = start(*run, **options, wait=step + 2)
     for line in process.stdout:
         if line.startswith("step") and int(line.split()[1]) >= step: break
     os.kill(process.pid, signal.SIGKILL)
@@ -69,9 +71,9 @@ def test_killed_at_any_step(name, tmp_path):
     changes, draw = AVERAGES[name], random.Random(name)
     whole = start(tmp_path / "whole", changes)
     assert whole.wait(300) == 0, whole.stderr.read()[-2000:]
-    steps = sorted(draw.sample(range(2, STEPS), 2))
+    steps = sorted(draw.sample(range(2, STEPS - 2), 2))
     for step in steps:
-        assert kill_at(start(tmp_path / "killed", changes), step) == -signal.SIGKILL
+        assert kill_at(step, tmp_path / "killed", changes) == -signal.SIGKILL
         assert (tmp_path / "killed/last.pt").exists() and not (tmp_path / "killed/weights.pt").exists()
     last = start(tmp_path / "killed", changes)
     said, error = last.communicate(timeout=300)
@@ -85,7 +87,7 @@ def test_killed_at_any_step(name, tmp_path):
 
 
 def test_killed_before_the_first_checkpoint(tmp_path):
-    assert kill_at(start(tmp_path, {}, every_s=1e6), 3) == -signal.SIGKILL
+    assert kill_at(3, tmp_path, {}, every_s=1e6) == -signal.SIGKILL
     assert not list(tmp_path.glob("*.pt"))
 
 
@@ -111,7 +113,7 @@ def test_a_round_that_is_stopped_is_not_exported(pipeline, demo, tmp_path):
         done = papermill(*command, *limit)
         assert done.returncode == 0, done.stderr[-2000:]
         assert [m["name"] for m in read_json(tmp_path / "export/tiny/manifest.json", "")["models"]] == [exported]
-        assert ("round 1 stopped in time: the same command goes on" in (tmp_path / "out.ipynb").read_text()) == bool(limit)
+        assert ("round 1 stopped: time is up after" in (tmp_path / "out.ipynb").read_text()) == bool(limit)
     assert "going on after epoch 0" in (tmp_path / "out.ipynb").read_text()
 
 
@@ -119,7 +121,7 @@ def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path
     place, command = tmp_path / "pretrained/tiny", ["nbs/03_pretrain.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
     settings = '{overrides: {model.backbone: mobilenetv3_small_050, model.weights: "none", pretrain.epochs: EPOCHS}}'
     cases = ((2, ["-p", "minutes", "0.0001"], 0, "run the same again to go on"), (2, [], 2, "going on after epoch 0 and 1 batches"), (2, [], 2, "is trained already"),
-             (1, [], 1, "is of other settings or data: it is deleted and trained anew"))
+             (1, [], 1, "was made with other settings or data: deleting it and training again"))
     for wanted, limit, epochs, said in cases:
         done = papermill(*command, *limit, "-y", settings.replace("EPOCHS", str(wanted)))
         assert done.returncode == 0, done.stderr[-2000:]

@@ -52,13 +52,13 @@ def test_folds_are_as_even_as_those_of_scikit_learn(group):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("rare", [0, 2, 4])
-def test_what_folds_promise(seed, rare):
+@pytest.mark.parametrize("min_groups", [0, 2, 4])
+def test_what_folds_promise(seed, min_groups):
     table = a_table(recordings=90, classes=25, authors=12, seed=seed)
-    fold, group = assign_folds(table, Data(group="author", rare=rare), seed), source_groups(table, "author")
+    fold, group = assign_folds(table, Data(group="author", min_groups=min_groups), seed), source_groups(table, "author")
     known_to = group.groupby(table.primary_label).nunique()
     assert fold.groupby(group).nunique().max() == 1                                              # groups stay together
-    assert (fold[table.primary_label.map(known_to) < max(2, rare)] == -1).all()                  # the rare ones are always learnt from
+    assert (fold[table.primary_label.map(known_to) < max(2, min_groups)] == -1).all()                  # the rare ones are always learnt from
     for k in range(5): assert set(table.primary_label[fold != k]) == set(table.primary_label)    # every class in every training part
     assert fold.index.equals(table.index) and set(fold) <= {-1, 0, 1, 2, 3, 4}
 
@@ -87,8 +87,8 @@ def test_folds_of_a_whole_competition_take_seconds():
 
 
 def test_cut_then_repeated_then_weighed():
-    labels, age = np.array([0] * 6 + [1] * 2 + [2]), np.array([.1, .6, .3, .9, .2, .5, 0, 0, 0])
-    index = balance(labels, age, Data(newest=4, at_least=3))
+    labels, newness = np.array([0] * 6 + [1] * 2 + [2]), np.array([.1, .6, .3, .9, .2, .5, 0, 0, 0])
+    index = balance(labels, newness, Data(newest=4, at_least=3))
     assert index.tolist() == [1, 2, 3, 5, 6, 6, 7, 8, 8, 8]
     for g, share in ((0, [.4, .3, .3]), (.5, np.sqrt([4, 3, 3]) / np.sqrt([4, 3, 3]).sum()), (1, [1 / 3] * 3)):
         assert np.allclose(np.bincount(labels[index], draw_weights(labels[index], g)), share)

@@ -1,5 +1,6 @@
 "Decoding and the audio store: exact windows, parts of recordings, processes that die, runs that are killed, disks that are full."
 import json, os, pickle, signal, subprocess, sys, threading, time
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -179,16 +180,18 @@ def test_a_file_that_kills_its_decoder_costs_no_other(tmp_path):
     files = {"deadly.ogg": tmp_path / "deadly.ogg", **files}
 
     def crash():
-        store = tmp_path / "store/index.csv"
+        store, first = tmp_path / "store/index.csv", None
         while not store.exists() or store.read_text().count("\n") < 6: time.sleep(.002)
-        first = next(pid for pid in set(children()) - before if open(f"/proc/{pid}/cmdline").read().split("\0")[-2] == "0")
+        while not first:
+            with suppress(FileNotFoundError, ProcessLookupError):          # a process that ends meanwhile
+                first = next((pid for pid in set(children()) - before if open(f"/proc/{pid}/cmdline").read().split("\0")[-2:-1] == ["0"]), None)
         os.kill(first, signal.SIGSEGV)                                     # the first decoder has the first file
 
     thread = threading.Thread(target=crash)
     thread.start()
     store = build_store(files, tmp_path / "store", workers=2)
     thread.join()
-    assert list(store.bad.index) == ["deadly.ogg"] and "ended its decoder (SIGSEGV)" in store.bad["deadly.ogg"]
+    assert list(store.bad.index) == ["deadly.ogg"] and "crashed its decoder (SIGSEGV)" in store.bad["deadly.ogg"]
     assert all(key in store for key in files if key != "deadly.ogg") and not set(children()) - before
     os.unlink(tmp_path / "deadly.ogg")
     write_ogg(tmp_path / "deadly.ogg", noise(2))
@@ -216,7 +219,7 @@ def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     assert store.index.rms_db.notna().all()                                # also measured
     before = lines(tmp_path / "store")
     build()
-    assert capsys.readouterr().out.startswith(f"of 6 recordings {sum(shard < 0 for shard, _ in before.values())} are read from their own files, as the disk was too small")
+    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because the disk was full")
     assert lines(tmp_path / "store") == before                             # what is done stays
 
 
@@ -231,7 +234,7 @@ def test_a_store_that_an_older_version_cut_says_so_and_how_to_renew_it(tmp_path,
         index.reset_index().to_csv(store / "index.csv", index=False)
         build_store(files, store, **options)
         said = capsys.readouterr().out
-        assert said == f"of 4 recordings 1 are kept in part, as the disk was too small: make room, delete {store} and run again to decode them anew\n" * told
+        assert said == f"1 of 4 recordings are kept in part because the disk was full: free some space, delete {store} and run again\n" * told
         for path in store.iterdir(): path.unlink()
 
 

@@ -1,6 +1,7 @@
 "Every way of learning from soft labels, from the reader to the kept weights; and outside teachers from files."
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
 from birdkit.recipe import Recipe
 from birdkit.students import STUDENTS, make_student
-from birdkit.teachers import Teacher, find_interpreter, load_teacher, read_names
+from birdkit.teachers import OutsideTeacher, find_interpreter, load_teacher, read_names
 from birdkit.training import TrainedModel, load_model, noisy_student, student_sample, supervised, train_run
 from toys import noise
 
@@ -55,21 +56,33 @@ def fit(how, folder, options=(), changes=None, seed=0, **keywords):
     torch.manual_seed(seed)
     recipe = TINY.but({"pseudo.how": how, "pseudo.options": list(options), **(changes or {})})
     data, clips, scapes, labels = world()
-    student = make_student(recipe, teachers=[TrainedModel(recipe, CLASSES)], teacher=Teacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
+    student = make_student(recipe, teachers=[TrainedModel(recipe, CLASSES)], teacher=OutsideTeacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
     clips, scapes = student.lessons(clips, scapes, labels)
     model = student.beside(TrainedModel(recipe, CLASSES))
     return train_run(model, data, clips, folder, "all", student, scapes, seed=seed, **keywords)
 
 
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    "Folder, model and history of each student."
+    folders = {how: tmp_path_factory.mktemp(how) / "run" for how in STUDENTS}
+    return {how: (folder, *fit(how, folder)) for how, folder in folders.items()}
+
+
 @pytest.mark.parametrize("how", STUDENTS)
-def test_trains_and_keeps(how, tmp_path):
+def test_trains_and_keeps(how, students):
     "Each student trains with finite losses; what is kept is one model that loads and says the same."
-    averaged, history = fit(how, tmp_path / "run")
+    folder, averaged, history = students[how]
     assert np.isfinite(history.loss).all()
-    model = load_model(tmp_path / "run")
+    model = load_model(folder)
     assert type(model) is TrainedModel and set(model.state_dict()) == set(TrainedModel(TINY, CLASSES).state_dict())
     pictures = np.random.default_rng(1).normal(size=(2, 1, 32, 32)).astype("float32")
     for a, b in zip(model.probabilities(pictures), averaged.probabilities(pictures)): np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_no_two_students_learn_the_same(students):
+    weights = {how: load_model(folder).head_parameters()[0] for how, (folder, *_) in students.items()}
+    assert [(a, b) for a, b in combinations(weights, 2) if torch.equal(weights[a], weights[b])] == []
 
 
 @pytest.mark.parametrize("wave, steps, rms", [("rms", (), 1.), ("none", (), .05), ("rms", (("amplitude", dict(exponent=(-1., -1.))),), .1)])
@@ -103,7 +116,7 @@ def test_trained_twice_alike(tmp_path):
 @pytest.mark.parametrize("how", ["mutual", "embed"])
 def test_what_learns_beside_is_found_again(how):
     "Whatever was drawn before, a resumed run starts beside the same weights; a partner is no twin."
-    student = make_student(TINY.but({"pseudo.how": how}), teacher=Teacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
+    student = make_student(TINY.but({"pseudo.how": how}), teacher=OutsideTeacher("ear.onnx", ear, SR, SR, dict(embedding=3)))
     torch.manual_seed(0)
     first, second = (student.beside(TrainedModel(TINY, CLASSES)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.other.parameters(), second.other.parameters()))
@@ -168,7 +181,7 @@ def test_real_birdnet():
 
 
 def test_broken_tflite(tmp_path):
-    "A file that is no network is named."
+    "A file that is not a network is named."
     interpreter_or_skip()
     (tmp_path / "text.tflite").write_text("no network")
-    with pytest.raises(KitError, match="text.tflite is no network that TFLite reads"): load_teacher(tmp_path / "text.tflite")
+    with pytest.raises(KitError, match="text.tflite is not a network that TFLite reads"): load_teacher(tmp_path / "text.tflite")

@@ -23,6 +23,7 @@ def note(what):
     with open(root / "notes.txt", "a") as f: f.write(f"{what} {name}\\n")
 note("begin")
 (root / f"begun{os.getpid()}").touch()
+while not (root / "killed").exists(): time.sleep(.02)
 time.sleep(2)
 run = root / "runs" / name
 run.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,13 @@ def test_a_lost_worker_loses_no_run(tmp_path, machine):
     for run in runs: run.recipe.save(space.root / f"recipes/{run.recipe.name}.json")
     tables = []
     with LocalCluster(2, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster, Client(cluster) as client:
-        thread = Thread(target=lambda: tables.append(sweep(runs, place, client)))
+        thread = Thread(target=lambda: tables.append(sweep(runs, place, client)), daemon=True)
         thread.start()
-        worker, family = at_work(client, space.root)
+        found = at_work(client, space.root)
+        assert found, "no run has begun in a minute"
+        worker, family = found
         for process in (worker, *family * machine): process.kill()
+        (space.root / "killed").touch()
         thread.join(120)
         assert tables[0].state.tolist() == ["finished"] * 4
         lines = (space.root / "notes.txt").read_text().splitlines()

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import decode, n_rows
-from birdkit.clean import BY_CLEAN, clean, keep_rules, kept_rules, other_rules
+from birdkit.clean import BY_CLEAN, clean, keep_cleaning, kept_rules, other_rules
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
-from birdkit.core import KitError, Workspace, write_table
+from birdkit.core import KitError, Workspace
 from birdkit.fleet import last_line, side_by_side
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
@@ -56,10 +56,7 @@ def open_world(
     if not made or other_rules(recipe.data, made, BY_CLEAN):
         before = Cleaning.of(prepared, recipe.loss.secondary)
         after = clean(before, recipe.data.clean)
-        write_table(space.clean / "labels.csv", changed_labels(before, after))
-        write_table(space.clean / "weights.csv", clip_weights(prepared.recordings, no_review()))
-        write_table(space.clean / "segments.csv", lay_segments(after))
-        keep_rules(space, recipe)
+        keep_cleaning(space, recipe, segments=lay_segments(after), weights=clip_weights(prepared.recordings, no_review()), labels=changed_labels(before, after))
     return World(comp, prepared, space, seed)
 
 

@@ -9,6 +9,7 @@ b  ONNX Runtime, one mel for the whole file, file by file
 c  birdkit, float32
 d  birdkit, int8
 Rows are printed for each network: milliseconds a file (median over rounds), how often faster than a and b, and the process's largest memory.
+Ctrl-C ends with a table of the rounds that were done.
 """
 import argparse, resource, statistics, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from birdkit.audio import SR, decode, write_ogg
 from birdkit.core import Clock
 from birdkit.export import export_runs, quantise, real_windows, to_onnx, to_openvino
 from birdkit.hear import hear_files
-from birdkit.mel import levels, scale_picture
+from birdkit.mel import log_mel, scale_picture
 from birdkit.recipe import Recipe
 from birdkit.rows import listen, score_rows, window_inputs
 from birdkit.runtime import fastest, load_export, load_network
@@ -60,7 +61,7 @@ def public_way(model, files):
 
     def picture(wave):
         power = librosa.feature.melspectrogram(y=wave, sr=SR, n_fft=mel.n_fft, hop_length=mel.hop, n_mels=mel.n_mels, fmin=mel.fmin_hz, fmax=mel.fmax_hz, pad_mode="constant")
-        return scale_picture(levels(power[:, :mel.frames(5)], mel, np), mel, np)[None, None]
+        return scale_picture(log_mel(power[:, :mel.frames(5)], mel, np), mel, np)[None, None]
 
     def one(path):
         sound, _ = librosa.load(path, sr=SR)
@@ -101,27 +102,35 @@ def _saved(model, folder):
     return folder
 
 
-def compare(net, files, folder, rounds):
-    "Milliseconds a file of each way, medians over rounds in which the ways take turns with all files."
-    ways, times = ways_of(net, files, folder), {}
+def take_turns(net, files, folder, rounds):
+    "Milliseconds a file of each way, round by round; in each the ways take turns with all files."
+    ways = ways_of(net, files, folder)
     for way in ways.values(): way(files[:2])
     for _ in range(rounds):
+        times = {}
         for name, way in ways.items():
             begin = time.perf_counter()
             way(files)
-            times.setdefault(name, []).append(1e3 * (time.perf_counter() - begin) / len(files))
-        print("  " + ", ".join(f"{name} {t[-1]:.0f}" for name, t in times.items()) + " ms a file", flush=True)
-    return {name: statistics.median(t) for name, t in times.items()}
+            times[name] = 1e3 * (time.perf_counter() - begin) / len(files)
+        print("  " + ", ".join(f"{name} {t:.0f}" for name, t in times.items()) + " ms a file", flush=True)
+        yield times | dict(memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def _line(net, turns):
+    "Medians of one network."
+    ms = {name: statistics.median(t[name] for t in turns) for name in "abcd"}
+    return {"network": net, "rounds": len(turns), **{f"{k}, ms a file": v for k, v in ms.items()}, "a / c": ms["a"] / ms["c"], "b / c": ms["b"] / ms["c"], "c / d": ms["c"] / ms["d"],
+            "memory, GB": turns[-1]["memory"]}
 
 
 def table_of(nets, files, folder, rounds):
-    "One line for each network."
-    lines = []
-    for net in nets:
-        ms = compare(net, files, folder, rounds)
-        lines.append({"network": net, **{f"{k}, ms a file": v for k, v in ms.items()}, "a / c": ms["a"] / ms["c"], "b / c": ms["b"] / ms["c"], "c / d": ms["c"] / ms["d"],
-                      "memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6})
-    return pd.DataFrame(lines)
+    "One line for each network; Ctrl-C ends it with the rounds that were done."
+    done = {}
+    try:
+        for net in nets:
+            for times in take_turns(net, files, folder, rounds): done.setdefault(net, []).append(times)
+    except KeyboardInterrupt: print("stopped")
+    return pd.DataFrame([_line(net, turns) for net, turns in done.items()])
 
 
 def floor_s(paths, files, recipe, cores):
@@ -158,13 +167,15 @@ def ensemble(count, files, folder, cores=2, net="tf_efficientnet_b0"):
     runs = {f"{net}-{k}": _saved(model, folder / f"run{k}") for k in range(count)}
     export_runs(runs, folder / "export", decode(files[0]).samples, np.full(206, 1 / 206))
     export = load_export(folder / "export")
+    floors = [floor_s([m.path for m in export.members], files, export.members[0].recipe, cores)]
     begin = time.perf_counter()
     sheet, report = run_submission(_competition(export.classes), export, files, folder / "submission.csv", Clock(90))
     wall = time.perf_counter() - begin
-    floor = floor_s([m.path for m in export.members], files, export.members[0].recipe, cores)
+    floors.append(floor_s([m.path for m in export.members], files, export.members[0].recipe, cores))
     print(report.round(2).to_string(index=False))
-    print(f"wall {wall:.1f} s, of which passes {report.seconds.sum():.1f} s; floor {sum(floor.values()):.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in floor.items())}): "
-          f"{wall / sum(floor.values()) - 1:+.0%}; passes predicted {report.predicted_s.sum():.1f} s, {report.predicted_s.sum() / report.seconds.sum() - 1:+.0%}")
+    for when, floor in zip(("before", "after"), floors):
+        print(f"floor {when} it {sum(floor.values()):.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in floor.items())}): the run took {wall / sum(floor.values()) - 1:+.0%}")
+    print(f"wall {wall:.1f} s, of which passes {report.seconds.sum():.1f} s; passes predicted {report.predicted_s.sum():.1f} s, {report.predicted_s.sum() / report.seconds.sum() - 1:+.0%}")
     first = wall - report.seconds.sum() + report.seconds[0]
     one, more = 700 / len(files) * report.seconds[0], 700 / len(files) * report.seconds[1:].mean()
     print(f"a submission with the first model after {first:.0f} s for {len(files)} files; 700 files: {one:.0f} s the first pass, {more:.0f} s each further one; "
@@ -188,8 +199,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--nets", nargs="*", default=NETS, help="timm names")
     p.add_argument("--files", type=int, default=100, help="one-minute files")
-    p.add_argument("--rounds", type=int, default=3, help="the four ways take so many turns with all files")
-    p.add_argument("--ensemble", type=int, default=0, help="so many B0 models pass by pass instead")
+    p.add_argument("--rounds", type=int, default=3, help="the four ways take this many turns with all files")
+    p.add_argument("--ensemble", type=int, default=0, help="this many B0 models pass by pass instead")
     p.add_argument("--memory", action="store_true", help="memory of a run over --files files of four minutes instead")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:

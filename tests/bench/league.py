@@ -28,7 +28,7 @@ from birdkit.stages import class_prior, parity_sound, train_fold
 
 SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
            "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
-EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr": 3., "infer.precision": "f32", "optim.precision": "bf16"}
+EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr_mult": 3., "infer.precision": "f32", "optim.precision": "bf16"}
 
 
 def level(

@@ -8,6 +8,7 @@ in batches of 12. Heads are measured alone, on the maps of `--under` and with 20
 take turns, so that a busy machine is unfair to neither. Weights are random: they change no speed.
 """
 import argparse, gc, statistics, time
+from itertools import chain
 
 import openvino as ov
 import pandas as pd
@@ -91,7 +92,12 @@ def main():
     p.add_argument("--under", default="tf_efficientnet_b0", help="backbone below the heads")
     p.add_argument("--repeats", type=int, default=7, help="batches timed for each engine, ten times as many for heads; the median counts")
     a = p.parse_args()
-    rows = [*backbone_rows(a.backbones, a.repeats), *head_rows(a.heads, a.under, a.repeats)]
+    rows = []
+    try:
+        for row in chain(backbone_rows(a.backbones, a.repeats), head_rows(a.heads, a.under, a.repeats)):
+            rows.append(row)
+            print(f"{row['']}: torch {row['torch, ms']:.2f} ms, OpenVINO {row['OpenVINO f32, ms']:.2f} ms", flush=True)
+    except KeyboardInterrupt: print("stopped")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; OpenVINO {ov.__version__.split('-')[0]}; batch {BATCH}, 1 x {SIZE[0]} x {SIZE[1]}\n")
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=("", ".2f", ".3f", ".2f", ".2f", ".1f")))
 

@@ -16,7 +16,7 @@ from birdkit.metrics import macro_auc
 from birdkit.post import apply_sheet
 from birdkit.rows import listen, window_inputs
 from birdkit.audio import decode
-from birdkit.runtime import fastest, halves, load_export
+from birdkit.runtime import fastest, load_export, trunk_and_head
 from birdkit.submit import find_sample, find_soundscapes, make_sheet
 
 MODES = {
@@ -45,16 +45,17 @@ def main():
     rows, truth = [s.stop - s.start for s in sheet.spans], comp.truth()
     base = member.recipe.but({"infer.dense": False})
     network = fastest(member.path, lambda: window_inputs(listen(decode(files[0]).samples, rows[0], base), rows[0], base))[0]
-    modes = {name: base.but(change) for name, change in MODES.items() if "dense" not in name or halves(member.path)[0].exists()}
+    modes = {name: base.but(change) for name, change in MODES.items() if "dense" not in name or trunk_and_head(member.path)[0].exists()}
     times, scores = {name: [] for name in modes}, {}
-    for _ in range(a.turns):
-        for name, recipe in modes.items():
+    try:
+        for name, recipe in list(modes.items()) * a.turns:
             begin = time.perf_counter()
             found = np.concatenate([s for s, _ in hear_files(files, rows, recipe, network)])
             times[name].append(1e3 * (time.perf_counter() - begin) / len(files))
             scores[name] = apply_sheet(found, sheet.spans, recipe.infer.post)
+    except KeyboardInterrupt: print("stopped: fewer turns")
     table = lambda s: pd.concat([pd.Series(sheet.ids, name="row_id"), pd.DataFrame(s, columns=list(export.classes))], axis=1)
-    lines = [dict(mode=n, ms_a_file=statistics.median(times[n]), macro_auc=macro_auc(truth, table(scores[n]))) for n in modes]
+    lines = [dict(mode=n, ms_a_file=statistics.median(times[n]), macro_auc=macro_auc(truth, table(scores[n]))) for n in scores]
     print(f"{member.name} on {len(files)} files of {Path(a.data).name}\n\n{pd.DataFrame(lines).round(4).to_markdown(index=False)}")
 
 

@@ -81,7 +81,7 @@ def bare(
     names,    # File that is written: their list
     code=BARE,  # What they do
 ):            # s
-    "Read the files with so many plain processes; they share one place in the list, whose lines are of one length."
+    "Read the files with this many plain processes; they share one place in the list, whose lines are of one length."
     width = max(len(str(f).encode()) for f in files) + 1
     names.write_bytes(b"".join(str(f).encode().ljust(width) for f in files))
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def build(
 def measure(
     files,    # Paths
     workers,  # Processes of each side
-    turns,    # Both sides in turn, so many times
+    turns,    # Both sides in turn, this many times
     folder,   # An empty folder
 ):            # dict of medians
     "Both sides in the same run."
@@ -187,7 +187,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--files", type=int, default=2000, help="recordings")
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each side")
-    p.add_argument("--turns", type=int, default=5, help="the median of so many")
+    p.add_argument("--turns", type=int, default=5, help="the median of this many")
     p.add_argument("--folder", type=Path, help="where the recordings are made, or lie already")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as temp:

@@ -70,7 +70,7 @@ def table(
     folder,  # An empty folder
     count,   # Recordings
     long_s,  # Duration of each, s
-    turns,   # The median of so many counts
+    turns,   # The median of this many counts
     for_s,   # Seconds of each way in each turn
 ):           # {name: windows a second}
     "All ways in turn, several times; the first turn warms up."
@@ -86,7 +86,7 @@ def table(
 def whole_files(
     folder,  # Of the recordings
     keys,    # Their names, ten are read
-    turns,   # The median of so many
+    turns,   # The median of this many
 ):           # {name: ms a file}
     "Whole OGG files in turn; the first turn warms up."
     sides = {"soundfile.read": lambda path: sf.read(path, dtype="float32"), "decode": decode, "librosa.load": lambda path: librosa.load(path, sr=None)}
@@ -103,7 +103,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--recordings", type=int, default=40, help="how many")
     p.add_argument("--seconds", type=int, default=60, help="duration of each, s")
-    p.add_argument("--turns", type=int, default=5, help="the median of so many counts")
+    p.add_argument("--turns", type=int, default=5, help="the median of this many counts")
     p.add_argument("--each", type=float, default=1., help="seconds of each way in each turn")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -120,7 +120,7 @@ def main():
     p.add_argument("--recipe", default="base", help="name of a recipe")
     p.add_argument("--backbone", default="tf_efficientnet_b0", help='timm id; "" leaves the recipe\'s')
     p.add_argument("--batch", type=int, default=64, help="clips")
-    p.add_argument("--precision", default="auto", help="f32, f16, bf16 or auto")
+    p.add_argument("--precision", default="auto", help="f32, fp16, bf16 or auto")
     p.add_argument("--turns", type=int, default=5, help="turns; the median counts")
     p.add_argument("--steps", type=int, default=1, help="steps of a turn; 20 on a GPU")
     p.add_argument("--layouts", action="store_true", help="time memory layouts instead")
