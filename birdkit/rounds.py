@@ -52,7 +52,7 @@ def show_labels(
     fig, (sound, below) = plt.subplots(2, 1, figsize=(7, 1.6 + .16 * most), dpi=DPI, sharex=True, layout="constrained")
     mel_image(sound, samples, key); sound.set_ylabel("kHz", fontsize=8)
     image = _label_image(below, rows, _top(rows, most), labels, len(samples) / SR)
-    below.set_xlabel("time (s)", fontsize=8); fig.colorbar(image, ax=(sound, below), label="label")
+    below.set_xlabel("time (s)", fontsize=8); fig.colorbar(image, ax=(sound, below), label="soft label")
     plt.show()
     return players({key: samples}, seconds)
 
@@ -116,7 +116,7 @@ def show_steps(
     size = min(9, 1 + 2 * len(after)), .8 + .16 * most
     fig, axes = plt.subplots(1, len(after), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")
     for ax, (name, x), r in zip(axes[0], after, rows): image = _label_image(ax, r, _top(rows[0], most), x, x.row_s * len(r), name)
-    fig.supxlabel("time (s)", fontsize=8); fig.colorbar(image, ax=axes, label="label")
+    fig.supxlabel("time (s)", fontsize=8); fig.colorbar(image, ax=axes, label="soft label")
     plt.show()
 
 # %% ../nbs/lib/33b_rounds.ipynb #4669f569
