@@ -6,7 +6,7 @@
 __all__ = ['read_labels', 'with_given', 'label_soundscapes', 'main']
 
 # %% ../nbs/lib/33e_outside.ipynb #c0119bff
-import argparse, hashlib, json
+import argparse, json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
 from .competition import Competition
-from .core import KitError, Workspace, command, read_table
+from .core import KitError, Workspace, command, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of
 from .metrics import few
 from .prepare import Prepared
@@ -30,14 +30,14 @@ def _by_row_id(path):
     end_s = pd.to_numeric(place.end_s)
     odd = table.row_id[~(end_s > 0) | (end_s % ROW_S > 0)]
     if len(odd): raise KitError(f"{path}: {few(odd)} does not end in a multiple of {ROW_S:g} s: give rows such as soundscape_20")
-    return labels_of(pd.concat([place.assign(end_s=end_s), table.drop(columns="row_id")], axis=1))
+    return labels_of(pd.concat([place.assign(end_s=end_s), table.drop(columns="row_id").select_dtypes("number")], axis=1))
 
 
 def read_labels(
     path,  # .npz that Labels.save wrote, or a CSV by row_id, such as soundscape_20, with a column for each class
     data,  # Prepared
 ):         # Labels of soundscapes and classes of the competition, perhaps not of all; KitError where there are none
-    "Soft labels made elsewhere."
+    "Soft labels made elsewhere; columns of text are passed over."
     path = Path(path).expanduser()
     given = Labels.load(path) if path.suffix == ".npz" else _by_row_id(path)
     known = pd.Index(given.classes).isin(data.classes)
@@ -61,7 +61,7 @@ def with_given(
     theirs, rows = np.full(labels.probs.shape, np.nan, "float32"), min(labels.probs.shape[1], given.probs.shape[1])
     at, column = pd.Index(given.keys).get_indexer(labels.keys), pd.Index(labels.classes).get_indexer(given.classes)
     theirs[np.ix_(np.flatnonzero(at >= 0), range(rows), column)] = given.probs[at[at >= 0], :rows]
-    return Labels(labels.keys, np.where(np.isnan(theirs), labels.probs, (1 - share) * labels.probs + share * theirs), labels.classes, labels.weights, labels.row_s, labels.facts)
+    return replace(labels, probs=np.where(np.isnan(theirs), labels.probs, (1 - share) * labels.probs + share * theirs))
 
 # %% ../nbs/lib/33e_outside.ipynb #cedc7244
 def label_soundscapes(
@@ -80,8 +80,8 @@ def label_soundscapes(
     hear = lambda key, rows: hear_rows(teacher, data.store.window(key, 0, data.store.length(key)), rows, index[known]).astype("float16")
     keys = data.soundscapes.recording.to_numpy(object)
     rows = np.array([n_rows(data.store.length(key) / SR) for key in keys], int)
-    classes, digest = tuple(np.array(data.classes, object)[known]), hashlib.sha256(json.dumps([mark, index.tolist(), list(keys), rows.tolist()]).encode())
-    return keep_labels(hear, keys, rows, classes, dict(source="soundscapes", teachers=[teacher.name], mark=digest.hexdigest()[:16]), path)
+    facts = dict(source="soundscapes", teachers=[teacher.name], mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist()])))
+    return keep_labels(hear, keys, rows, tuple(np.array(data.classes, object)[known]), facts, path)
 
 
 def _arguments():
@@ -103,7 +103,7 @@ def _label(given):
     data, teacher = Prepared.load(space.prepared, comp.folder), load_teacher(given.model, given.rate_hz, given.window_s)
     if data.soundscapes.empty: raise KitError(f"{comp.folder} has no soundscapes to label")
     names, path = read_names(given.names, teacher.need("logits")), Path(given.out or space.root / f"pseudo/{Path(given.model).stem}.npz")
-    mark = hashlib.sha256(Path(given.model).read_bytes()).hexdigest()
+    mark = short_hash(Path(given.model).read_bytes())
     labels = label_soundscapes(teacher, names, comp.taxonomy.scientific_name, data, path, f"{mark} {given.rate_hz} {given.window_s}")
     print(f"{teacher.name} knows {len(labels.classes)} of {len(data.classes)} classes; {len(labels)} soundscapes are labelled. Next: 05_distill with overrides {{pseudo.given: {path}}}")
 

@@ -220,7 +220,7 @@ def _shape(recipe):
 
 # %% ../nbs/lib/32_training.ipynb #3c581950
 BLOCK = 32         # Windows that are read and heard at a time
-PICTURES = max(2**30, psutil.virtual_memory().available // 4)   # Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
+PICTURES = max(2**30, psutil.virtual_memory().available // 8)   # Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
 
 
 def clip_windows(
