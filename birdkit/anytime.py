@@ -16,12 +16,12 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .blend import BLENDS, align, blend
 from .budget import measure, plan
-from .core import BROKEN, KitError, atomic, in_words, on_kaggle, progress
+from .core import KitError, ahead, atomic, on_kaggle, progress, what_failed
 from .hear import SoundCache, hear_files
 from .post import apply_sheet, possible_steps
-from .rows import sound_key, window_starts
+from .rows import sound_key
 from .runtime import fastest
-from .submit import make_sheet, post_facts
+from .submit import make_sheet, post_facts, try_hearing
 
 # %% ../nbs/lib/44a_anytime.ipynb #3bfbc3fe
 def write_submission(
@@ -32,7 +32,7 @@ def write_submission(
     line = "%s" + ",%.7g" * len(sheet.classes)
     with atomic(path) as part, open(part, "w", encoding="utf-8") as f:
         print("row_id", *map(_quoted, sheet.classes), sep=",", file=f)
-        f.writelines(line % (_quoted(i), *row.tolist()) + "\n" for i, row in zip(sheet.ids, sheet.scores))
+        f.writelines(line % (_quoted(i), *row.tolist()) + "\n" for i, row in sheet.written())
     return path
 
 
@@ -52,6 +52,11 @@ def reserve_s(
     return min(KAGGLE_RESERVE_S if on_kaggle() else RESERVE_S, clock.budget_s / 10)
 
 
+def _left_s(clock):
+    "Seconds until what is kept back."
+    return clock.left_s() - reserve_s(clock)
+
+
 def one_pass(
     sheet,    # Sheet; its list of bad files is filled
     member,   # Member of an export
@@ -62,7 +67,7 @@ def one_pass(
 ):            # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
     "Hear all files with one model, as long as there is time."
     rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
-    before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache)
+    before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
     for (found, reason), path, span in zip(progress(heard, member.name, len(sheet.files)), sheet.files, sheet.spans):
         left = clock.left_s()
         reached, slowest, before = reached + 1, max(slowest, before - left), left
@@ -82,15 +87,10 @@ def try_settings(
     facts,   # As of one_pass
 ):           # The member, without the steps whose facts cannot be had; KitError where a setting is wrong
     "Run what follows the network once, before anything is heard."
-    window_starts(rows, member.recipe)
+    try_hearing(member.recipe)
     steps = possible_steps(member.recipe.infer.post, facts, name=member.name)
     apply_sheet(np.full((rows, len(member.classes)), .5, "float32"), [slice(0, rows)], steps, **facts)
     return replace(member, recipe=member.recipe.but({"infer.post": steps}))
-
-
-def _told(error):
-    "An error in one line; one that nobody foresaw with its name."
-    return in_words(error) if isinstance(error, BROKEN) else f"{type(error).__name__}: {in_words(error)}"
 
 
 def _good(members, rows, facts):
@@ -98,7 +98,7 @@ def _good(members, rows, facts):
     good, wrong = [], {}
     for m in members:
         try: good.append(try_settings(m, rows, facts.get(m.name, {})))
-        except Exception as error: wrong[m.name] = _told(error)
+        except Exception as error: wrong[m.name] = what_failed(error)
     if not good: raise KitError("; ".join(dict.fromkeys(wrong.values())))
     return good, wrong
 
@@ -109,9 +109,9 @@ def self_test(
     budget_s,  # Seconds of the whole run
 ):             # Seconds the self-test may take, and which files it hears
     "A twentieth of what all files would take at export's speed, 1 to 20 s; four files or more, spread over all."
-    expected_s = sum(m.ms_per_window * 5 / m.recipe.infer.stride_s for m in members) * np.mean(rows) / 1e3 + .05      # of one file
+    expected_s = sum(m.ms_per_window * ROW_S / m.recipe.infer.stride_s for m in members) * np.mean(rows) / 1e3 + .05      # of one file, .05 s of it for its sound
     seconds = min(float(np.clip(.05 * expected_s * len(rows), 1, 20)), .02 * budget_s)
-    count = int(np.clip(seconds / 3 / expected_s, 4, 24)) // 2 * 2
+    count = int(np.clip(seconds / 3 / expected_s, 4, 24)) // 2 * 2     # a third is for choosing settings, and files are heard twice; an even number, in whole rounds on two cores
     return seconds, np.unique(np.linspace(0, len(rows) - 1, count).astype(int))
 
 
@@ -129,7 +129,7 @@ def readable(
 def _can_be_read(path):
     "Whether a file can be read."
     try: return bool(len(decode(path).samples))
-    except BROKEN: return False
+    except Exception: return False
 
 
 def make_plan(
@@ -148,7 +148,7 @@ def make_plan(
     speed, networks, refused = measure(heavy, [sheet.files[i] for i in some], [rows[i] for i in some], seconds, load, clock.now, partial(_plenty, rows=rows, clock=clock))
     paid = replace(speed, load_s=dict.fromkeys(speed.load_s, 0.))            # the networks are loaded by now
     usable = [_as_heard(m, networks[m.name]) for m in heavy if m.name in networks]
-    chosen, table, spare = plan(usable, paid, len(rows), ROW_S * float(np.mean(rows)), clock.left_s() - reserve_s(clock), cache_gb=cache_gb)
+    chosen, table, spare = plan(usable, paid, len(rows), ROW_S * float(np.mean(rows)), _left_s(clock), cache_gb=cache_gb)
     why = wrong | refused
     lost = [dict(model=m.name, value=m.value, minutes=0., plan=f"left out: {why.get(m.name, 'its weight is 0')}") for m in members if m.name not in networks]
     return [*chosen, *spare], networks, pd.DataFrame([*table.to_dict("records"), *lost])
@@ -156,7 +156,7 @@ def make_plan(
 
 def _plenty(speed, rows, clock):
     "Would the models measured so far fill the time that is left three times over? Each counts for no more than that time."
-    left, minutes = max(0., clock.left_s() - reserve_s(clock)), sum(rows) * ROW_S / 60
+    left, minutes = max(0., _left_s(clock)), sum(rows) * ROW_S / 60
     return bool(speed.network_s) and sum(min(s * minutes, left) for s in speed.network_s.values()) >= 3 * left
 
 
@@ -182,13 +182,15 @@ def run_submission(
 ):                  # Sheet, and a report: DataFrame by model of what happened and why
     "Write a valid submission at once, then improve it model by model until all have been heard or time is up."
     sheet = make_sheet(comp, files, pd.Series(export.prior, list(export.classes)), sample)
-    start, how, passes, report = sheet.scores.copy(), _known_blend(export.blend), [], []
+    passes, report = [], []
     write_submission(path, sheet)
-    if clock.left_s() <= reserve_s(clock): return sheet, _unheard(export.members, "no time")
+    if _left_s(clock) <= 0: return sheet, _unheard(export.members, "no time")
     members = [replace(m, classes=m.classes or export.classes) for m in export.members]
-    facts = _facts(comp, members, files)
-    try: members, networks, table = make_plan(sheet, members, clock, load, cache_gb, facts)
-    except BROKEN as error: return sheet, _unheard(export.members, in_words(error))
+    known = _facts(comp, {tuple(comp.classes), *(m.classes for m in members)}, files)
+    facts, whole = {m.name: known[m.classes] for m in members}, known[tuple(comp.classes)]
+    join = partial(_joined, start=sheet.scores.copy(), how=_known_blend(export.blend), spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
+    try: members, networks, table = _in_time(partial(make_plan, sheet, members, clock, load, cache_gb, facts), clock)
+    except Exception as error: return sheet, _unheard(export.members, what_failed(error))
     cache, keys = SoundCache(cache_gb), [sound_key(m.recipe) for m in members]
     for i, member in enumerate(members):
         begun = clock.elapsed_s()
@@ -199,11 +201,18 @@ def run_submission(
             if not what:
                 scores, reached = one_pass(sheet, member, networks[member.name], clock, cache, facts[member.name])
                 used = scores is not None and (reached == len(files) or not passes)
-                if used: passes = _blended(path, sheet, [*passes, (align(scores, member.classes, comp.classes), member.weight)], how, start)
+                if used: passes = _written(path, sheet, [*passes, (align(scores, member.classes, comp.classes), member.weight)], join)
                 what = _what(reached, len(files), scores, used)
-        except Exception as error: what = f"left out: {_told(error)}"          # what was written before it stands
+        except Exception as error: what = f"left out: {what_failed(error)}"          # what was written before it stands
         report.append(dict(model=member.name, files=reached, seconds=clock.elapsed_s() - begun, what=what))
+    sheet.bad = _never_heard(sheet, passes)
     return sheet, _report(report, table)
+
+
+def _in_time(work, clock):
+    "What a function gives; KitError where it has not ended when time is up."
+    for found in ahead(lambda _: work(), [None], 1, left_s=partial(_left_s, clock)): return found
+    raise KitError("the self-test had not ended when time was up")
 
 
 def _known_blend(how):
@@ -212,15 +221,42 @@ def _known_blend(how):
     return how if how in BLENDS else "mean"
 
 
-def _blended(path, sheet, passes, how, start):
-    "Fill the sheet with what passes, pairs of scores and weight, say together, and write it."
+def _known_post(steps, sheet, facts):
+    "Steps for the joined scores; none where one of them cannot be run."
+    try:
+        steps = possible_steps(steps, facts, name="the blend")
+        apply_sheet(np.full((sheet.spans[0].stop, len(sheet.classes)), .5, "float32"), sheet.spans[:1], steps, **facts)
+        return steps
+    except Exception as error: print(f"scores are joined without post-processing: {what_failed(error)}")
+    return ()
+
+
+def _joined(passes, start, how, spans, steps, facts):
+    "What passes, pairs of scores and weight, say together; the start where none does, which no step touches."
     stack = np.stack([scores for scores, _ in passes])
-    scores = blend(stack, [weight for _, weight in passes], how, start)
+    scores, silent = blend(stack, [weight for _, weight in passes], how, start), np.isnan(stack).all((0, 2))[:, None]
+    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, **facts)) if steps else scores
+
+
+def _written(path, sheet, passes, join):
+    "Fill the sheet with what passes say together, and write it."
+    scores = join(passes)
     write_submission(path, replace(sheet, scores=scores))
     sheet.scores = scores                                                    # what is in the file, also where the disk is full
-    known = ~np.isnan(stack).all((0, 2))
-    sheet.heard = sum(bool(known[s].any()) for s in sheet.spans)
+    sheet.heard = sum(_heard(sheet, passes))
     return passes
+
+
+def _heard(sheet, passes):
+    "Of each file, whether some pass has scores of it."
+    known = ~np.all([np.isnan(scores).all(1) for scores, _ in passes], 0)
+    return [bool(known[s].any()) for s in sheet.spans]
+
+
+def _never_heard(sheet, passes):
+    "Bad files, without those of which one model has scores where another one failed."
+    heard = {f.name for f, told in zip(sheet.files, _heard(sheet, passes)) if told} if passes else set()
+    return {name: why for name, why in sheet.bad.items() if name not in heard}
 
 
 def _unheard(members, why):
@@ -228,13 +264,12 @@ def _unheard(members, why):
     return pd.DataFrame(dict(model=[m.name for m in members], files=0, predicted_s=0., seconds=0., what=f"left out: {why}"))
 
 
-def _facts(comp, members, files):
-    "Facts for post-processing by member name; a table that cannot be read costs the facts, not the submission."
-    try: known = {labels: post_facts(comp, labels, files) for labels in {m.classes for m in members}}
-    except BROKEN as error:
-        print(f"post-processing knows no more than the scores: {in_words(error)}")
-        known = {}
-    return {m.name: known.get(m.classes, {}) for m in members}
+def _facts(comp, lists, files):
+    "Facts for post-processing, by the list of classes they are of; a table that cannot be read costs the facts, not the submission."
+    try: return {classes: post_facts(comp, classes, files) for classes in lists}
+    except Exception as error:
+        print(f"post-processing knows no more than the scores: {what_failed(error)}")
+        return dict.fromkeys(lists, {})
 
 
 def _is_spare(member, table):
@@ -253,11 +288,12 @@ def _too_late(member, table, report, clock):
     if not done: return ""
     slower = sum(r["seconds"] for r in done) / max(sum(_expected_s(r["model"], table) for r in done), 1e-9)
     needed = slower * _expected_s(member.name, table)
-    return f"left out: needs {needed:.0f} s" if needed > clock.left_s() - reserve_s(clock) else ""
+    return f"left out: needs {needed:.0f} s" if needed > _left_s(clock) else ""
 
 
 def _what(reached, files, scores, used):
     "What became of a pass."
+    if not reached: return "time was up before a file was heard"
     if scores is None: return "heard nothing: see the list of bad files"
     if reached == files: return "heard all files"
     return f"time was up: {reached} of {files} files " + ("kept" if used else "not used")

@@ -143,7 +143,7 @@ def decode(
     (odd, peak), y = _mend(x), resample(x, sr)
     y = y if seconds is None else y[:round(seconds * SR)]
     flaws = [f"{odd} NaN or inf samples"] * (odd > 0)
-    if len(x) < frames: flaws.append(f"breaks off after {len(x) / sr:.1f} of {total / sr:.1f} s" + f" ({fault})" * bool(fault))
+    if len(x) < frames: flaws.append(f"breaks off after {len(x) / sr:.1f} of {total / sr:.1f} s" + (f" ({fault})" if fault else ""))
     elif not isinstance(f, Vorbis) and not whole_ogg(path): flaws.append(f"breaks off after {total / sr:.1f} s")
     return Clip(y, tuple(flaws), max(0., total / sr - len(y) / SR) if frames < total else 0., peak if y is x else peak_of(y))
 

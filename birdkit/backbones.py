@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import torch
 from torch import nn
 
-from .core import KitError, check_dims
+from .core import KitError, check_dims, kaggle_inputs
 
 # %% ../nbs/lib/23_backbones.ipynb #b4713950
 def import_timm():  # The timm module
@@ -81,9 +81,9 @@ def _plain(name):
     return re.sub("[._]", "-", str(name)).lower()
 
 
-def _attached(name, inputs):
+def _attached(name):
     "A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag."
-    root = Path(inputs)
+    root = kaggle_inputs()
     files = [p for p in sorted(root.rglob("*")) if p.suffix in SUFFIXES] if root.exists() else []
     parts = {p: {_plain(p.stem), *map(_plain, p.relative_to(root).parts[:-1])} for p in files}
     return next((p for wanted in (name, name.split(".")[0]) for p in files if _plain(wanted) in parts[p]), None)
@@ -116,17 +116,16 @@ def _downloaded(name):
 
 # %% ../nbs/lib/23_backbones.ipynb #86189f88
 def find_weights(
-    backbone,                # timm id
-    weights="auto",          # A path, "auto", or "none"
-    inputs="/kaggle/input",  # Where datasets are attached
-):                           # Path of a weights file; None for "none" only; KitError where a given path is not a file
+    backbone,        # timm id
+    weights="auto",  # A path, "auto", or "none"
+):                   # Path of a weights file; None for "none" only; KitError where a given path is not a file
     "Find pretrained weights on this machine, else download them."
     if weights == "none": return None
     if weights != "auto":
         if not Path(weights).is_file(): raise KitError(f'model.weights={weights!r} is not a file: give a path, "auto", or "none" for a random start')
         return Path(weights)
     name = timm_id(backbone)
-    return _attached(name, inputs) or _cached(name) or _packaged(name) or _downloaded(name)
+    return _attached(name) or _cached(name) or _packaged(name) or _downloaded(name)
 
 # %% ../nbs/lib/23_backbones.ipynb #d1d7ebbb
 def _read_state(path):
@@ -190,17 +189,16 @@ def _create(name, **options):
 class Backbone(nn.Module):
     "A timm network from pictures (B, channels, H, W) to a map of features (B, D, h, w)."
     def __init__(self,
-        name,                    # timm id
-        in_chans=1,              # Channels of the picture
-        size=None,               # (height, width) of the picture; only window transformers must know it
-        weights="auto",          # "auto": find them; "none": a random start; or a path
-        drop=0.,                 # timm's drop_rate; most networks use it behind the last map only, where it changes nothing here
-        drop_path=0.,            # Stochastic depth: share of blocks skipped, rising to this
-        inputs="/kaggle/input",  # Where datasets are attached
+        name,            # timm id
+        in_chans=1,      # Channels of the picture
+        size=None,       # (height, width) of the picture; only window transformers must know it
+        weights="auto",  # "auto": find them; "none": a random start; or a path
+        drop=0.,         # timm's drop_rate; most networks use it behind the last map only, where it changes nothing here
+        drop_path=0.,    # Stochastic depth: share of blocks skipped, rising to this
     ):
         super().__init__()
         self.name = timm_id(name)
-        fixed, path = _fixed_size(self.name, size), find_weights(self.name, weights, inputs)
+        fixed, path = _fixed_size(self.name, size), find_weights(self.name, weights)
         self.net = _create(self.name, in_chans=in_chans, img_size=fixed, drop_rate=drop, drop_path_rate=drop_path)
         self.pad = (0, fixed[1] - size[1], 0, fixed[0] - size[0]) if fixed else None
         self.level_features = (*(level["num_chs"] for level in self.net.feature_info[:-1]), self.net.num_features)

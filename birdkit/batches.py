@@ -52,14 +52,14 @@ def make_clips(
     data,           # Prepared
     segments=None,  # DataFrame of birdkit.clean: recording, start_s, end_s, keep; None keeps everything
     secondary=1.,   # Target of secondary labels; -1 leaves their classes out of the clip's loss
-    weights=None,   # Series of weights by recording, if any
+    weights=None,   # Series of weights by recording, if any; a recording of weight 0 gives no clip, or its sound would still lie in the mixes of others
 ):                  # Clips, in the order of data.recordings
     "The clips of a competition after cleaning."
     keys, targets = data.recordings.recording.to_numpy(object), data.targets(secondary)
     primary = pd.Index(data.classes).get_indexer(data.recordings.primary_label)
     known = targets >= 0 if targets.min(initial=0) < 0 else None
     clips = Clips(keys, _spans(data.store, keys, segments), targets.clip(0), _weights(keys, weights), primary, known)
-    return clips[clips.lengths > 0]
+    return clips[(clips.lengths > 0) & (clips.weights > 0)]
 
 
 def _spans(store, keys, segments):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import KitError, atomic, nearest, quiet, write_table
+from .core import KitError, atomic, in_words, nearest, quiet, write_table
 from .learner import Callback, SkipStep, StopTraining
 
 # %% ../nbs/lib/31a_callbacks.ipynb #4a77683a
@@ -99,7 +99,8 @@ class SkipBadLoss(Callback):
     def __init__(self,
         patience=5,       # Bad steps in a row that end training
         checkpoint=None,  # Checkpoint to go back to
-    ): self.patience, self.checkpoint, self.row, self.count, self.good = patience, checkpoint, 0, 0, []
+        refusals=25,      # Steps in a row that half precision's scaler may refuse; its first scale of 65,536 is down at 1 after 16
+    ): self.patience, self.checkpoint, self.refusals, self.row, self.refused, self.count, self.good = patience, checkpoint, refusals, 0, 0, 0, []
 
     def before_epoch(self,
         learner,  # Learner
@@ -119,11 +120,19 @@ class SkipBadLoss(Callback):
         "Look at the gradient; half precision's scaler does so itself."
         if hasattr(learner, "norm") and not learner.scaler.is_enabled(): self._judge(learner, learner.norm)
 
+    def after_refused(self,
+        learner,  # Learner
+    ):
+        "The scaler found a gradient that is not finite."
+        self.refused += 1
+        self._leave_out(learner)
+        if self.refused == self.refusals: self._end(learner, self.refusals)
+
     def after_step(self,
         learner,  # Learner
     ):
         "A good step."
-        self.row = 0
+        self.row = self.refused = 0
         for good, now in zip(self.good, statistics(learner.model)): good.copy_(now)
 
     def after_epoch(self,
@@ -134,15 +143,22 @@ class SkipBadLoss(Callback):
 
     def _judge(self, learner, value):
         if value.isfinite(): return
-        for good, now in zip(self.good, statistics(learner.model)): now.copy_(good)
-        self.row, self.count = self.row + 1, self.count + 1
+        self.row += 1
+        self._leave_out(learner)
         if self.row < self.patience: raise SkipStep
+        self._end(learner, self.patience)
+
+    def _leave_out(self, learner):
+        self.count += 1
+        for good, now in zip(self.good, statistics(learner.model)): now.copy_(good)
+
+    def _end(self, learner, times):
         back = self.checkpoint.back(learner) if self.checkpoint else ""
-        raise StopTraining(f"loss or gradient was not finite {self.patience} times in a row{back}; lower optim.lr, or train with optim.precision=f32")
+        raise StopTraining(f"loss or gradient was not finite {times} times in a row{back}; lower optim.lr, or train with optim.precision=f32")
 
     def state_dict(self):
         "What a resumed run needs."
-        return dict(row=self.row, count=self.count)
+        return dict(row=self.row, refused=self.refused, count=self.count)
 
     def load_state_dict(self,
         state,  # From state_dict
@@ -257,7 +273,7 @@ class Checkpoint(Callback):
         mark,        # What the run is (recipe, data): a checkpoint of another run is refused
         every_s=60,  # Save at most once in this time, s
         share=.02,   # Of the time, that saving may take: large models are saved more rarely
-    ): self.path, self.fresh, self.mark, self.every_s, self.share = path, path.with_name("next.pt"), mark, every_s, share
+    ): self.path, self.fresh, self.mark, self.every_s, self.share, self.told = path, path.with_name("next.pt"), mark, every_s, share, False
 
     def before_fit(self,
         learner,  # Learner
@@ -276,19 +292,26 @@ class Checkpoint(Callback):
     def after_batch(self,
         learner,  # Learner
     ):
-        "Save, if it is time."
+        "Save, if it is time; where that fails, training goes on, and it is tried again as late as another one would be due."
         if time.monotonic() < self.due or learner.gathered: return
         begin = time.monotonic()
-        self.save(learner, self.fresh)
+        try: self.save(learner, self.fresh)
+        except KitError as error:
+            if not self.told: print(f"{error}; training goes on without, and tries again")
+            self.told = True
         self.due = time.monotonic() + max(self.every_s, (time.monotonic() - begin) / self.share)
 
     def save(self,
         learner,    # Learner
         path=None,  # Where to, by default to the checkpoint's place
     ):
-        "Save now."
+        "Save now; KitError where it cannot be written."
         learner.spent_s = time.monotonic() - learner.started
-        with atomic(path or self.path) as part: torch.save(dict(mark=self.mark, **pack(learner)), part)
+        state, path = dict(mark=self.mark, **pack(learner)), path or self.path
+        try:
+            with atomic(path) as part: torch.save(state, part)
+        except (OSError, RuntimeError) as error:       # torch.save raises the second where the disk is full
+            raise KitError(f"{path} cannot be written ({in_words(error)}): make room on the disk") from None
 
     def read(self):  # dict: the mark, and what `pack` gave
         "What is in the checkpoint."
@@ -305,8 +328,9 @@ class Checkpoint(Callback):
             raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again")
         unpack(learner, state)
         other = device_kind(state["random"])
-        moved = f" (saved on another device, {other}: weights are kept, random numbers start anew)" * (other != learner.device.type)
-        return f"epoch {learner.epoch}" + f" and {learner.place} batches of the next" * bool(learner.place) + moved
+        moved = f" (saved on another device, {other}: weights are kept, random numbers start anew)" if other != learner.device.type else ""
+        ahead = f" and {learner.place} batches of the next" if learner.place else ""
+        return f"epoch {learner.epoch}{ahead}{moved}"
 
     def back(self,
         learner,  # Learner

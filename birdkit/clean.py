@@ -27,12 +27,11 @@ CLEAN = {f.__name__: f for f in (rating, licence, loudness, speech, silence, sil
 
 
 def clean(
-    cleaning,            # Cleaning to start from
-    steps,               # Such as (("speech", {"how": "half"}), ("silence",), ("duplicates",))
-    where="data.clean",  # The recipe's field, for errors
-):                       # Cleaning
+    cleaning,  # Cleaning to start from
+    steps,     # Such as (("speech", {"how": "half"}), ("silence",), ("duplicates",))
+):             # Cleaning
     "Run a recipe's rules in order; segments come from cleaning.lay_segments."
-    return apply_steps(cleaning, steps, CLEAN, where)
+    return apply_steps(cleaning, steps, CLEAN, "data.clean")
 
 # %% ../nbs/lib/12e_clean.ipynb #f10c078f
 def short_reason(

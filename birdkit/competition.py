@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'MOUNTS', 'CARRIED', 'TEXTS', 'RECORDING_COLUMNS', 'TAXON_COLUMNS',
            'SOUNDSCAPE_COLUMNS', 'TRUTH_FILES', 'USUAL_ROWS', 'row_ids', 'split_row_id', 'audio_files', 'parse_labels',
-           'parse_seconds', 'attached', 'attached_files', 'take_over', 'Competition']
+           'parse_seconds', 'attached', 'attached_files', 'attached_folders', 'take_over', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
 import ast, csv, os, shutil, subprocess, sys
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of
-from .core import KitError, Workspace, project_root, read_table, refuse_row
+from .core import KitError, Workspace, kaggle_inputs, last_line, project_root, read_table, refuse_row
 from .metrics import few
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
@@ -117,26 +117,36 @@ def _classes(path):
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
 
 
-def attached(
-    inputs="/kaggle/input",  # Where Kaggle mounts its inputs
-):                           # list of Path, the newest layout first
+def attached():  # list of Path, the newest layout first
     "Competition folders among Kaggle's inputs, by their marker files."
-    folders = [f for f in _mounted(inputs) if _complete(f)]
+    folders = [f for f in _mounted() if _complete(f)]
     age = lambda f: -(f / "train.csv").exists() - (f / "train_soundscapes_labels.csv").exists()
     return sorted(folders, key=age)
 
 
+def _newest(folders):
+    "The first of attached competitions, None where there is none; of several it is told."
+    if len(folders) > 1: print(f"of {len(folders)} competitions the newest is used, {folders[0]}: give data= for another")
+    return folders[0] if folders else None
+
+
 def attached_files(
-    name,                    # Name of a file that marks what is looked for
-    inputs="/kaggle/input",  # Where Kaggle mounts its inputs
-):                           # list of Path
+    name,  # Name of a file that marks what is looked for
+):         # list of Path
     "Files of this name in attached datasets, at the top or one folder down."
-    return [f / name for top in _mounted(inputs) for f in (top, *sorted(p for p in top.glob("*") if p.is_dir())) if (f / name).is_file()]
+    return [f / name for top in _mounted() for f in (top, *sorted(p for p in top.glob("*") if p.is_dir())) if (f / name).is_file()]
 
 
-def _mounted(inputs):
+def attached_folders(
+    name,  # Name of a folder, such as birdclef-2025-past
+):         # list of Path
+    "Attached datasets of this name, and folders of this name in attached ones."
+    return [f for top in _mounted() for f in (top, top / name) if f.name == name and f.is_dir()]
+
+
+def _mounted():
     "Folders of attached inputs, in the layouts Kaggle has used; outputs of notebooks too."
-    return [f for mount in MOUNTS for f in sorted(Path(inputs).glob(mount)) if f.is_dir()]
+    return [f for mount in MOUNTS for f in sorted(kaggle_inputs().glob(mount)) if f.is_dir()]
 
 
 def _complete(folder):
@@ -153,33 +163,46 @@ def _demo(space):
     print(f"building the demo in {folder}", flush=True)
     done = subprocess.run([sys.executable, str(script), "--out", str(folder)], capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise KitError(f"{script} failed ({reason}): run it with --out {folder} to see why, or give data=")
+        raise KitError(f"{script} failed ({last_line(done.stderr)}): run it with --out {folder} to see why, or give data=")
     return folder
 
 # %% ../nbs/lib/10_competition.ipynb #3237a0ff
-CARRIED = ("runs", "pretrained", "pseudo", "export")   # Results that later sessions build on; sound is decoded anew
+CARRIED = ("runs/*/*", "pretrained/*", "pseudo/*", "export/*", "clean")   # Results that later sessions build on, each taken over whole; sound is decoded anew
 
 
-def _copied(old, here):
-    "A copy of a folder, whole or not at all."
-    part = here.with_name(f".{here.name}.{os.getpid()}.part")
-    try: os.replace(shutil.copytree(old, part), here)
-    finally: shutil.rmtree(part, ignore_errors=True)
+def _copied(old, here, part):
+    "A copy of a file or folder, whole or not at all; `part` is where it grows."
+    try:
+        shutil.copytree(old, part) if old.is_dir() else shutil.copy2(old, part)
+        here.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, here)
+    finally: shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
     return here
 
 
+def _changed_s(path):
+    "When the newest file of a folder, or a file, was written, s since 1970."
+    return max([f.stat().st_mtime for f in (path, *path.rglob("*")) if f.is_file()], default=0.)
+
+
+def _left_behind(top):
+    "What a session left that later ones build on, and when it was written."
+    return [(f, f.relative_to(top), _changed_s(f)) for results in CARRIED for f in sorted(top.glob(results)) if not f.name.startswith(".")]
+
+
 def take_over(
-    space,                   # Workspace of this session
-    inputs="/kaggle/input",  # Where Kaggle mounts its inputs
-):                           # list of folders that were copied
-    "Copy what an earlier session left in an attached notebook's output, where this workspace has none of it."
-    found = [(f.parent / name, space.root / name) for f in attached_files(space.MARKER, inputs) for name in CARRIED]
+    space,  # Workspace of this session
+):          # list of files and folders that were copied
+    "Copy what earlier sessions left in attached notebooks' outputs, where this workspace has none of it: of each run the newest; what is left out is told."
+    found = [x for marker in attached_files(space.MARKER) for x in _left_behind(marker.parent)]
     copied = []
-    for old, here in found:
-        if not old.is_dir() or here.exists(): continue
-        copied.append(_copied(old, here))
-        print(f"taken over from an earlier session: {old}", flush=True)
+    for old, name, changed_s in sorted(found, key=lambda x: -x[2]):
+        here = space.root / name
+        if not here.exists():
+            copied.append(_copied(old, here, space.root / f".take_over.{os.getpid()}.part"))
+            print(f"taken over from an earlier session: {old}", flush=True)
+        elif here in copied: print(f"left out: {old}; another session's {name} is as new or newer", flush=True)
+        elif changed_s > _changed_s(here): print(f"left out: {old} is newer than {here}; remove that and run again to have it", flush=True)
     return copied
 
 # %% ../nbs/lib/10_competition.ipynb #9e7bc92b
@@ -282,16 +305,13 @@ class Competition:
     folder: Path  # The competition folder
     year: int     # 2024, 2025 or 2026: whose layout the folder has
 
-    row_ids, split_row_id = staticmethod(row_ids), staticmethod(split_row_id)
-
     @classmethod
     def find(cls,
-        data="auto",             # A competition folder, or "auto": the attached Kaggle competition, else the demo
-        work="auto",             # Workspace or its folder, where the demo is built
-        inputs="/kaggle/input",  # Where Kaggle mounts its inputs
-    ):                           # The competition; KitError naming the file that is missing
+        data="auto",  # A competition folder, or "auto": the attached Kaggle competition, else the demo
+        work="auto",  # Workspace or its folder, where the demo is built
+    ):                # The competition; KitError naming the file that is missing
         "The competition in this folder."
-        folder = next(iter(attached(inputs)), None) if data == "auto" else Path(data).expanduser().absolute()
+        folder = _newest(attached()) if data == "auto" else Path(data).expanduser().absolute()
         if folder is None: folder = _demo(work if isinstance(work, Workspace) else Workspace.find(work))
         found = cls(folder, _year(folder))
         _classes(folder / "sample_submission.csv")

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
-from .core import progress
+from .core import command, progress
 from .export import time_windows, to_openvino
 from .models import Classifier
 from .recipe import all_recipes, list_recipes
@@ -92,18 +92,23 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def main(
-    argv=None,  # Arguments, by default those of the command line
-):              # Exit status
-    "Measure all recipes and print them as a Markdown table: `python -m birdkit.costs [--files 700] [--out FILE]`."
+def _parser():
+    "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.costs", description="Recipes and what they cost on this machine.")
     parser.add_argument("--files", type=int, default=700, help="soundscapes of a minute (default %(default)s)")
     parser.add_argument("--out", type=Path, help="write the table to this file too")
-    args = parser.parse_args(argv)
-    text = markdown_table(list_recipes().merge(recipe_costs(all_recipes(), args.files), on="recipe"))
-    print(text)
-    if args.out: args.out.write_text(text)
-    return 0
+    return parser
+
+
+def main(
+    arguments=None,  # As on the command line
+):
+    "Measure all recipes and print them as a Markdown table: `python -m birdkit.costs [--files 700] [--out FILE]`."
+    given = _parser().parse_args(arguments)
+    with command():
+        text = markdown_table(list_recipes().merge(recipe_costs(all_recipes(), given.files), on="recipe"))
+        print(text)
+        if given.out: given.out.write_text(text)
 
 # %% ../nbs/lib/41a_costs.ipynb #8ae782fd
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['Round', 'round_count', 'label_round', 'train_student', 'distill_round', 'validation_auc', 'has_stalled', 'until_best',
-           'final_models', 'final_infer']
+           'final_models', 'final_values', 'final_infer']
 
 # %% ../nbs/lib/34a_distill.ipynb #d8c66c00
+import math
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from .core import KitError, read_json, write_json
-from .labels import LEFT_OUT, as_teacher, held_fold, part_of, predict_labels, with_truth
-from .outside import read_labels, with_given
+from .heldout import split_clips
+from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, part_of, predict_labels, with_truth
+from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
-from .students import make_student
-from .training import TrainedModel, background_scapes, choose_device, load_model, split_clips, train_run, why_stopped
+from .students import check_lessons, make_student
+from .training import TrainedModel, background_scapes, load_model, on_device, train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)
@@ -26,7 +29,13 @@ class Round:
     lessons: dict                # {source: Labels} after the steps of the first student's recipe
     runs: dict                   # {member: folders of its models after this round}
     histories: dict = field(default_factory=dict)   # {folder: DataFrame}
-    stopped: str = ""            # Why a student was stopped; those after it were not begun
+    stopped: str = ""            # Why the labelling or a student was stopped; students after it were not begun
+
+    @property
+    def told(self):  # Labels of the first source
+        "What the teachers told."
+        return next(iter(self.labels.values()))
+
 
 
 def round_count(
@@ -46,16 +55,21 @@ def label_round(
     number,  # Number of the round
     on,      # "soundscapes", "clips" or "both"
     data,    # Prepared
-    space,   # Workspace
+    folder,  # Where the labels are kept
     combine="mean",  # A name of labels.COMBINE
     unheard=True,    # Clips only by models that have not learnt from them
-):           # {source: Labels}, and the teachers' networks
+    minutes=None,    # Time there is for each source, as in keep_labels
+    told=None,       # {source: Labels} that need no teacher; None: nothing is
+):           # {source: Labels}, and the teachers' networks; TimeUp where it is stopped
     "Let all models that know all classes label."
-    networks = [(load_model(f).to(choose_device()), f) for folders in runs.values() for f in folders]
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    teachers = [as_teacher(model, f, data, unheard and "clips" in sources) for model, f in networks if set(data.classes) <= set(model.classes)]
-    return {s: predict_labels(teachers, data, s, combine, number, folder=space.pseudo(number)) for s in sources}, [t.model for t in teachers]
+    able = [f for folders in runs.values() for f in folders if set(data.classes) <= set(read_json(f / "classes.json", "run 04_train"))]
+    teachers, told = [as_teacher(load_model(f), f, data, unheard and "clips" in sources) for f in able], told or {}
+    with ExitStack() as labelling:
+        for t in teachers if set(sources) - set(told) else (): labelling.enter_context(on_device(t.model))
+        labels = {s: told[s] if s in told else predict_labels(teachers, data, s, combine, number, folder, minutes=minutes) for s in sources}
+    return labels, [t.model for t in teachers]
 
 # %% ../nbs/lib/34a_distill.ipynb #84fd9c98
 def _student_start(recipe, folder, data, space, seed):
@@ -76,11 +90,11 @@ def _check_taught(labels, learn):
         raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
 
 
-def _heard(labels, part, parts, data):
+def _heard(labels, part, pseudo, data):
     "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out."
-    labels = with_truth(labels.align(data.classes), labelled_windows(data))
+    labels = with_truth(labels.align(data.classes), labelled_windows(data), pseudo.labelled)
     if part is None: return labels, []
-    out = part_of(labels.keys, parts) == part
+    out = part_of(labels.keys, pseudo.parts) == part
     return labels[~out], labels.keys[out].tolist()
 
 
@@ -106,7 +120,7 @@ def train_student(
     fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
     if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
-    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo.parts, data) if "soundscapes" in labels else (None, [])
+    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data) if "soundscapes" in labels else (None, [])
     scapes = background_scapes(data) if heard is None else labelled_scapes(heard, data)
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
     if mine.rows is not None: _check_taught(labels["clips"], split_clips(data, clips, fold)[0])
@@ -130,6 +144,13 @@ def _joined(labels, given, pseudo):
     return labels if given is None else {s: with_given(l, given, pseudo.given_share) if s == "soundscapes" else l for s, l in labels.items()}
 
 
+def _told(members, given, data):
+    "Labels of soundscapes that no teacher is asked for, as all members take those of others in their place."
+    takes = lambda p: p.on == "soundscapes" and p.given and p.given_share == 1
+    alone = [given_alone(given[m.pseudo.given], data) if takes(m.pseudo) else None for m in members]
+    return {} if any(labels is None for labels in alone) else {"soundscapes": alone[0]}
+
+
 def distill_round(
     runs,    # {member: folders of its models}, as find_members or the round before gave them
     number,  # Number of the round, from 1
@@ -138,13 +159,17 @@ def distill_round(
     clips,   # Clips of all classes
     space,   # Workspace
     seed=0,  # Of everything random
-    minutes=None,  # Time there is for each student, as in train_run; None: no limit
+    minutes=None,  # Time there is for the labels and for each student, as in train_run; None: no limit
+    name="",       # Of the whole system, under which its labels are kept; "" is that of the first member
 ):           # Round
-    "Label with all teachers, train the students of each member that takes part in this round; one that is stopped ends it."
+    "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
     takes_part = [m for m in members if m.pseudo.rounds >= min(number, max(m.pseudo.rounds for m in members))]
-    on = {m.pseudo.on for m in takes_part}
-    labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space, takes_part[0].pseudo.combine, takes_part[0].pseudo.unheard)
+    for m in takes_part: check_lessons(m)
+    on, first = {m.pseudo.on for m in takes_part}, takes_part[0].pseudo
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in takes_part} - {""}}
+    try: labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space.pseudo(name or members[0].name, number),
+                                        first.combine, first.unheard, minutes, _told(takes_part, given, data))
+    except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
     for m in takes_part:
         mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in _joined(labels, given.get(m.pseudo.given), m.pseudo).items() if m.pseudo.on in (s, "both")}
@@ -162,7 +187,7 @@ def validation_auc(
 ):         # Mean AUC of the clips they held out; NaN where nothing was, or nothing could be scored
     "How good models are on clips they have not heard."
     found = [read_json(f / "metrics.json", "run 04_train").get("auc") for folders in runs.values() for f in folders]
-    known = [a for a in found if a is not None and a == a]
+    known = [a for a in found if a is not None and not math.isnan(a)]
     return sum(known) / len(known) if known else float("nan")
 
 
@@ -180,7 +205,7 @@ def until_best(
     patience,  # As of has_stalled; 0 keeps all
 ):             # The rounds up to the best one
     "Rounds that brought nothing are not kept; where nothing was scored, all are."
-    known = [-1. if s != s else s for s in scores]           # NaN where nothing was held out
+    known = [-1. if math.isnan(s) else s for s in scores]           # NaN where nothing was held out
     return rounds[:1 + known.index(max(known))] if patience and max(known) >= 0 else rounds
 
 
@@ -200,6 +225,14 @@ def final_models(
         found |= kept
         weights |= dict.fromkeys(kept, m.ensemble.weight / len(kept))
     return found, weights
+
+
+def final_values(
+    rounds,   # As of final_models
+    members,  # Recipes of the members
+):            # {name: mean AUC of what its member's first models held out; NaN where nothing was}
+    "What the models to export are worth to the ensemble: students, which learn from all clips, as much as their teachers."
+    return {name: validation_auc({m.name: rounds[0][m.name]}) for m in members for name in _kept(rounds, m)}
 
 
 def final_infer(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'first_folder', 'share_pretrained', 'train_notebook',
-           'run_command', 'run_environment', 'start_run', 'last_line', 'with_trained_members', 'end_tree',
-           'side_by_side', 'choose_devices', 'describe_end', 'train_all', 'fold_of', 'main']
+           'run_command', 'run_environment', 'start_run', 'log_end', 'with_trained_members', 'end_tree', 'side_by_side',
+           'choose_devices', 'describe_end', 'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
 import argparse, json, os, re, signal, subprocess, sys, time
@@ -20,10 +20,11 @@ import yaml
 
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
-from .core import KitError, Workspace, command, project_root, read_json, short_hash
+from .core import KitError, Workspace, command, last_line, project_root, read_json, short_hash
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
-from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members, training_limit
+from .sessions import training_limit
+from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members
 from .together import train_together, world_size
 from .training import as_learnt
 
@@ -54,7 +55,7 @@ def make_run(
     overrides = dict(overrides or {})
     recipe = choose_recipe(book, overrides, comp)
     mark = short_hash(json.dumps(overrides, sort_keys=True), 6)
-    name = recipe.name + f"-{mark}" * bool(marked and overrides and "name" not in overrides) + f"-s{seed}" * bool(seed)
+    name = recipe.name + (f"-{mark}" if marked and overrides and "name" not in overrides else "") + (f"-s{seed}" if seed else "")
     book = choose_recipe(book, {}, comp).name
     return Run(recipe.but({"name": name}), book, overrides | dict(name=name), fold, seed)
 
@@ -199,12 +200,12 @@ def start_run(
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
-def last_line(
+def log_end(
     path,  # A log
 ):         # Text
     "The last thing a run said."
     text = re.sub(r"\x1b\[[0-9;]*m", "", Path(path).read_text(encoding="utf-8", errors="replace")) if Path(path).exists() else ""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing was said")
+    return last_line(text, "nothing was said")
 
 # %% ../nbs/lib/37_fleet.ipynb #3c26e4ef
 def with_trained_members(
@@ -240,11 +241,10 @@ def end_tree(
 
 
 def side_by_side(
-    jobs,     # What there is to do
-    start,    # start(job, slot) -> Popen
-    slots,    # How many run at the same time
-    wait_s=.1,  # Between two looks
-):            # Iterator over (job, slot, return code, seconds), as they end
+    jobs,   # What there is to do
+    start,  # start(job, slot) -> Popen
+    slots,  # How many run at the same time
+):          # Iterator over (job, slot, return code, seconds), as they end
     "Keep some processes at work until nothing is left; they end with the caller."
     waiting, busy = deque(jobs), {}
     try:
@@ -252,7 +252,7 @@ def side_by_side(
             for slot in sorted(set(range(slots)) - set(busy))[:len(waiting)]:
                 job = waiting.popleft()
                 busy[slot] = job, start(job, slot), time.monotonic()
-            time.sleep(wait_s)
+            time.sleep(.1)
             for slot, (job, process, begin) in list(busy.items()):
                 if process.poll() is None: continue
                 del busy[slot]
@@ -278,7 +278,7 @@ def describe_end(
     seconds,  # It took
 ):            # Text
     "How a run ended, in a line."
-    if code: return f"failed after {seconds / 60:.1f} min: {last_line(beside(run, place, '.log'))}"
+    if code: return f"failed after {seconds / 60:.1f} min: {log_end(beside(run, place, '.log'))}"
     try: facts = read_json(first_folder(run, place) / "metrics.json", "train again")
     except KitError as error: return str(error)
     how = "finished" if facts["epochs"] >= facts["of"] else f"stopped after {facts['epochs']} of {facts['of']} epochs"

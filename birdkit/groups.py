@@ -124,7 +124,7 @@ class Sampling:
     within_s: float = 0.         # See pick; 0 is the whole clip
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
     best_of: int = 2             # Draw this many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
-    labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into, where there are any (2026)
+    labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into in 04_train, where there are any (2026)
     class_power: float = .5      # Classes are drawn as n^(1 - power): 0 as they come, 1 all alike (2025 2nd)
 
 # %% ../nbs/lib/04_groups.ipynb #bceaffc5
@@ -156,6 +156,7 @@ class Optim:
 class Pretrain:
     "03_pretrain: learning from other species first."
     epochs: int = 10             # Epochs of the other species' clips, 1 or more; where there should be none, run it with past="none"
+    changes: tuple = ()          # Fields in which pretraining differs from the training after it, pairs: (("optim.lr", 1e-3),) (2023 2nd)
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Pseudo:
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
     unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it trains without folds)
-    combine: str = "mean"        # Labels of several teachers: their "mean", or their "min" (2024 1st)
+    combine: str = "mean"        # Labels of several teachers: their "mean", or their "min": what all agree on
     given: str = ""              # Soft labels of soundscapes made elsewhere, which join those of the teachers: a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
     given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
     parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels that part for the next round. 0: one student that hears all
@@ -184,6 +185,7 @@ class Pseudo:
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
     share: float = 0.            # Share of a batch that is pseudo-labelled soundscape windows by themselves, not mixed into a clip (2025 5th, 7th: .5)
+    labelled: float = .25        # At least this share of the soundscape windows comes from soundscapes that people labelled, where there are any (2026 1st: .1875 of .75)
     share_from: int = 1          # The first round with such windows (2025 5th: 5)
     weight: float = 1.           # Weight of their loss (2025 11th gave less)
 
@@ -211,5 +213,6 @@ class Ensemble:
     seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
+    post: tuple = ()             # Steps of birdkit.post on the joined scores; those of `infer.post` come before, on each model's
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))
     sure: str = ""               # What of it is certain and what is a reconstruction

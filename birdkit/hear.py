@@ -6,14 +6,13 @@
 __all__ = ['SoundCache', 'hear_file', 'hear_files']
 
 # %% ../nbs/lib/43a_hear.ipynb #5767addb
-import os
 from threading import Lock
 
 import numpy as np
 
-from .audio import decode
+from .audio import ROW_S, decode
 from .core import BROKEN, ahead, in_words
-from .rows import listen, score_rows, sound_key
+from .rows import heard_s, listen, score_rows, sound_key
 
 # %% ../nbs/lib/43a_hear.ipynb #9dba1ab6
 class SoundCache:
@@ -32,7 +31,7 @@ class SoundCache:
         "Kept, or made now."
         key = sound_key(recipe)
         if (path, key) in self.kept: return self.kept[path, key]
-        made = listen(decode(path).samples, rows, recipe)
+        made = listen(decode(path, rows * ROW_S + heard_s(recipe)).samples, rows, recipe)      # no more of a night than is asked for
         with self.lock:
             if key in self.wanted and self.bytes + made.bytes <= self.limit:
                 self.kept[path, key] = made
@@ -69,7 +68,8 @@ def hear_files(
     network,       # As in hear_file
     cache=None,    # SoundCache
     workers=None,  # Threads; by default one per core
+    left_s=None,   # Function that gives the seconds until which answers are waited for, as of `ahead`
 ):                 # Iterator over what hear_file says of each, in their order
     "Many files, as fast as the cores can."
     cache = cache or SoundCache(0)
-    return ahead(lambda job: hear_file(*job, recipe, network, cache), zip(files, rows), workers or os.cpu_count() or 1)
+    return ahead(lambda job: hear_file(*job, recipe, network, cache), zip(files, rows), workers, left_s=left_s)

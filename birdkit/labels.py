@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP_ROWS', 'Labels', 'with_truth', 'labels_of', 'label_summary',
-           'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'in_turn', 'predict_labels',
+           'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'in_turn', 'predict_labels', 'TimeUp',
            'keep_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
-import hashlib, json, shutil, tempfile
+import hashlib, json, math, shutil, tempfile, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -93,11 +93,22 @@ class Labels:
         return labels if classes is None else labels.align(classes)
 
 
+def _drawn_by(labels, count, people, share):
+    "Chances of recordings, those that people labelled together at least a share."
+    each = np.full(len(labels), 1 / len(labels)) if labels.weights is None else labels.weights
+    weights = np.pad(each, (0, count - len(labels)))
+    weights[people] = np.maximum(weights[people], each.mean())
+    weights, own = weights / weights.sum(), np.isin(np.arange(count), people)
+    if not 0 < weights[own].sum() < share: return weights
+    return np.where(own, share / weights[own].sum(), (1 - share) / weights[~own].sum()) * weights
+
+
 def with_truth(
     labels,  # Labels
     truth,   # Scapes with labels by people: 0, 1, NaN rows where they gave none; None: there are none
+    share=0., # Of the draws that theirs have at least; each is drawn as often as the mean in any case
 ):           # Labels
-    "Where people labelled rows, they take the place of what teachers say; their recordings are drawn as often as the mean at least, those that only people labelled come last."
+    "Where people labelled rows, they take the place of what teachers say; recordings that only people labelled come last."
     if truth is None: return labels
     keys = np.r_[labels.keys, truth.keys[~np.isin(truth.keys, labels.keys)]]
     probs = np.full((len(keys), max(labels.probs.shape[1], truth.labels.shape[1]), len(labels.classes)), np.nan, "float32")
@@ -105,11 +116,7 @@ def with_truth(
     known, at = ~np.isnan(truth.labels[..., 0]), pd.Index(keys).get_indexer(truth.keys)
     file, row = np.nonzero(known)
     probs[at[file], row] = truth.labels[known]
-    weights = labels.weights
-    if weights is not None:
-        weights = np.pad(weights, (0, len(keys) - len(labels)))
-        weights[at] = np.maximum(weights[at], labels.weights.mean())
-    return replace(labels, keys=keys, probs=probs, weights=weights if weights is None else weights / weights.sum())
+    return replace(labels, keys=keys, probs=probs, weights=_drawn_by(labels, len(keys), at[known.any(1)], share))
 
 # %% ../nbs/lib/32a_labels.ipynb #9bd5565d
 def labels_of(
@@ -193,7 +200,7 @@ def label_recording(
     samples,         # (T,) float32 at 32 kHz
     rows,            # Number of rows
     classes,         # Names of the columns
-    combine="mean",  # A name of COMBINE: the weighted mean, or what all agree on: the minimum (2024 1st)
+    combine="mean",  # A name of COMBINE: the weighted mean, or what all agree on: the minimum
 ):                   # (rows, C) float16; NaN where there is no teacher; KitError where a teacher's scores are not finite
     "What teachers say of a recording together."
     said, sounds = [], {}
@@ -227,15 +234,19 @@ def predict_labels(
     round=1,               # Number of the round
     folder=None,           # Where `<source>.npz` is kept, and what is done of it; None keeps nothing
     only=None,             # Recordings to label; None: all
+    minutes=None,          # Time there is, as in keep_labels
 ):                         # Labels; a recording that all teachers learnt from has none
     "Soft labels of all recordings, each from the teachers that did not learn from it."
     if folder is None:
-        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), only)
+        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), only, minutes)
     _check(teachers, data, source, combine)
     keys, rows = _to_label(data, source, only)
     told = dict(teachers=[t.name for t in teachers], window_s=[heard_s(t.model.recipe) for t in teachers])
     facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told))
-    return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz")
+    return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz", minutes)
+
+
+class TimeUp(KitError): "The time for labels is up; what is told so far is kept, and the same command goes on."
 
 
 def keep_labels(
@@ -245,12 +256,13 @@ def keep_labels(
     classes,  # Names of the columns
     facts,    # As of Labels, with a `mark` of everything that the labels depend on
     path,     # Where they are kept, an .npz file
-):            # Labels
+    minutes=None,  # Stop in time, after a part. A function of nothing is asked when labelling begins. None: no limit
+):            # Labels; TimeUp where it is stopped
     "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
     if path.exists() and (there := Labels.load(path)).facts == facts: return there
     parts = path.with_name(f"{path.stem}-{facts['mark']}.parts")
     for old in set(path.parent.glob(f"{path.stem}-*.parts")) - {parts}: shutil.rmtree(old)
-    files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}")
+    files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}", minutes)
     labels = Labels(keys, _join(files, rows, len(classes)), classes, facts=facts)
     labels.save(path)
     shutil.rmtree(parts, ignore_errors=True)
@@ -293,12 +305,15 @@ def _marked(teachers, keys, rows, facts):
     return facts | {"mark": digest.hexdigest()[:16]}
 
 
-def _do_parts(work, n, folder, label):
+def _do_parts(work, n, folder, label, minutes=None):
     "Files with what `work` says of recordings 0 to n - 1, joined by parts; those that are there are not made again."
     parts = {folder / f"{i // PART:05}.npy": range(i, min(i + PART, n)) for i in range(0, n, PART)}
     missing = {file: part for file, part in parts.items() if not file.exists()}
     if len(missing) < len(parts): print(f"{label}: {len(parts) - len(missing)} of {len(parts)} parts are there already")
-    for file, part in progress(missing.items(), label, len(missing)):
+    minutes = minutes() if callable(minutes) else minutes
+    until_s, there = math.inf if minutes is None else time.monotonic() + 60 * minutes, len(parts) - len(missing)
+    for k, (file, part) in enumerate(progress(missing.items(), label, len(missing))):
+        if k and time.monotonic() >= until_s: raise TimeUp(f"time is up after {there + k} of {len(parts)} parts ({label}); run the same again to go on")
         done = np.concatenate(list(ahead(work, part)))
         with atomic(file) as whole, open(whole, "wb") as f: np.save(f, done)
     return list(parts)

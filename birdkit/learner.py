@@ -12,6 +12,8 @@ from contextlib import suppress
 import numpy as np
 import torch
 
+from .core import derived_seed
+
 # %% ../nbs/lib/31_learner.ipynb #1c4dd1b2
 class SkipStep(Exception): "Leave this batch out."
 class StopTraining(Exception): "End the fit here; what follows training still happens."
@@ -123,7 +125,9 @@ class Learner:
         self.call("before_step")
         self.scaler.step(self.optim)
         self.scaler.update()
-        if self.scaler.get_scale() < scale: raise SkipStep
+        if self.scaler.get_scale() < scale:
+            self.call("after_refused")
+            raise SkipStep
         self.call("after_step")
 
     def fill_up(self):
@@ -135,8 +139,9 @@ class Learner:
         number,  # Of the epoch
     ):
         "Seed everything random."
-        torch.manual_seed(self.seed * 100_003 + number)
-        self.gen.manual_seed(self.seed * 100_003 + number)
+        seed = derived_seed(self.seed, number)
+        torch.manual_seed(seed)
+        self.gen.manual_seed(seed)
 
     def row(self):  # dict
         "The epoch's line of the history."

@@ -61,10 +61,9 @@ def _weights(model, kind):
 class Tower(nn.Module):
     "The way of one kind of picture to its feature maps."
     def __init__(self,
-        model,                   # Model group of a recipe
-        kind,                    # "mel" or "raw"
-        shape,                   # (channels, height, width) of its pictures
-        inputs="/kaggle/input",  # Where datasets are attached
+        model,  # Model group of a recipe
+        kind,   # "mel" or "raw"
+        shape,  # (channels, height, width) of its pictures
     ):
         super().__init__()
         channels, height, width = shape
@@ -72,7 +71,7 @@ class Tower(nn.Module):
             raise KitError(f"model.parts={model.parts} does not divide a {kind} picture {width} wide: change the window, the hop or the parts")
         name, weights = _weights(model, kind)
         self.parts, self.norm = model.parts, BandNorm(height) if model.mel_norm and kind == "mel" else nn.Identity()
-        self.backbone = Backbone(name, channels, (height, width // model.parts), weights, model.backbone_drop, model.drop_path, inputs)
+        self.backbone = Backbone(name, channels, (height, width // model.parts), weights, model.backbone_drop, model.drop_path)
 
     def forward(self,
         picture,  # (B, channels, height, width)
@@ -91,16 +90,15 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)   # What a picture may b
 class Classifier(nn.Module):
     "Pictures of windows to clip and frame logits."
     def __init__(self,
-        recipe,                  # Recipe
-        n_classes,               # C
-        inputs="/kaggle/input",  # Where datasets are attached
+        recipe,     # Recipe
+        n_classes,  # C
     ):
         super().__init__()
         m, self.shapes = recipe.model, picture_shapes(recipe)
         if m.mel_norm and m.inputs == "raw": raise KitError('model.mel_norm needs mel bands, model.inputs="raw" has none: leave out one')
         if m.head == "deep" and m.inputs == "both": raise KitError('model.head="deep" needs maps, model.inputs="both" pools them: take another head')
         self.parts, self.n_levels = m.parts, LEVELS if m.head == "deep" else 1
-        self.backbone = nn.ModuleList(Tower(m, kind, shape, inputs) for kind, shape in self.shapes.items())
+        self.backbone = nn.ModuleList(Tower(m, kind, shape) for kind, shape in self.shapes.items())
         one = self.backbone[0].backbone.level_features[-self.n_levels:]
         features = one if m.head == "deep" else sum(tower.backbone.features for tower in self.backbone)
         self.head = build_head(m.head, features, n_classes, m.hidden, m.drop, m.options)

@@ -184,8 +184,9 @@ def main(
     "Run the pipeline from the command line."
     given = _parser().parse_args(arguments)
     parameters = read_values(given.p) | yaml.safe_load(given.y)
-    with command(): seconds = run_pipeline(parameters)
-    report = read_json(Workspace.find(parameters.get("work", "auto")).root / "infer.json", "run 06_infer")
+    with command():
+        seconds = run_pipeline(parameters)
+        report = read_json(Workspace.find(parameters.get("work", "auto")).root / "infer.json", "run 06_infer")
     print(f"{'all':<12}{sum(seconds.values()):6.0f} s\nsubmission: {report['submission']}")
     if report.get("auc") is not None: print(f"macro ROC-AUC against {Path(report['truth']).name}: {report['auc']:.4f}")
 

@@ -202,10 +202,12 @@ class Layout(Callback):
     def before_fit(self,
         learner,  # Learner
     ):
-        "Measure, where that is open."
+        "Measure, where that is open; what does not fit into the GPU twice stays as it is."
         if learner.device.type not in self.devices: return
-        pictures = [torch.randn(self.size, *shape, device=learner.device) for shape in learner.model.shapes.values()]
-        times = self.measure(learner.model, pictures)
+        try:
+            pictures = [torch.randn(self.size, *shape, device=learner.device) for shape in learner.model.shapes.values()]
+            times = self.measure(learner.model, pictures)
+        except torch.OutOfMemoryError: return
         self.last = times[torch.channels_last] <= times[torch.contiguous_format]
 
     def before_epoch(self,

@@ -37,12 +37,20 @@ def _knots(gen, n, parts, last, min_width):
     return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=last)
 
 
+def _some_knots(gen, n, most, last, min_width):
+    "The ends of 3 to `most` parts of an axis, (n, most + 1), those left over at `last`, and the numbers of their points, those left over being the last one."
+    parts = torch.randint(min(3, most), most + 1, (n,), generator=gen, device=gen.device)
+    inner = _cuts(gen, parts, most, last, min_width).clamp_max(last)
+    at = torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=last)
+    return at, torch.minimum(torch.arange(most + 1, device=gen.device), parts[:, None])
+
+
 def _joined(at, values, size):
     "Straight lines through the points (at, values), both (B, points), read at the bins 0 to size - 1."
     place = torch.arange(size, device=at.device, dtype=at.dtype).expand(len(at), size).contiguous()
     right = torch.searchsorted(at, place, right=True).clamp(1, at.shape[1] - 1)
     x0, x1, y0, y1 = (v.gather(1, right - left) for v in (at, values) for left in (1, 0))
-    return y0 + (y1 - y0) * (place - x0) / (x1 - x0)
+    return y0 + (y1 - y0) * (place - x0) / (x1 - x0).clamp_min(1e-6)             # points may lie on one another
 
 # %% ../nbs/lib/22b_pictures.ipynb #603f5c11
 def _equalised(x, gain_db):
@@ -57,13 +65,15 @@ def filter_augment(
     p=1.,      # Share of the batch
     db=9.,     # Largest gain or loss of energy, dB; of amplitudes (frontend.power=1) give half
     points=6,  # Random gains that are joined by straight lines
-    random_edges=False,  # Points at random bands, as in the paper, instead of equally spaced ones
+    random_edges=False,  # 4 to `points` gains at random bands, as in the paper, instead of equally spaced ones
     min_width=6,         # Smallest distance of random points, bands
 ):             # Sample
     "A random smooth equaliser (linear FilterAugment; 2025 5th, 8th, 9th)."
     n, last = len(sample.x), sample.x.shape[-2] - 1
     gains = uniform(gen, -db, db, n, points)
-    if random_edges: at = _knots(gen, n, points - 1, last, min_width)
+    if random_edges:
+        at, number = _some_knots(gen, n, points - 1, last, min_width)
+        gains = gains.gather(1, number)
     else: at = torch.linspace(0, last, points, device=gen.device).expand(n, points).contiguous()
     return _some(sample, gen, p, _equalised(sample.x, _joined(at, gains, last + 1)))
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EPS', 'KERNELS', 'TEXTURE', 'LEVELS', 'POST', 'ACROSS', 'FACTS', 'logit', 'sigmoid', 'smooth', 'gaussian',
-           'neighbour_max', 'adaptive_smooth', 'class_smooth', 'mix_mean', 'frequency_shares', 'top_scale',
-           'file_boost', 'low_rank_power', 'cut_off', 'min_max', 'power', 'group_mix', 'group_max', 'prior_table',
-           'expected', 'add_prior', 'needs_facts', 'possible_steps', 'apply_post', 'apply_sheet']
+           'neighbour_max', 'adaptive_smooth', 'class_smooth', 'mix_mean', 'top_scale', 'file_boost', 'low_rank_power',
+           'cut_off', 'min_max', 'power', 'group_mix', 'group_max', 'prior_table', 'expected', 'add_prior',
+           'needs_facts', 'check_post', 'possible_steps', 'apply_post', 'apply_sheet']
 
 # %% ../nbs/lib/42_post.ipynb #64ed01d1
 from functools import reduce
@@ -140,21 +140,15 @@ def class_smooth(
 
 # %% ../nbs/lib/42_post.ipynb #2c362fb5
 def mix_mean(
-    probs,     # Scores, (files, rows, classes)
-    share=.2,  # Of the file's mean; one number or (classes,)
-):             # Same shape
-    "Blend rows with the file's mean (2024 6th; 2025 10th with a share per class)."
-    share = np.asarray(share, probs.dtype)
+    probs,          # Scores, (files, rows, classes)
+    share=.2,       # Of the file's mean
+    counts=None,    # Training recordings of each class, (classes,): the share rises with them; None: it is the same for all
+    reference=100,  # Recordings from which on a class has the whole share
+):                  # Same shape
+    "Blend rows with the file's mean (2024 6th; after 2025 10th, who gave frequent classes more and published no values)."
+    if isinstance(counts, str): raise KitError(f"post-processing needs {counts!r}: give apply_post {counts}= a number of recordings per class")
+    share = np.asarray(share if counts is None else share * np.minimum(1, np.asarray(counts) / reference), probs.dtype)
     return (1 - share) * _scores(probs) + share * probs.mean(1, keepdims=True)
-
-
-def frequency_shares(
-    counts,         # Training recordings of each class, (classes,)
-    share=.2,       # Largest share
-    reference=100,  # Recordings from which on a class gets it
-):                  # (classes,), for mix_mean
-    "Shares that rise with the number of recordings (after 2025 10th, who published no values: a reconstruction)."
-    return share * np.minimum(1, np.asarray(counts) / reference)
 
 
 def top_scale(
@@ -289,7 +283,7 @@ def add_prior(
 POST = {f.__name__: f for f in (smooth, gaussian, neighbour_max, adaptive_smooth, class_smooth, mix_mean, top_scale, file_boost,
                                 low_rank_power, cut_off, min_max, power, group_mix, group_max, add_prior)}
 ACROSS = ("min_max",)   # Steps that compare files: they need all of them
-FACTS = ("genus", "class_name", "prior")   # Words of steps that stand for what is known of classes and files, see submit.post_facts
+FACTS = ("genus", "class_name", "prior", "counts")   # Words of steps that stand for what is known of classes and files, see submit.post_facts
 
 
 def needs_facts(
@@ -299,6 +293,14 @@ def needs_facts(
     "Does a step name facts that only a competition gives, and that are not at hand?"
     words = [v for a in step[1:] for v in (a.values() if isinstance(a, dict) else [a])]
     return any(isinstance(w, str) and w in FACTS and w not in known for w in words)
+
+
+def check_post(
+    steps,  # As of apply_post
+):
+    "Refuse a step that there is not, or one with wrong settings, before anything is heard."
+    facts = {name: np.array(["a", "b", "c"]) for name in ("genus", "class_name")} | {name: np.full(3, .5) for name in ("prior", "counts")}
+    apply_post(np.full((1, 12, 3), .5, "float32"), steps, **facts)
 
 
 def possible_steps(

@@ -205,7 +205,7 @@ def _line(recipe):
     return dict(recipe=recipe.name, year=facts.get("year", ""), rank=facts.get("rank", ""), public=facts.get("public", ""), private=facts.get("private", ""),
                 models=sum(m.ensemble.seeds for m in members), backbones=several(m.model.backbone.split(".")[0] for m in members),
                 window_s=several(f"{m.sampling.window_s:g}" for m in members), loss=several(m.loss.name for m in members), soft_labels=labels,
-                post=several(name for m in members for name, *_ in m.infer.post), about=recipe.about)
+                post=several(name for steps in (*(m.infer.post for m in members), recipe.ensemble.post) for name, *_ in steps), about=recipe.about)
 
 
 def find_recipe(

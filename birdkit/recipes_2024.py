@@ -23,7 +23,7 @@ birdclef2024_01 = plain.but(
     pseudo=dict(rounds=1, epochs=12, lr=3e-3),
     infer=dict(output="clip"),
     ensemble=dict(blend="minimum", seeds=6, origin=(("year", 2024), ("rank", 1), ("public", .7386), ("private", .6891)),
-                  sure="fields from the write-up; Google's classifier is replaced by out-of-fold scores; its other final is left out: the mean of three of these and three RegNetY"),
+                  sure="fields from the write-up; Google's classifier is replaced by out-of-fold scores; windows half a row off are left out; its other final is left out: the mean of three of these and three RegNetY"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #cdbb91d1
@@ -52,13 +52,14 @@ birdclef2024_03 = plain.but(
     frontend=dict(n_mels=224, hop=716, wave="std", size=(224, 224)),
     model=dict(backbone="efficientvit_b0.r224_in1k", head="pool"),
     loss=dict(name="bce", secondary=-1.),
-    augment=dict(wave=(("additive_mixup", dict(p=.5)), ("shift", dict(p=.5, share=.2)))),
+    augment=dict(wave=(("additive_mixup", dict(p=.5, three=0.)), ("shift", dict(p=.5, share=.2)))),
     data=dict(newest=500, at_least=10),
     sampling=dict(pick="ends", within_s=6.),
     optim=dict(epochs=30, batch=128),
     pseudo=dict(rounds=1, epochs=88, share=.6, mix_p=0., labels=(), student=(("optim.batch", 320),)),
-    infer=dict(formats=("onnx",), post=(("file_boost", .8), ("smooth", "wide"))),
-    ensemble=dict(members=(("vit", {"ensemble.seeds": 5}), ("mnasnet", {"model.backbone": "mnasnet_100.rmsp_in1k", "ensemble.seeds": 5}),
+    infer=dict(formats=("onnx",)),
+    ensemble=dict(post=(("file_boost", .8), ("smooth", "wide")),
+                  members=(("vit", {"ensemble.seeds": 5}), ("mnasnet", {"model.backbone": "mnasnet_100.rmsp_in1k", "ensemble.seeds": 5}),
                            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "frontend.n_mels": 128, "frontend.width": 313, "frontend.size": (), "pseudo.rounds": 0, "ensemble.seeds": 4})),
                   origin=(("year", 2024), ("rank", 3), ("public", .7421), ("private", .6900)),
                   sure="fields from the write-up; the split of the fourteen weights over backbones is reconstructed"),
@@ -75,16 +76,16 @@ birdclef2024_04 = plain.but(
     data=dict(clean=(("duplicates",),)),
     sampling=dict(window_s=15., class_power=.5),
     pretrain=dict(epochs=30),
-    infer=dict(stride_s=2.5, precision="int8", post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5)))),
+    infer=dict(stride_s=2.5, precision="int8"),
     ensemble=dict(
-        blend="add_geometric",
+        blend="add_geometric", post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5))),
         members=(("seresnext", {"ensemble.weight": .3}), ("rexnet", {"model.backbone": "rexnet_150.nav_in1k", "ensemble.weight": .25}),
                  ("inception", {"model.backbone": "inception_next_atto.sail_in1k", "model.options": (("pool", "attention"),), "sampling.window_s": 5., "ensemble.weight": .15,
                                 "augment.wave": (("background_snr", dict(p=.5, snr_db=(3., 30.))), ("gain", dict(p=.5)), ("inject_noise", dict(p=.3)), ("add_noise", dict(p=.3)), ("mixup", dict(p=.5)), ("sumup", dict(p=.5)))}),
                  ("raw", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "model.inputs": "raw", "model.head": "sed", "model.options": (), "loss.name": "focal", "sampling.window_s": 5., "sampling.pick": "first",
                           "sampling.within_s": 5., "data.at_least": 15, "augment.wave": (("cutmix", dict(p=.5)), ("gain", dict(p=.5))), "ensemble.weight": .3})),
         origin=(("year", 2024), ("rank", 4), ("public", .7469), ("private", .6877)),
-        sure="fields and weights from the write-up; backbone of the small InceptionNeXt and the pair of the geometric mean differ; that the attention head is the InceptionNeXt's is reconstructed"),
+        sure="fields and weights from the write-up; backbone of the small InceptionNeXt and the pair of the geometric mean differ; the attention head as the InceptionNeXt's, windows of 15 s at inference too, and the kernel are reconstructed"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #40e58a22
@@ -92,7 +93,7 @@ birdclef2024_05 = plain.but(
     name="birdclef2024_05",
     about="HGNetV2 on the raw signal, B0 on 512 bands, and one on both; .5, .4, .1",
     frontend=dict(n_mels=512, n_fft=4096, hop=512, fmin_hz=0., fmax_hz=16_000., wave="none"),
-    raw=dict(sr_hz=32_000, channels=2, height=80, wave="peak"),
+    raw=dict(sr_hz=32_000, channels=2, height=80, wave="none"),
     model=dict(backbone="hgnetv2_b0.ssld_stage2_ft_in1k", inputs="raw", head="pool"),
     loss=dict(name="bce"),
     augment=dict(wave=(("mixup", dict(p=1.)),)),
@@ -100,7 +101,7 @@ birdclef2024_05 = plain.but(
                            ("mel", {"model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "mel", "augment.picture": (("xy_cutout", dict(p=.5)),), "ensemble.weight": .4}),
                            ("both", {"model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "both", "model.raw_backbone": "hgnetv2_b0.ssld_stage2_ft_in1k", "ensemble.weight": .1})),
                   origin=(("year", 2024), ("rank", 5), ("public", .7440), ("private", .6872)),
-                  sure="fields from the write-up; epochs and learning rate are plain's"),
+                  sure="fields from the write-up; epochs and learning rate are plain's; waves beyond 1 were divided by their peak there, which decoded clips seldom reach"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #077104f5
@@ -114,7 +115,7 @@ birdclef2024_06 = birdclef2023_02.but(
     pseudo=dict(rounds=1, how="pieces", share=.5, mix_p=0.),
     infer=dict(shift_frames=0, post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(members=(("resnet18", {}), ("resnet34", {"model.backbone": "resnet34d.ra2_in1k"}), ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"})),
-                  origin=(("year", 2024), ("rank", 6)), sure="sampling, pieces and post-processing; number of windows and schedules are reconstructed"),
+                  origin=(("year", 2024), ("rank", 6)), sure="sampling, pieces and post-processing; number of windows and schedules are reconstructed, augmentation is the ancestor's"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #c63e0be4
@@ -145,7 +146,7 @@ birdclef2024_08 = plain.but(
     pretrain=dict(epochs=15),
     pseudo=dict(rounds=1, epochs=15, share=.25, mix_p=0.),
     ensemble=dict(blend="logit_mean", members=(("nfnet", {}), ("b0", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k"}), ("nfnet-cnn", {"model.head": "pool"})),
-                  origin=(("year", 2024), ("rank", 8)), sure="fields from the write-up; the share of soundscapes is reconstructed"),
+                  origin=(("year", 2024), ("rank", 8)), sure="fields from the write-up; the share of soundscapes is reconstructed; recordings without birds (ff1010) are left out"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #de0ef5fb
@@ -153,13 +154,13 @@ birdclef2024_09 = plain.but(
     name="birdclef2024_09",
     about="bottleneck with a domain loss between clips and soundscapes; NFNets, v2-B0, ReXNet",
     model=dict(backbone="eca_nfnet_l0.ra2_in1k", head="bottleneck", hidden=512),
-    loss=dict(name="bce"),
+    loss=dict(name="bce", options=(("reduce", "mean"),)),
     augment=dict(wave=(("cutmix", dict(p=.5)), ("mixup", dict(p=.5)))),
     pseudo=dict(rounds=1, how="domain", options=(("weight", 1e-4), ("temperature", .1)), share=.5, mix_p=0.),
     infer=dict(output="clip", post=(("smooth", "flat"),)),
     ensemble=dict(members=(("nfnet", {"ensemble.seeds": 2}), ("v2b0", {"model.backbone": "tf_efficientnetv2_b0.in1k"}), ("rexnet", {"model.backbone": "rexnet_100.nav_in1k"})),
                   origin=(("year", 2024), ("rank", 9)),
-                  sure="head, loss weight, temperature and smoothing; the mel is plain's"),
+                  sure="head, loss weight, temperature and smoothing; the mel is plain's; BCE as the mean over classes, beside which the weight counts, is the usual one, not told"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #b8104916

@@ -31,7 +31,7 @@ birdclef2025_01 = plain.but(
                  ("first", {"model.backbone": "regnety_008.pycls_in1k", "pseudo.rounds": 0}),
                  ("frogs", {"data.only": ("Amphibia", "Insecta"), "optim.epochs": 40, "optim.batch": 128, "pseudo.rounds": 0})),
         origin=(("year", 2025), ("rank", 1), ("public", .933), ("private", .930)),
-        sure="fields and powers from the write-up; who taught whom is reconstructed; the shift of averaged frames is left out"),
+        sure="fields and powers from the write-up; who taught whom is reconstructed; short clips lie anywhere in their window in all stages; the shift of averaged frames is left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #996ef5e9
@@ -47,10 +47,11 @@ birdclef2025_02 = plain.but(
     data=dict(clean=(("speech",),), at_least=100),
     sampling=dict(class_power=.5),
     optim=dict(epochs=50, name="radam", lr=1e-3, precision="f32"),
-    pretrain=dict(epochs=50),
+    pretrain=dict(epochs=50, changes=(("data.at_least", 0), ("sampling.class_power", 0.), ("optim.average", "best"))),
     pseudo=dict(rounds=3, epochs=50, lr=1e-3, how="replace", options=(("p", .4),), labels=(("threshold", dict(keep=.5, zero=.1)),)),
-    infer=dict(precision="fp16", post=(("top_scale", 1),)),
+    infer=dict(output="clip", precision="fp16"),
     ensemble=dict(
+        post=(("top_scale", 1),),
         members=(("nfnet", {"ensemble.seeds": 5}),
                  ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4, "pseudo.lr": 1e-4, "ensemble.seeds": 5}),
                  ("v2s-mlp", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "mlp", "model.options": (), "optim.name": "adamw", "optim.lr": 1e-4, "pseudo.lr": 1e-4, "ensemble.seeds": 5})),
@@ -70,8 +71,9 @@ birdclef2025_03 = plain.but(
     data=dict(clean=(("speech",),)),
     optim=dict(average="soup"),
     pseudo=dict(rounds=2),
-    infer=dict(formats=("onnx",), post=(("low_rank_power", dict(top=30, exponent=2.)),)),
+    infer=dict(formats=("onnx",)),
     ensemble=dict(
+        post=(("low_rank_power", dict(top=30, exponent=2.)),),
         members=tuple((f"{key}-{head}", {"model.backbone": name, "model.head": head, "model.options": (), "frontend.n_mels": bands, "ensemble.seeds": 2})
                       for key, name in small_backbones.items() for head, bands in (("sed", 128), ("pool", 96))),
         origin=(("year", 2025), ("rank", 3), ("private", .927)),
@@ -81,8 +83,8 @@ birdclef2025_03 = plain.but(
 # %% ../nbs/lib/30c_recipes_2025.ipynb #1ff6d888
 lites = {f"lite{i}": f"tf_efficientnet_lite{i}.in1k" for i in range(5)}
 second = dict(b2="efficientnet_b2.ra_in1k", b3="efficientnet_b3.ra2_in1k", v2b2="tf_efficientnetv2_b2.in1k", v2b3="tf_efficientnetv2_b3.in21k_ft_in1k", v2s="tf_efficientnetv2_s.in21k_ft_in1k")
-mel_b = {"frontend.n_mels": 192, "frontend.n_fft": 1536, "frontend.fmin_hz": 50., "frontend.size": (192, 384), "ensemble.weight": 1.}
-mel_c = {"frontend.n_mels": 224, "frontend.hop": 128, "frontend.fmin_hz": 40., "frontend.size": (224, 288), "ensemble.weight": 1.}
+mel_b = {"frontend.n_mels": 192, "frontend.n_fft": 1536, "frontend.fmin_hz": 50., "frontend.size": (192, 384), "ensemble.weight": 1 / 3}
+mel_c = {"frontend.n_mels": 224, "frontend.hop": 128, "frontend.fmin_hz": 40., "frontend.size": (224, 288), "ensemble.weight": 1 / 3}
 
 birdclef2025_04 = plain.but(
     name="birdclef2025_04",
@@ -90,18 +92,18 @@ birdclef2025_04 = plain.but(
     frontend=dict(n_mels=256, n_fft=2048, hop=64, fmin_hz=60., fmax_hz=16_000., top_db=0., scale="db", wave="none", size=(256, 256)),
     model=dict(head="sed", options=(("activation", "clamp"),), drop=.5, backbone_drop=.2, drop_path=.5, mel_norm=True),
     loss=dict(name="soft_auc", frame=0.),
-    augment=dict(picture=(("mixup", dict(p=1., alpha=.5)), ("mask_time", dict(p=.5, width=20, count=3)), ("mask_mels", dict(p=.5, width=20, count=3)), ("random_contrast", dict(p=.5, shift=0.)))),
+    augment=dict(picture=(("mask_time", dict(p=.5, width=20, count=3)), ("mask_mels", dict(p=.5, width=20, count=3)), ("random_contrast", dict(p=.5, shift=0.)), ("mixup", dict(p=1., alpha=.5, labels="losses")))),
     data=dict(at_least=100),
     sampling=dict(window_s=10., pick="first", within_s=10.),
     optim=dict(epochs=60, batch=32, lr=5e-4, weight_decay=1e-5, average="swa", average_from=.8),
     pseudo=dict(rounds=1, epochs=25, lr=5e-4, labels=(("min_max", dict(drop_files=.2)),), share=.5, mix_p=0.),
     infer=dict(output="frames", post=(("smooth", dict(kernel="lean", edges=(.85, .15))),)),
     ensemble=dict(
-        members=(*((key, {"model.backbone": name, "ensemble.weight": 2.5}) for key, name in {**lites, **second}.items()),
+        members=(*((key, {"model.backbone": name, "ensemble.weight": 2.5 / 10}) for key, name in {**lites, **second}.items()),
                  *((f"{key}-b", {"model.backbone": name, **mel_b}) for key, name in (("b2", "efficientnet_b2.ra_in1k"), ("v2b3", "tf_efficientnetv2_b3.in21k_ft_in1k"), ("v2s", "tf_efficientnetv2_s.in21k_ft_in1k"))),
                  *((f"{key}-c", {"model.backbone": name, **mel_c}) for key, name in (("b3", "efficientnet_b3.ra2_in1k"), ("v2b2", "tf_efficientnetv2_b2.in1k"), ("lite4", "tf_efficientnet_lite4.in1k")))),
         origin=(("year", 2025), ("rank", 4)),
-        sure="mels, loss, labels, smoothing from the code; which backbone sees which mel, and the single weights, are reconstructed"),
+        sure="mels, loss, labels, smoothing, weights of the three mels (shared out evenly) from the code; which backbone sees which mel is reconstructed; masks come one by one, there as one block; rows lie in the middle of their window, there two shared one; clips mixed beforehand are left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #1c8caf57
@@ -124,7 +126,7 @@ birdclef2025_05 = plain.but(
                  ("b3", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "ensemble.seeds": 4}),
                  ("b0", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "ensemble.seeds": 2})),
         origin=(("year", 2025), ("rank", 5), ("public", .928), ("private", .924)),
-        sure="all but the teacher's share in the labels, that models label clips they learnt from in all rounds, and the strength of the augmentations"),
+        sure="all but the teacher's share in the labels, that models label clips they learnt from in all rounds, that students of the last rounds hold out a fold too, and the strength of the augmentations"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #88c52dfb
@@ -137,7 +139,7 @@ birdclef2025_06 = plain.but(
     infer=dict(output="frames"),
     ensemble=dict(members=(("b3", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k"}), ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k"})),
                   origin=(("year", 2025), ("rank", 6), ("public", .928), ("private", .923)),
-                  sure="head, loss, dropout and backbones; the rest is plain; a B5 that only labelled is left out"),
+                  sure="head, loss, dropout and backbones; the rest is plain; the loudest frame labels in the first round too; a B5 that only labelled is left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #93977871
@@ -156,7 +158,7 @@ birdclef2025_07 = plain.but(
     data=dict(clean=(("speech", dict(collections=("CSA",))),)),
     sampling=dict(window_s=10.),
     optim=dict(epochs=40, lr=1e-3, weight_decay=1e-3, average="soup"),
-    pseudo=dict(rounds=4, epochs=40, share=.5, mix_p=0.),
+    pseudo=dict(rounds=4, epochs=40, lr=1e-3, share=.5, mix_p=0.),
     infer=dict(peak=.1, precision="int8", post=(("file_boost", .5),)),
     ensemble=dict(
         blend="logit_min_max",
@@ -167,7 +169,7 @@ birdclef2025_07 = plain.but(
                  ("cnn5", {**light, "sampling.window_s": 5.}),
                  ("rare", {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("rare",), "loss.name": "focal_bce", "loss.options": (("focal_weight", .25),), "optim.average": "last"})),
         origin=(("year", 2025), ("rank", 7), ("public", .924), ("private", .922)),
-        sure="backbones, windows, mels, TTA and post-processing; class lists of the experts are not public; weights are averaged over epochs here, there over rounds; min-max of logits is done by the blend; the power of .5 after it is left out"),
+        sure="backbones, windows, mels, TTA and post-processing; class lists of the experts are not public, and clips that BirdNET was sure of are not picked for them; weights are averaged over epochs here, there over rounds; min-max of logits is done by the blend; the power of .5 after it is left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #2a2f6573
@@ -184,13 +186,14 @@ birdclef2025_08 = plain.but(
     data=dict(at_least=50),
     sampling=dict(window_s=10.),
     optim=dict(epochs=40, name="adam", weight_decay=0., lr=5e-5, head_lr_mult=10., accumulate=4),
+    pretrain=dict(changes=(("optim.lr", 5e-4), ("optim.head_lr_mult", 1.))),
     pseudo=dict(rounds=2, epochs=40, lr=5e-5, how="online", labels=(("harden", .4),)),
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(
         members=(("v2b2", {}), ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k_ft_in1k"}),
                  ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k", "model.head": "pool", "model.options": ()})),
         origin=(("year", 2025), ("rank", 8)),
-        sure="fields from the code; which three models were the final ones is reconstructed"),
+        sure="fields from the code; which three models were the final ones, and pretraining's learning rate, are reconstructed; labels are of 5-s rows, there of 10 s"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #2a358800
@@ -209,7 +212,7 @@ birdclef2025_09 = plain.but(
     infer=dict(output="frames", shift_frames=2, fmax_hz=14_000., formats=("onnx",), post=(("smooth", "narrow"),)),
     ensemble=dict(members=(("v2b3", {"ensemble.seeds": 3}), ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k", "ensemble.seeds": 3})),
                   origin=(("year", 2025), ("rank", 9), ("public", .913), ("private", .921)),
-                  sure="mel, head, loss, kinds of augmentation, cleaning, labels and inference; epochs, learning rate, some chances and strengths, the number of windows and the decay of the average are reconstructed; its first stage also had a 5-s network"),
+                  sure="mel, head, loss, kinds of augmentation, cleaning, labels and inference; epochs, learning rate, some chances and strengths, the number of windows and the decay of the average are reconstructed; labels are of 5-s rows, there of 10 s; its first stage also had a 5-s network"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #08462208
@@ -225,7 +228,7 @@ birdclef2025_10 = plain.but(
     augment=dict(wave=(("additive_mixup", dict(p=.5, three=0.)), ("add_noise", dict(p=.3))), picture=(("flip", dict(p=.5)), ("mask_time", dict(p=.5)), ("mask_mels", dict(p=.5)))),
     data=dict(clean=(("speech",), ("no_target",))),
     pseudo=dict(rounds=2, labels=(("high_low", dict(high=.6, low=.1)),), share=.5, mix_p=0.),
-    infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
+    infer=dict(post=(("smooth", "wide"), ("mix_mean", dict(share=.2, counts="counts")))),
     ensemble=dict(
         members=(*((f"{key}-{h}x{w}", {"model.backbone": name, "frontend.n_mels": h, "frontend.width": w, "frontend.n_fft": n}) for key, name in flat_backbones.items() for h, w, n in flat_pictures),
                  *((f"{key}-sed", {"model.backbone": name, "model.head": "sed"}) for key, name in flat_backbones.items())),
@@ -245,7 +248,7 @@ birdclef2025_11 = birdclef2023_02.but(
     infer=dict(shift_frames=0, post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(members=(("v2b3", {"ensemble.seeds": 3}), ("v2b3-low", {"frontend.n_fft": 1024, "frontend.fmin_hz": 50., "ensemble.seeds": 2}), ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"})),
                   origin=(("year", 2025), ("rank", 11), ("public", .920), ("private", .919)),
-                  sure="mels, caps, labels and loss; the labels' weight and the split over the two mels are reconstructed"),
+                  sure="mels, caps, labels and loss; the labels' weight and the split over the two mels are reconstructed, augmentation is the ancestor's"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #8c4bcdb1
@@ -260,20 +263,20 @@ birdclef2025_12 = plain.but(
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(members=(("regnety", {"ensemble.seeds": 5}), ("mixnet", {"model.backbone": "mixnet_s.ft_in1k", "ensemble.seeds": 5}), ("rare", {"data.only": ("rare",), "optim.freeze": 1., "pseudo.rounds": 0, "ensemble.seeds": 2})),
                   origin=(("year", 2025), ("rank", 12), ("public", .904), ("private", .918)),
-                  sure="two backbones, attention on frequency (not its form), the mix and the soup; all else is reconstructed"),
+                  sure="two backbones, attention on frequency (not its form), the mix and the soup; all else is reconstructed; the average of steps beside that of epochs is left out; windows are brought to one loudness, so that changes of volume count in mixes alone"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #68a3f251
 birdclef2025_13 = birdclef2023_02.but(
     name="birdclef2025_13",
     about="the 2023 SED with sumix, voices cut, soundscape windows put in; three backbones and a model for rare species",
-    augment=dict(wave=(("sumix", dict(p=.5)),)),
+    augment=dict(wave=(("sumix", dict(p=.5)), *birdclef2023_02.augment.wave[1:]), picture=birdclef2023_02.augment.picture[1:]),     # in place of both its mixes
     data=dict(clean=(("speech",), ("silence",))),
     pseudo=dict(rounds=1, how="replace", options=(("p", .4),)),
     ensemble=dict(members=(("v2s", {}), ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k"}), ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k_ft_in1k"}),
                            ("rare", {"data.only": ("rare",), "optim.freeze": 1., "pseudo.rounds": 0})),
                   origin=(("year", 2025), ("rank", 13)),
-                  sure="sumix, cleaning, backbones; loss and schedules are the ancestor's"),
+                  sure="sumix, cleaning, backbones; loss, other augmentations and schedules are the ancestor's; how soundscape windows are put in is that of 2025 2nd, of 10 s here, there of 5 s"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #6f52d926
@@ -284,7 +287,7 @@ birdclef2025_14 = plain.but(
     model=dict(backbone="tf_efficientnetv2_m.in21k", head="sed"),
     augment=dict(wave=(("sumix", dict(p=1.)),), picture=(("mixup", dict(p=1., alpha=2.)), ("mask_time", dict(p=.5, count=3)), ("mask_mels", dict(p=.5, count=3)), ("flip", dict(p=.5)), ("random_erasing", dict(p=.5)))),
     sampling=dict(window_s=10.),
-    pseudo=dict(rounds=3, on="both", how="self", unheard=False, options=(("file_share", .3), ("hard", 0.))),
+    pseudo=dict(rounds=3, on="both", how="self", unheard=False, options=(("file_share", .3), ("hard", 0.)), share=.5, mix_p=0.),
     infer=dict(post=(("smooth", "light"),)),
-    ensemble=dict(seeds=3, origin=(("year", 2025), ("rank", 14)), sure="mel, mixes, targets and smoothing; loss and schedules are plain's"),
+    ensemble=dict(seeds=3, origin=(("year", 2025), ("rank", 14)), sure="mel, mixes, targets of clips and smoothing; loss and schedules are plain's; soundscapes in equal parts beside the clips, their labels without the file's mean, and all models as teachers are reconstructed"),
 )

@@ -72,8 +72,10 @@ def blended(
 ):            # Recipe, an ensemble of recipes that share nothing
     "An ensemble of whole recipes."
     first = next(iter(parts.values()))[0]
-    members = tuple((key, {**changes(first, recipe), "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "about": recipe.about}) for key, (recipe, weight) in parts.items())
-    return first.but(name=name, about=about, ensemble=dict(members=members, seeds=1, origin=tuple(origin.items()), sure="see its members"))
+    members = tuple((key, {**changes(first, recipe), "about": recipe.about, "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "ensemble.sure": recipe.ensemble.sure})
+                    for key, (recipe, weight) in parts.items())
+    sure = "; ".join(f"{key}: {recipe.ensemble.sure}" for key, (recipe, _) in parts.items())
+    return first.but(name=name, about=about, ensemble=dict(members=members, seeds=1, origin=tuple(origin.items()), sure=sure))
 
 
 public2025_blend = blended("public2025_blend", "the public weighted blend of 2025, about .25 to .75",
@@ -93,5 +95,5 @@ course2024 = plain.but(
     pseudo=dict(rounds=1, labels=(("threshold", dict(keep=.5, zero=.1)),), share=.25, mix_p=0.),
     infer=dict(formats=("jit",)),
     ensemble=dict(members=(("b0", {"ensemble.seeds": 6}), ("b1", {"model.backbone": "efficientnet_b1.ra4_e3600_r240_in1k", "ensemble.seeds": 6}), ("b2", {"model.backbone": "efficientnet_b2.ra_in1k", "ensemble.seeds": 6})),
-                  origin=(("year", 2024),), sure="backbones, folds and masks; strengths and loss are reconstructed"),
+                  origin=(("year", 2024),), sure="backbones, folds and masks; strengths and loss are reconstructed; changes of volume have no effect on pictures that are scaled, as here"),
 )

@@ -182,7 +182,8 @@ def frames_to_rows(
     begin, end = np.searchsorted(row, np.arange(rows)), np.searchsorted(row, np.arange(rows), side="right")
     middle = ((np.arange(rows) + .5) * n / rows).astype(int)
     begin, end = np.where(end > begin, begin, middle), np.where(end > begin, end, middle + 1)
-    return np.maximum.reduceat(np.vstack([frames, frames[-1:]]), np.c_[begin, end].ravel())[::2]
+    padded = np.vstack([frames, frames[-1:]])                               # so that an end may be n
+    return np.maximum.reduceat(padded, np.c_[begin, end].ravel())[::2]      # every second slice, [begin, end), is a row
 
 # %% ../nbs/lib/25_rows.ipynb #323f6214
 def whole_picture(

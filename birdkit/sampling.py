@@ -49,7 +49,8 @@ def repeat_small(
 ):           # (M,) indices in order, those of small classes several times
     "Repeat recordings of small classes in turn (2025 5th)."
     rank, size = rank_in_class(labels, np.zeros(len(labels))), np.bincount(labels)[labels]
-    return np.repeat(np.arange(len(labels)), np.maximum(1, -((rank - least) // size)))
+    copies = np.ceil((least - rank) / size).clip(1).astype(int)
+    return np.repeat(np.arange(len(labels)), copies)
 
 
 def balance(

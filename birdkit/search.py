@@ -17,11 +17,11 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import Clock, KitError, Workspace, command, nearest, read_json, short_hash
+from .core import Clock, KitError, Workspace, command, derived_seed, nearest, read_json, short_hash
+from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
 from .prepare import Prepared
 from .stages import choose_recipe, cleaned_clips, train_fold
-from .training import clips_digest, split_clips
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9
 TRIED = "frontend", "raw", "model", "loss", "augment", "sampling", "optim"   # Groups that training on clips sees
@@ -224,7 +224,7 @@ def one_trial(
 ):           # The error that ended it, or None
     "Draw overrides, train with them, tell the study."
     state, trial = _optuna().trial.TrialState, study.ask()
-    study.sampler = _optuna().samplers.TPESampler(seed=(100_003 * study.user_attrs["seed"] + trial.number) % 2**32)     # whoever does it, and whenever
+    study.sampler = _optuna().samplers.TPESampler(seed=derived_seed(study.user_attrs["seed"], trial.number) % 2**32)     # whoever does it, and whenever
     name = trial.user_attrs.get("name", f"t{trial.number:03}")
     for key, value in dict(name=name, by=(socket.gethostname(), os.getpid())).items(): trial.set_user_attr(key, value)
     trial.set_user_attr("overrides", changes := draw(trial, space))
@@ -321,7 +321,8 @@ def command_line(
     return shlex.join(["papermill", "nbs/04_train.ipynb", *given, "-y", _flow(dict(overrides=overrides))])
 
 # %% ../nbs/lib/36_search.ipynb #4f98a55b
-def _arguments():
+def _parser():
+    "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.search", description="Search better numbers for a recipe; run it again to go on.")
     add = parser.add_argument
     for name in ("data", "work", "recipe"): add(f"--{name}", default="auto", help="as in the notebooks")
@@ -339,7 +340,7 @@ def main(
     arguments=None,  # As on the command line
 ):
     "Search from the command line."
-    given = _arguments().parse_args(arguments)
+    given = _parser().parse_args(arguments)
     with command(): _search(given)
 
 

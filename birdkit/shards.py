@@ -135,7 +135,9 @@ class Shard:
         try: whole = all(self.data.write(to_int16(block, scale)) == 2 * len(block) for block in blocks)
         except OSError: whole = False
         if whole: self.end += len(x)
-        else: self.data.truncate(2 * self.end), self.data.seek(2 * self.end)
+        else:
+            self.data.truncate(2 * self.end)
+            self.data.seek(2 * self.end)
         return whole
 
     def run(self,

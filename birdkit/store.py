@@ -7,18 +7,17 @@ __all__ = ['COLUMNS', 'TEXT', 'PROBES', 'SOUND_PER_S', 'FEW_S', 'RESERVE', 'KAGG
            'durations_of', 'Plan', 'make_plan', 'build_store', 'AudioStore']
 
 # %% ../nbs/lib/02_store.ipynb #e95638c8
-import csv, fcntl, io, os, shutil
+import csv, fcntl, io, itertools, os, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KitError, atomic, progress
+from .core import KitError, atomic, count, progress
 from .shards import Decoders, Job, Shard, check_part, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -66,14 +65,46 @@ def _stamp(path):
 def _bytes(path): return path.stat().st_size if path.exists() else -1
 
 
+def _write_index(folder, index):
+    with atomic(folder / "index.csv") as part: index.to_csv(part, index=False)
+
+
 def _tidy(folder, index):
     "Write the index anew, then cut off or remove what no line names."
-    with atomic(folder / "index.csv") as part: index.to_csv(part, index=False)
+    _write_index(folder, index)
     ends = (index.offset + index.samples).groupby(index["shard"]).max()
     for path in folder.glob("shard-*.i16"):
         end = int(ends.get(int(path.stem[6:]), 0))
         if end: os.truncate(path, 2 * end)
         else: path.unlink()
+
+
+def _thin_out(folder, index):
+    "Copy what is still named of a shard into a new one where that is less than half of it, and remove the old one; a full disk leaves it."
+    live = index[(index["shard"] >= 0) & (index.samples > 0)].sort_values(["shard", "offset"])
+    for shard, lines in live.groupby("shard"):
+        if 4 * lines.samples.sum() >= _bytes(shard_path(folder, shard)): continue
+        number = _next_shard(folder)
+        if not _copy_samples(shard_path(folder, shard), lines, shard_path(folder, number)): continue
+        index = index.copy()
+        index.loc[lines.index, "shard"], index.loc[lines.index, "offset"] = number, lines.samples.cumsum() - lines.samples
+        _write_index(folder, index)
+        shard_path(folder, shard).unlink()
+
+
+def _next_shard(folder): return max([-1, *(int(p.stem[6:]) for p in folder.glob("shard-*.i16"))]) + 1
+
+
+def _copy_samples(old, lines, new):
+    "Write the samples that lines name one behind the other; False, and nothing is left, where the disk is full."
+    samples = np.memmap(old, "<i2", "r")
+    try:
+        with open(new, "xb") as file:
+            for offset, count in zip(lines.offset, lines.samples): samples[offset:offset + count].tofile(file)
+    except OSError:
+        new.unlink(missing_ok=True)
+        return False
+    return True
 
 # %% ../nbs/lib/02_store.ipynb #0b061889
 PROBES = 64           # Files of a kind whose duration is looked up
@@ -159,8 +190,10 @@ def build_store(
         index = _good(_read_index(folder / "index.csv"), files, wanted, folder)
         there = set(index.key)
         todo = {key: path for key, path in files.items() if key not in there}
-        for path in outdated if todo else (): Path(path).unlink(missing_ok=True)
+        if todo:
+            for path in outdated: Path(path).unlink(missing_ok=True)
         _tidy(folder, index)
+        _thin_out(folder, index)
         _tell_short(folder, index[index.key.isin(files)])
         if todo: _decode_all(folder, make_plan(todo, seconds, part, whole, free_bytes(folder) if room is None else room), wanted, workers)
     return AudioStore(folder)
@@ -178,7 +211,7 @@ def _tell_short(folder, index):
 def _decode_all(folder, plan, wanted, workers):
     "Decode what is planned; a line of the index as soon as one is done."
     cores = workers or os.cpu_count() or 1
-    what = f"decode {len(plan.jobs):,} recording{'s' * (len(plan.jobs) > 1)}"
+    what = f"decode {count(len(plan.jobs), 'recording')}"
     print(f"{what}: about {_time(plan.sound_s)} of sound, {_size(plan.bytes)}, {_time(plan.work_s / cores)}")
     if plan.note: print(plan.note)
     with open(folder / "index.csv", "a", newline="") as index, _decoders(folder, cores if workers or plan.work_s > FEW_S else 1) as decoders:
@@ -190,9 +223,9 @@ def _decode_all(folder, plan, wanted, workers):
 
 def _decoders(folder, workers):
     "As many decoding processes; this one where one is enough or they do not start."
-    first = max([-1, *(int(p.stem[6:]) for p in folder.glob("shard-*.i16"))]) + 1
+    first = _next_shard(folder)
     if workers == 1: return Shard(folder, first)
-    try: return Decoders(folder, count(first), workers)
+    try: return Decoders(folder, itertools.count(first), workers)
     except KitError as error: print(error)
     return Shard(folder, first + workers)
 

@@ -75,7 +75,8 @@ def _flaw(f, read, fault):
     "How a recording breaks off, in words of decode; empty where it is whole."
     short = read < f.frames and tells_frames(f)
     if not (short or fault or not whole_ogg(f.name)): return ""
-    return f"breaks off after {read / f.samplerate:.1f}" + f" of {f.frames / f.samplerate:.1f}" * short + " s" + f" ({fault})" * bool(fault)
+    whole = f" of {f.frames / f.samplerate:.1f}" if short else ""
+    return f"breaks off after {read / f.samplerate:.1f}{whole} s" + (f" ({fault})" if fault else "")
 
 # %% ../nbs/lib/46a_stretches.ipynb #422ccc47
 class Stretch(NamedTuple):
@@ -126,11 +127,17 @@ class LoadedExport(NamedTuple):
     groups: list      # Lists of (Member, network) that share a sound
     classes: tuple    # Labels
     how: str = "mean" # Blend
+    post: tuple = ()  # Steps on the blend
 
 
 def _local(member):
     "A member without post-processing that compares files, or that names facts of a competition."
-    return replace(member, recipe=member.recipe.but({"infer.post": possible_steps(member.recipe.infer.post, apart=ACROSS, name=member.name)}))
+    return replace(member, recipe=member.recipe.but({"infer.post": _alone(member.recipe.infer.post, member.name)}))
+
+
+def _alone(steps, name):
+    "Steps that one recording by itself can be given."
+    return possible_steps(steps, apart=ACROSS, name=name)
 
 
 def open_ensemble(
@@ -144,7 +151,7 @@ def open_ensemble(
     for member in map(_local, export.members):
         windows = [np.zeros((12, *shape), "float32") for shape in input_shapes(member.recipe)]
         groups.setdefault(sound_key(member.recipe), []).append((member, load(member.path, partial(list, windows), 1.)[0]))
-    return LoadedExport(list(groups.values()), export.classes, how)
+    return LoadedExport(list(groups.values()), export.classes, how, _alone(export.post, "the blend"))
 
 # %% ../nbs/lib/46a_stretches.ipynb #75ab7b4f
 class FileScores(NamedTuple):
@@ -181,4 +188,4 @@ def hear_recording(
     heard = [(member, s) for group in ensemble.groups for (member, _), s in zip(group, _hear_group(sound, group, workers, rows))]
     scores = [align(s, member.classes or ensemble.classes, ensemble.classes) for member, s in heard]
     weights = [member.weight for group in ensemble.groups for member, _ in group]
-    return FileScores(blend(scores, weights, ensemble.how), sound.duration_s, sound.rate_hz, sound.flaw)
+    return FileScores(apply_post(blend(scores, weights, ensemble.how)[None], ensemble.post)[0], sound.duration_s, sound.rate_hz, sound.flaw)

@@ -76,11 +76,11 @@ class OutsideTeacher:
 def _named(outputs, values): return {kind: np.asarray(values[name], "float32") for kind, name in outputs.items()}
 
 
-def _open_onnx(path, intra=0):
+def _open_onnx(path):
     "A function of an array, the input's shape and the outputs' shapes."
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, intra
+    options.log_severity_level = 3     # errors only
     try: session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
     except Exception as error: raise KitError(f"{path} is not a network that onnxruntime reads ({type(error).__name__}): fetch it again") from None
     shapes, inputs = {o.name: tuple(o.shape) for o in session.get_outputs()}, session.get_inputs()[0]

@@ -55,8 +55,8 @@ def _each(f, x):
 
 
 @contextmanager
-def _own_dice(device):
-    "Dropout of its own for each process; afterwards the dice of all processes are alike again."
+def _own_randomness(device):
+    "Dropout of its own for each process; afterwards the random numbers of all processes are alike again."
     seed = int(torch.randint(2 ** 31, ()))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed + dist.get_rank())
@@ -71,7 +71,7 @@ class Shared:
         "Hear together while learning; alone otherwise."
         if not (self.training and dist.is_initialized()): return super().hear(*pictures)
         own = own_rows(len(pictures[0]), dist.get_rank(), dist.get_world_size())
-        with _own_dice(pictures[0].device): heard = super().hear(*(p[own] for p in pictures))
+        with _own_randomness(pictures[0].device): heard = super().hear(*(p[own] for p in pictures))
         return _each(lambda x: all_rows(x, len(pictures[0]), own), heard)
 
 # %% ../nbs/lib/36a_together.ipynb #f2890f57

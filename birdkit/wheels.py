@@ -11,7 +11,7 @@ import os, re, shutil, subprocess, sys, tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from .core import KitError, atomic
+from .core import KitError, atomic, last_line
 from .runtime import file_sha256
 
 # %% ../nbs/lib/45_wheels.ipynb #c7d3ed88
@@ -65,12 +65,8 @@ def _pip_download(folder, tag, what, run=subprocess.run):
     target = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{tag[2]}.{tag[3:]}", *platforms]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *target, "--dest", str(folder), *what]
     done = run(command, capture_output=True, text=True)
-    return "" if done.returncode == 0 else _last_line(done)
+    return "" if done.returncode == 0 else last_line(done.stderr)
 
-
-def _last_line(done):
-    "The last thing a failed command said."
-    return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def fetch_wheels(
@@ -107,7 +103,7 @@ def birdkit_wheel(
             elif source.exists(): shutil.copy(source, copy)
         command = [sys.executable, "-m", "pip", "wheel", copy, "--quiet", "--no-deps", "--no-index", "--use-pep517", "--no-build-isolation"]
         done = subprocess.run([*command, "--wheel-dir", str(folder)], capture_output=True, text=True, env=os.environ | EPOCH)
-    if done.returncode: raise KitError(f"birdkit's wheel was not built ({_last_line(done)}): pip install 'setuptools>=70.1'")
+    if done.returncode: raise KitError(f"birdkit's wheel was not built ({last_line(done.stderr)}): pip install 'setuptools>=70.1'")
     return next(Path(folder).glob("birdkit-*.whl"))
 
 

@@ -18,6 +18,7 @@ FACTS = {
         "augment.picture.mixup.p": .15, "augment.picture.mixup.alpha": 2., "augment.picture.mixup.labels": "convex", "augment.picture.fade_high.p": .5,
         "augment.picture.mask_time.p": .5, "augment.picture.mask_time.width": 60, "augment.picture.mask_mels.width": 24,
         "infer.output": "frames", "infer.stride_s": 5., "infer.shift_frames": 3,
+        "loss.then": ((.67, "bce"),),
     },
     "public2025_nfnet": {
         "frontend.n_mels": 128, "frontend.n_fft": 1024, "frontend.hop": 512, "frontend.fmin_hz": 40., "frontend.fmax_hz": 15_000., "frontend.power": 2., "frontend.htk": True,
@@ -64,6 +65,7 @@ FACTS = {
         "augment.wave.amplitude": True, "augment.picture.flip": True, "augment.picture.xy_cutout": True, "augment.picture.mixup": True,
         "augment.picture.stretch_time": True, "augment.picture.stretch_mels": True,
         "optim.epochs": 50, "optim.batch": 64, "optim.lr": 1e-3, "optim.warmup": 3 / 50, "optim.average": "soup", "pseudo.rounds": 3, "pseudo.mix": "sum", "kernel": (.5, 1., .5),
+        "augment.wave.amplitude.exponent": (-.5, .1), "pseudo.mix_p": .35, "pseudo.labels.normalise_max.least": (2., 2., .1), "optim.average_from": .24,
     },
     "birdclef2024_02-128": {"shape": (3, 128, 128), "backbones": {"tf_efficientnet_b0"}},
     "birdclef2024_02-256": {"shape": (3, 256, 256), "backbones": {"tf_efficientnet_b0"}},
@@ -72,9 +74,9 @@ FACTS = {
     "birdclef2024_03": {
         "origin": {"year": 2024, "rank": 3, "public": .7421, "private": .6900}, "models": 14,
         "frontend.wave": "std", "sampling.window_s": 5., "sampling.pick": "ends", "sampling.within_s": 6., "model.head": "pool", "loss.name": "bce", "loss.secondary": -1.,
-        "augment.wave.shift.share": .2, "augment.wave.additive_mixup": True, "data.newest": 500, "data.at_least": 10,
+        "augment.wave.shift.share": .2, "augment.wave.additive_mixup.three": 0., "data.newest": 500, "data.at_least": 10,
         "optim.epochs": 30, "optim.batch": 128, "pseudo.rounds": 1, "pseudo.epochs": 88, "pseudo.labels.threshold": False, "pseudo.share": .6, "pseudo.student.optim.batch": 320,
-        "infer.post.file_boost.weight": .8, "kernel": WIDE, "infer.formats": ("onnx",),
+        "ensemble.post.file_boost.weight": .8, "kernel": WIDE, "infer.formats": ("onnx",),
     },
     "birdclef2024_03-vit": {"backbones": {"efficientvit_b0"}, "shape": (None, 224, 224), "pseudo.epochs": 88},
     "birdclef2024_03-mnasnet": {"backbones": {"mnasnet_100"}, "pseudo.epochs": 88},
@@ -85,7 +87,7 @@ FACTS = {
         "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.pick": "random", "data.clean.duplicates": True,
         "augment.wave.background_snr.p": .5, "augment.wave.background_snr.snr_db": (3., 30.), "augment.wave.gain": True, "augment.wave.inject_noise": True,
         "augment.wave.add_noise.colours": ("white", "pink"), "augment.wave.mixup": True, "infer.stride_s": 2.5, "infer.precision": "int8",
-        "infer.post.smooth": True, "infer.post.cut_off.level": .1, "infer.post.cut_off.factor": .5, "infer.post.neighbour_max": False,
+        "ensemble.post.smooth": True, "ensemble.post.cut_off.level": .1, "ensemble.post.cut_off.factor": .5, "ensemble.post.neighbour_max": False,
     },
     "birdclef2024_04-seresnext": {"backbones": {"seresnext26ts"}, "sampling.window_s": 15., "sampling.class_power": .5},
     "birdclef2024_04-rexnet": {"backbones": {"rexnet_150"}, "sampling.window_s": 15., "sampling.class_power": .5},
@@ -97,7 +99,7 @@ FACTS = {
     "birdclef2024_05": {
         "origin": {"year": 2024, "rank": 5, "public": .7440, "private": .6872}, "models": 3, "backbones": {"hgnetv2_b0", "efficientnet_b0"}, "weights": (.5, .4, .1), "ensemble.blend": "mean",
         "frontend.n_mels": 512, "frontend.n_fft": 4096, "frontend.hop": 512, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.top_db": 80.,
-        "raw.sr_hz": 32_000, "raw.channels": 2, "raw.height": 80, "sampling.window_s": 5., "sampling.pick": "random", "model.head": "pool", "loss.name": "bce", "augment.wave.mixup.p": 1.,
+        "raw.sr_hz": 32_000, "raw.channels": 2, "raw.height": 80, "raw.wave": "none", "sampling.window_s": 5., "sampling.pick": "random", "model.head": "pool", "loss.name": "bce", "augment.wave.mixup.p": 1.,
     },
     "birdclef2024_05-raw": {"backbones": {"hgnetv2_b0"}, "model.inputs": "raw"},
     "birdclef2024_05-mel": {"backbones": {"efficientnet_b0"}, "model.inputs": "mel", "augment.picture.xy_cutout": True, "augment.wave.mixup.p": 1.},
@@ -106,6 +108,7 @@ FACTS = {
         "origin": {"year": 2024, "rank": 6},
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80", "sampling.window_s": 5.,
         "model.head": "sed", "model.options.clip": "probability", "pseudo.rounds": 1, "pseudo.how": "pieces", "kernel": WIDE, "infer.post.mix_mean.share": .2,
+        "sampling.best_of": 3,
     },
     "birdclef2024_06-resnet18": {"backbones": {"resnet18d"}},
     "birdclef2024_06-resnet34": {"backbones": {"resnet34d"}},
@@ -113,6 +116,7 @@ FACTS = {
     "birdclef2024_07": {
         "origin": {"year": 2024, "rank": 7}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "resnet34d"}, "ensemble.blend": "logit_mean",
         "augment.wave.sumix": True, "infer.precision": "int8",
+        "pseudo.rounds": 2,
     },
     "birdclef2024_07-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed"},
     "birdclef2024_07-seresnext": {"backbones": {"seresnext26t_32x4d"}, "model.head": "sed"},
@@ -125,6 +129,7 @@ FACTS = {
         "data.clean.agreement.how": "confident", "data.clean.agreement.level": .5,
         "augment.wave.inject_noise": True, "augment.wave.add_noise.colours": ("white", "pink"), "augment.wave.gain": True, "augment.wave.sumix": True,
         "augment.picture.mask_mels.count": 2, "augment.picture.mask_time.count": 2, "augment.picture.flip": True,
+        "pseudo.rounds": 1,
     },
     "birdclef2024_08-nfnet": {"backbones": {"eca_nfnet_l0"}, "model.head": "sed"},
     "birdclef2024_08-b0": {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "model.head": "sed"},
@@ -133,11 +138,13 @@ FACTS = {
         "origin": {"year": 2024, "rank": 9}, "backbones": {"eca_nfnet_l0", "tf_efficientnetv2_b0", "rexnet_100"}, "model.head": "bottleneck", "loss.name": "bce",
         "augment.wave.cutmix": True, "augment.wave.mixup": True, "augment.power": (), "augment.picture": (), "sampling.class_power": 0., "sampling.best_of": 1, "data.at_least": 0,
         "pseudo.how": "domain", "pseudo.options.weight": 1e-4, "pseudo.options.temperature": .1, "kernel": (1 / 3, 1 / 3, 1 / 3),
+        "model.hidden": 512, "loss.options.reduce": "mean",
     },
     "birdclef2024_09-nfnet": {"models": 2, "backbones": {"eca_nfnet_l0"}},
     "birdclef2024_10": {
         "origin": {"year": 2024, "rank": 10}, "backbones": {"tf_efficientnetv2_b0", "tf_efficientnetv2_b3"}, "frontend.channels": "mono", "model.head": "pool",
         "pseudo.rounds": 1, "pseudo.labels.entropy.share": .1,
+        "pseudo.keep": 2,
     },
 
     # 2025
@@ -152,6 +159,7 @@ FACTS = {
         "pseudo.rounds": 4, "pseudo.lr": 5e-4, "pseudo.start": "backbone", "pseudo.how": "mix", "pseudo.mix": "half", "pseudo.mix_p": 1., "pseudo.student.model.drop_path": .15,
         "pseudo.labels.power.power": (1., 1 / .65, 1 / .55, 1 / .6), "pseudo.labels.file_weights.by": "peaks",
         "infer.average": "frames", "infer.stride_s": 5., "infer.precision": "f32", "kernel": WIDE,
+        "pseudo.epochs": 30,
     },
     "birdclef2025_01-b4": {"model.backbone": "tf_efficientnet_b4.ns_jft_in1k", "pseudo.rounds": 3},
     "birdclef2025_01-b3": {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "pseudo.rounds": 3},
@@ -172,7 +180,8 @@ FACTS = {
         "data.clean.speech": True, "data.at_least": 100, "data.folds": 5, "pretrain.epochs": 50,
         "optim.epochs": 50, "optim.batch": 64, "optim.name": "radam", "optim.lr": 1e-3, "optim.schedule": "cosine", "optim.precision": "f32",
         "pseudo.rounds": 3, "pseudo.how": "replace", "pseudo.options.p": .4, "pseudo.labels.threshold.keep": .5, "pseudo.labels.threshold.zero": .1,
-        "infer.stride_s": 5., "infer.precision": "fp16", "infer.post.top_scale.top": 1, "infer.post.top_scale.power": 1.,
+        "infer.stride_s": 5., "infer.precision": "fp16", "ensemble.post.top_scale.top": 1, "ensemble.post.top_scale.power": 1., "infer.output": "clip",
+        "pseudo.epochs": 50, "pseudo.start": "backbone", "pretrain.changes.data.at_least": 0, "pretrain.changes.sampling.class_power": 0., "pretrain.changes.optim.average": "best",
     },
     "birdclef2025_02-nfnet": {"models": 5, "backbones": {"eca_nfnet_l0"}, "optim.name": "radam", "optim.lr": 1e-3},
     "birdclef2025_02-v2s": {"models": 5, "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4},
@@ -182,7 +191,7 @@ FACTS = {
         "backbones": {"tf_efficientnet_b0", "tf_efficientnetv2_b3", "tf_efficientnetv2_s", "mnasnet_100", "spnasnet_100"},
         "loss.name": "focal_bce", "loss.options.bce_weight": 1., "loss.options.focal_weight": 1., "sampling.pick": "random", "sampling.best_of": 1,
         "augment.wave.sumix": True, "augment.wave.add_bank": True, "augment.picture.cutmix": True, "augment.picture.mixup": True,
-        "data.clean.speech": True, "optim.average": "soup", "infer.post.low_rank_power": True, "infer.formats": ("onnx",),
+        "data.clean.speech": True, "optim.average": "soup", "ensemble.post.low_rank_power": True, "infer.formats": ("onnx",),
     },
     "birdclef2025_04": {
         "origin": {"year": 2025, "rank": 4}, "models": 16,
@@ -195,7 +204,8 @@ FACTS = {
         "augment.picture.mask_mels.width": 20, "augment.picture.mask_mels.count": 3, "data.at_least": 100,
         "optim.epochs": 60, "optim.batch": 32, "optim.name": "adamw", "optim.lr": 5e-4, "optim.weight_decay": 1e-5, "optim.schedule": "cosine", "optim.average": "swa",
         "pseudo.rounds": 1, "pseudo.lr": 5e-4, "pseudo.labels.min_max.drop_files": .2,
-        "infer.output": "frames", "infer.shift_frames": 0, "kernel": (.15, .7, .15), "infer.post.smooth.edges": (.85, .15),
+        "augment.picture.mixup.labels": "losses", "augment.picture.mask_time.p": .5, "augment.picture.mask_mels.p": .5, "augment.picture.random_contrast.gain": (.8, 1.2), "augment.picture.random_contrast.p": .5,
+        "mel_weights": (2.5, 1., 1.), "pseudo.epochs": 25, "optim.average_from": .8, "infer.output": "frames", "infer.shift_frames": 0, "kernel": (.15, .7, .15), "infer.post.smooth.edges": (.85, .15),
     },
     "birdclef2025_04-b2-b": {"frontend.n_mels": 192, "frontend.n_fft": 1536, "frontend.hop": 64, "frontend.fmin_hz": 50., "frontend.fmax_hz": 16_000., "shape": (None, 192, 384)},
     "birdclef2025_04-b3-c": {"frontend.n_mels": 224, "frontend.n_fft": 2048, "frontend.hop": 128, "frontend.fmin_hz": 40., "frontend.fmax_hz": 16_000., "shape": (None, 224, 288)},
@@ -209,6 +219,7 @@ FACTS = {
         "data.clean.speech": True, "data.clean.within.seconds": 60., "data.clean.within.uncleaned": 30., "data.at_least": 20, "data.folds": 5,
         "optim.epochs": 10, "optim.name": "adam", "optim.schedule": "cosine", "pseudo.start": "backbone", "pseudo.on": "both", "pseudo.how": "self", "pseudo.share": .5,
         "infer.stride_s": 2.5, "infer.overlap_weight": .5, "kernel": LIGHT,
+        "pseudo.rounds": 6, "pseudo.share_from": 5, "pseudo.mix_p": 0., "optim.average": "last", "augment.power.filter_augment.points": 6,
     },
     "birdclef2025_05-v2s": {"models": 4, "backbones": {"tf_efficientnetv2_s"}},
     "birdclef2025_05-v2b3": {"models": 3, "backbones": {"tf_efficientnetv2_b3"}},
@@ -225,6 +236,7 @@ FACTS = {
         "augment.wave.add_background": True, "augment.wave.gain": True, "augment.wave.inject_noise": True, "augment.wave.add_noise.colours": ("white", "pink"),
         "augment.picture.mixup": True, "augment.picture.mask_mels": True, "augment.picture.mask_time": True, "data.clean.speech.collections": ("CSA",),
         "pseudo.rounds": 4, "pseudo.share": .5, "infer.peak": .1,
+        "pseudo.lr": 1e-3, "optim.lr": 1e-3, "optim.weight_decay": 1e-3, "optim.epochs": 40, "optim.batch": 64,
     },
     "birdclef2025_07-sed": {
         "model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "sampling.window_s": 10., "infer.precision": "int8",
@@ -257,6 +269,7 @@ FACTS = {
         "optim.epochs": 40, "optim.batch": 64, "optim.accumulate": 4, "optim.name": "adam", "optim.lr": 5e-5, "optim.head_lr_mult": 10., "optim.schedule": "cosine",
         "pseudo.how": "online", "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05, "pseudo.labels.harden.at": .4,
         "infer.stride_s": 5., "kernel": WIDE, "infer.post.mix_mean.share": .2,
+        "pseudo.rounds": 2, "model.drop": .4, "augment.picture.filter_augment.p": .5,
     },
     "birdclef2025_09": {
         "origin": {"year": 2025, "rank": 9, "public": .913, "private": .921}, "backbones": {"tf_efficientnetv2_b3", "seresnext26t_32x4d"}, "ensemble.blend": "mean",
@@ -268,12 +281,14 @@ FACTS = {
         "augment.picture.mixup.alpha": 2., "augment.picture.mask_time": True, "augment.picture.mask_mels.p": .5,
         "data.clean.speech.how": "half", "data.clean.speech.share": .5, "optim.average": "ema", "pseudo.labels.top_k.share": .1,
         "infer.output": "frames", "infer.shift_frames": 2, "infer.fmax_hz": 14_000., "infer.formats": ("onnx",), "infer.post.file_boost": False, "kernel": NARROW,
+        "sampling.best_of": 3, "models": 6, "augment.wave.audiomentations.min_semitones": -4, "augment.wave.audiomentations.max_semitones": 4,
     },
     "birdclef2025_10": {
         "origin": {"year": 2025, "rank": 10, "public": .915, "private": .921}, "models": 10, "backbones": {"convnext_tiny", "tf_efficientnetv2_s"},
         "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "sampling.window_s": 5., "model.head": "pool", "loss.name": "ce_penalty", "loss.options.floor": -5., "loss.options.top": .95,
         "augment.wave.additive_mixup": True, "augment.wave.add_noise": True, "augment.picture.flip": True, "augment.picture.mask_time": True, "augment.picture.mask_mels": True,
         "data.clean.speech": True, "data.clean.no_target": True, "pseudo.labels.high_low": True, "infer.post.smooth": True, "infer.post.mix_mean": True,
+        "augment.wave.additive_mixup.three": 0., "infer.post.mix_mean.counts": "counts", "pseudo.rounds": 2,
     },
     "birdclef2025_10-v2s-160x384": {"shape": (None, 160, 384)},
     "birdclef2025_10-v2s-256x384": {"shape": (None, 256, 384)},
@@ -286,6 +301,7 @@ FACTS = {
         "model.head": "sed", "model.options.clip": "probability", "loss.name": "soft_ce", "data.newest": 500, "data.at_least": 10, "data.clean.speech.collections": ("CSA",),
         "optim.batch": 96, "pseudo.student.optim.batch": 112, "pseudo.share": 16 / 112, "pseudo.labels.entropy.share": .2, "pseudo.labels.entropy.quantile": .92,
         "kernel": WIDE, "infer.post.mix_mean.share": .2,
+        "loss.frame": .5, "pseudo.rounds": 1, "augment.wave.additive_mixup": True,
     },
     "birdclef2025_11-v2b3-low": {"frontend.n_fft": 1024, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.n_mels": 256, "frontend.hop": 535},
     "birdclef2025_11-v2s": {"models": 1, "backbones": {"tf_efficientnetv2_s"}},
@@ -293,6 +309,7 @@ FACTS = {
         "origin": {"year": 2025, "rank": 12, "public": .904, "private": .918}, "models": 12, "model.head": "sed", "model.options.pool": "attention",
         "augment.wave.gain": True, "augment.wave.add_noise.colours": ("white",), "augment.wave.mixup": True, "optim.average": "soup", "pseudo.mix_p": .4,
         "infer.post.smooth": True, "infer.post.mix_mean.share": .2,
+        "optim.average_from": .6, "optim.keep": 20, "optim.epochs": 50, "sampling.class_power": .5, "pseudo.rounds": 2,
     },
     "birdclef2025_12-regnety": {"backbones": {"regnety_008"}},
     "birdclef2025_12-mixnet": {"backbones": {"mixnet_s"}},
@@ -301,6 +318,7 @@ FACTS = {
         "origin": {"year": 2025, "rank": 13}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "tf_efficientnetv2_b3"}, "model.head": "sed",
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "augment.wave.sumix": True, "augment.wave.additive_mixup": False, "augment.wave.mixup": False, "data.clean.speech": True,
+        "augment.wave.background_snr": True, "augment.wave.gain": True, "augment.picture.mixup": False, "augment.picture.mask_time": True, "pseudo.rounds": 1,
     },
     "birdclef2025_13-rare": {"data.only": ("rare",), "optim.freeze": 1.},
     "birdclef2025_14": {
@@ -309,6 +327,7 @@ FACTS = {
         "augment.wave.sumix.p": 1., "augment.picture.mixup.p": 1., "augment.picture.mixup.alpha": 2., "augment.picture.mask_time.p": .5, "augment.picture.mask_time.count": 3,
         "augment.picture.mask_mels.p": .5, "augment.picture.mask_mels.count": 3, "augment.picture.flip.p": .5, "augment.picture.random_erasing.p": .5,
         "pseudo.how": "self", "pseudo.options.file_share": .3, "pseudo.options.hard": 0., "kernel": LIGHT,
+        "pseudo.on": "both", "pseudo.rounds": 3, "pseudo.mix_p": 0.,
     },
 
     # 2026
@@ -316,8 +335,9 @@ FACTS = {
         "origin": {"year": 2026, "rank": 1, "private": .96574}, "ensemble.blend": "rank_mean", "sampling.window_s": 5., "loss.name": "soft_ce", "optim.lr": 2e-4,
         "frontend.n_fft": 2048, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.power": 1., "shape": (None, 128, 384),
         "pseudo.mix_p": .75, "pseudo.labels.power": True, "pseudo.labels.sum_cap.most": .75, "pseudo.labels.file_weights.by": "peaks",
-        "infer.shift_frames": 2, "infer.post.add_prior.weight": .5, "infer.post.neighbour_max.share": .2, "infer.post.neighbour_max.width": 0,
-        "infer.post.class_smooth.group": "class_name", "infer.post.group_mix.group": ("genus", "class_name"), "infer.post.group_mix.share": (.15, .05),
+        "infer.shift_frames": 2, "ensemble.post.add_prior.weight": .5, "ensemble.post.neighbour_max.share": .2, "ensemble.post.neighbour_max.width": 0,
+        "ensemble.post.class_smooth.group": "class_name", "ensemble.post.group_mix.group": ("genus", "class_name"), "ensemble.post.group_mix.share": (.15, .05),
+        "pseudo.rounds": 3, "optim.schedule": "one_cycle", "optim.epochs": 15, "sampling.labelled": .5, "pseudo.labelled": .25, "augment.wave.half_mix": True, "model.options.pool": "gem", "ensemble.post.class_smooth.default": "narrow", "pseudo.mix": "half",
     },
     "birdclef2026_01-regnety": {"model.backbone": "regnety_032.ra_in1k", "models": 2},
     "birdclef2026_01-nfnet": {"backbones": {"eca_nfnet_l0"}, "models": 2},
@@ -327,6 +347,7 @@ FACTS = {
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
         "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
+        "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4,
     },
     "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
     "birdclef2026_02-insects": {"data.only": ("Insecta",)},
@@ -335,5 +356,17 @@ FACTS = {
         "pseudo.labels.file_weights.by": "site", "infer.post.add_prior.weight": .2,
     },
     "birdclef2026_04": {"origin": {"year": 2026, "rank": 4, "private": .95902}},
-    "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self"},
+    "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True},
+}
+
+FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"] for member, alike in (("v2b3-b", "b2-b"), ("v2s-b", "b2-b"), ("v2b2-c", "b3-c"), ("lite4-c", "b3-c"))}
+
+NO_STUDENTS = ("pseudo.rounds",)
+APART = {   # Keys in which members differ from what is known of the whole: specialists and first levels are no students, other heads have other options, the raw signal other mixes
+    **dict.fromkeys(("birdclef2024_03-v2s", "birdclef2024_07-rare", "birdclef2025_01-frogs", "birdclef2025_12-rare", "birdclef2025_13-rare", "birdclef2026_01-special", "birdclef2026_02-insects"), NO_STUDENTS),
+    **dict.fromkeys(("birdclef2024_04-inception", "birdclef2026_01-nfnet-mlp"), ("model.options.pool",)),
+    "birdclef2024_04-raw": ("model.options.pool", "augment.wave.background_snr.p", "augment.wave.background_snr.snr_db", "augment.wave.inject_noise", "augment.wave.add_noise.colours", "augment.wave.mixup"),
+    "birdclef2025_02-v2s-mlp": ("model.head", "model.options.pool", "model.options.early", "model.options.activation"),
+    "birdclef2025_08-seresnext": ("model.options.shares",),
+    "birdclef2025_10-convnext-sed": ("model.head",),
 }

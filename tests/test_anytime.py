@@ -1,5 +1,5 @@
 "A valid submission at every moment: killed, slow, out of time, many files."
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit.anytime import reserve_s, run_submission
+from birdkit.anytime import one_pass, reserve_s, run_submission
 from birdkit.audio import SR, write_ogg
 from birdkit.check import check_submission
 from birdkit.core import Clock, read_table
@@ -32,7 +32,7 @@ def world(folder, count, rows=1):
     files = [folder / f"test_soundscapes/s_{k}.ogg" for k in range(count)]
     for f in files: os.link(folder / "sound.ogg", f)
     taxa = pd.DataFrame(dict(primary_label=CLASSES, scientific_name="", class_name=""))
-    comp = SimpleNamespace(classes=CLASSES, rows=lambda f: rows, taxonomy=taxa, soundscape_labels=pd.DataFrame())
+    comp = SimpleNamespace(classes=CLASSES, rows=lambda f: rows, taxonomy=taxa, soundscape_labels=pd.DataFrame(), recordings=taxa)
     return comp, Export(folder, CLASSES, np.array([.1, .1]), [Member(n, RECIPE, 1., 1., folder / n) for n in VALUES]), files
 
 
@@ -63,13 +63,57 @@ def kill_in(victim, folder):
     run_submission(comp, export, files, path, Clock(90), load=stub(tick))
 
 
+def run_here(call, timeout=120):
+    "Run a function of this file in a process of its own."
+    return subprocess.run([sys.executable, "-c", f"import test_anytime; test_anytime.{call}"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=timeout)
+
+
 @pytest.mark.parametrize("victim, left", [("first", .1), ("second", .2), ("third", .3)])
 def test_killed_in_a_pass_leaves_what_came_before(tmp_path, victim, left):
-    code = f"import test_anytime; test_anytime.kill_in({victim!r}, test_anytime.Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    done = run_here(f"kill_in({victim!r}, test_anytime.Path({str(tmp_path)!r}))")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert first_value(tmp_path / "submission.csv") == left
     assert check_submission(tmp_path / "submission.csv", wanted(4)) == []
+
+
+def hang_in(what, folder):
+    "Run with three seconds of time; an answer in the self-test, or the sixth one in a pass, does not come for a minute."
+    import birdkit.anytime as anytime
+    comp, export, files = world(folder, 40)
+    begun, answers, clock = [], [], Clock(.05)
+    anytime.one_pass = lambda *given: begun.append(1) or one_pass(*given)
+
+    def tick(name):
+        if begun: answers.append(name)
+        if what == "self-test" or len(answers) == 6: time.sleep(60)
+
+    report = run_submission(comp, export, files, folder / "submission.csv", clock, load=stub(tick))[1]
+    print(clock.elapsed_s() <= clock.budget_s, report.files[0], *report.what, sep="\n")
+
+
+@pytest.mark.parametrize("what, left, why", [("pass", .2, "time was up: "), ("self-test", .1, "left out: the self-test had not ended when time was up")])
+def test_an_answer_that_does_not_come_is_not_waited_for(tmp_path, what, left, why):
+    done = run_here(f"hang_in({what!r}, test_anytime.Path({str(tmp_path)!r}))", 40)           # nor is it at the end of the program
+    in_time, files, first, *_ = done.stdout.splitlines()
+    assert done.returncode == 0 and in_time == "True" and first.startswith(why) and (0 < int(files) < 40) == (what == "pass"), done.stdout + done.stderr
+    assert first_value(tmp_path / "submission.csv") == left and check_submission(tmp_path / "submission.csv", wanted(40)) == []
+
+
+def first_requests(path):
+    "Two threads make the first requests of a process at once, of a network whose pictures may have any size."
+    from birdkit.runtime import Setting, load_network
+    network, together = load_network(path, Setting(2, 1)), threading.Barrier(2)
+    ask = lambda: together.wait() and None or network(np.zeros((1, 1, 2, 3), "float32"))
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+
+
+def test_the_first_requests_of_a_process_do_not_block_each_other(tmp_path):
+    import openvino as ov
+    x = ov.opset13.parameter([-1, 1, 2, -1], np.float32)
+    ov.save_model(ov.Model([ov.opset13.relu(x)], [x]), tmp_path / "any.xml")
+    for _ in range(4): assert run_here(f"first_requests({str(tmp_path / 'any.xml')!r})", 60).returncode == 0          # one in three hung without the request at load
 
 
 class SlowMachine:
@@ -129,7 +173,7 @@ def test_models_of_one_frontend_decode_each_file_once(tmp_path, monkeypatch):
     import birdkit.hear as hear
     comp, export, files = world(tmp_path, 20)
     decoded, decode = [], hear.decode
-    monkeypatch.setattr(hear, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(hear, "decode", lambda path, *given: decoded.append(path) or decode(path, *given))
     monkeypatch.setattr("birdkit.anytime.make_plan", lambda sheet, members, *rest: (members, {m.name: stub()(m.path, None, 0)[0] for m in members},
                                                                                    pd.DataFrame(dict(model=list(VALUES), plan="", minutes=1.))))
     run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=stub())
@@ -145,6 +189,37 @@ def test_a_model_that_breaks_in_its_pass_costs_only_itself(tmp_path, broken):
     what = dict(zip(report.model, report.what))
     assert what.pop(broken).startswith("left out: kernel 'lopsided' is unknown") and set(what.values()) == {"heard all files"}
     assert first_value(tmp_path / "submission.csv") == round(np.mean([VALUES[n] for n in what]), 4) and sheet.heard == 4
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, IndexError])
+@pytest.mark.parametrize("place, heard, why", [("load", 2, "left out: {}: "), ("post_facts", 3, ""), ("plan", 0, "left out: {}: ")])
+def test_what_nobody_foresaw_costs_no_more_than_it_must(tmp_path, monkeypatch, capsys, error, place, heard, why):
+    comp, export, files = world(tmp_path, 4)
+
+    def odd(path, *given, **options):
+        if place == "load" and path.name != "second": return stub()(path, *given)
+        raise error("of another version")
+
+    if place != "load": monkeypatch.setattr(f"birdkit.anytime.{place}", odd)
+    report = run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=odd if place == "load" else stub())[1]
+    what = dict(zip(report.model, report.what))
+    assert list(what.values()).count("heard all files") == heard and check_submission(tmp_path / "submission.csv", wanted(4)) == []
+    if why: assert what["second"].startswith(why.format(error.__name__)) and first_value(tmp_path / "submission.csv") == (.4 if heard else .1)
+    else: assert f"post-processing knows no more than the scores: {error.__name__}: " in capsys.readouterr().out
+
+
+def test_a_file_that_one_model_heard_is_not_called_bad(tmp_path, monkeypatch):
+    comp, export, files = world(tmp_path, 6)
+    files[4].unlink()
+    passes = []
+    monkeypatch.setattr("birdkit.anytime.one_pass", lambda *given: passes.append(1) or one_pass(*given))
+
+    def load(path, *given):
+        says = lambda: np.nan if path.name == "second" and passes else VALUES[path.name]
+        return lambda x: (np.full((len(x), 2), says()), np.full((len(x), 3, 2), says())), []
+
+    sheet, report = run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=load)
+    assert sheet.heard == 5 and list(sheet.bad) == ["s_4.ogg"] and first_value(tmp_path / "submission.csv") == .4
 
 
 @pytest.mark.parametrize("weights, value", [((0., 1., 1.), .5), ((0., 0., 1.), .6), ((0., 0., 0.), .4)])
@@ -185,7 +260,7 @@ def test_a_second_pass_that_is_cut_is_not_used_and_said_so(tmp_path):
 def test_times_are_predicted_as_they_will_be(tmp_path, monkeypatch, minutes, seconds):
     import birdkit.hear as hear
     machine, listen = SlowMachine(first=.1, second=.2, listen=.6), hear.listen
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("birdkit.core.cores", lambda: 1)
     monkeypatch.setattr(hear, "listen", lambda *given: machine.tick("listen") or listen(*given))
     comp, export, files = world(tmp_path, 60, rows=2)
     members = [replace(m, recipe=RECIPE.but({"infer.stride_s": 2.5})) for m in export.members[:2]]

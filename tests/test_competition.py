@@ -7,7 +7,7 @@ import pytest
 
 from birdkit import competition
 from birdkit.competition import (RECORDING_COLUMNS, SOUNDSCAPE_COLUMNS, TAXON_COLUMNS, Competition, attached,
-                                 split_row_id, take_over)
+                                 row_ids, split_row_id, take_over)
 from birdkit.core import KitError, Workspace
 from toys import LABELS, clips, toy_folder
 
@@ -125,38 +125,42 @@ def test_a_stopped_take_over_begins_anew(tmp_path, monkeypatch):
     space, old = Workspace.find(tmp_path / "work"), tmp_path / "input/mine"
     (old / "runs/a").mkdir(parents=True)
     for name in ("runs/a/1.bin", "runs/a/2.bin", Workspace.MARKER): (old / name).touch()
+    monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path / "input"))
     def _stop(*_, **__): raise KeyboardInterrupt
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfile", _stop)
-        with pytest.raises(KeyboardInterrupt): take_over(space, tmp_path / "input")
+        with pytest.raises(KeyboardInterrupt): take_over(space)
     assert not (space.root / "runs").exists() or not any((space.root / "runs").iterdir())
-    take_over(space, tmp_path / "input")
+    take_over(space)
     assert sorted(f.name for f in (space.root / "runs").rglob("*.bin")) == ["1.bin", "2.bin"]
 
 
 def test_row_ids():
-    assert Competition.row_ids("a_b", np.int64(2)) == ["a_b_5", "a_b_10"]
-    assert split_row_id("a_b_10") == Competition.split_row_id("a_b_10") == ("a_b", 10)
+    assert row_ids("a_b", np.int64(2)) == ["a_b_5", "a_b_10"]
+    assert split_row_id("a_b_10") == ("a_b", 10)
     assert "write whole seconds" in error(lambda: split_row_id("a_5.0"))
 
 
 @pytest.mark.parametrize("mount", ["birdclef", "competitions/birdclef", "datasets/someone/birdclef"])
-def test_kaggle_mounts(tmp_path, mount):
+def test_kaggle_mounts(tmp_path, monkeypatch, mount):
     for year in YEARS:
         folder = toy_folder(tmp_path / f"{year}" / mount, year)
         (tmp_path / f"{year}/another-dataset").mkdir()
-        assert attached(tmp_path / f"{year}") == [folder]
-        assert Competition.find(inputs=tmp_path / f"{year}").year == year
+        monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path / f"{year}"))
+        assert attached() == [folder]
+        assert Competition.find().year == year
 
 
-def test_the_newest_attached_competition(tmp_path):
+def test_the_newest_attached_competition(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path))
     for year in YEARS: toy_folder(tmp_path / "competitions" / f"birdclef-{year}", year, test_s=())
-    assert Competition.find(inputs=tmp_path).year == 2026
+    assert Competition.find().year == 2026
 
 
 def test_demo_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setattr(competition, "project_root", lambda: tmp_path)
-    find = lambda work: Competition.find(work=work, inputs=tmp_path / "none")
+    monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path / "none"))
+    find = lambda work: Competition.find(work=work)
     assert "make_demo.py is missing: give the competition folder as data=" in error(lambda: find(tmp_path / "work"))
     source = toy_folder(tmp_path / "source", test_s=())
     script = tmp_path / "data_prep/make_demo.py"

@@ -143,6 +143,26 @@ def test_only_what_changed_is_heard_again(tmp_path, models):
     assert [counts(models=other), counts(models=other), counts()] == [(3, 0), (0, 3), (3, 0)]
 
 
+@pytest.mark.parametrize("fault", ["broken", "gone"])
+def test_labels_are_those_of_what_was_heard(tmp_path, models, fault):
+    folder, out = recordings(tmp_path / "in"), tmp_path / "out"
+    detect(folder, models, out)
+    (folder / "hill/b.flac").write_text("not sound") if fault == "broken" else (folder / "hill/b.flac").unlink()
+    (out / "raven/mine.txt").write_text("a table of one's own")
+    report = detect(folder, models, out)
+    assert ("hill/b.flac" in report.failed.recording.tolist()) == (fault == "broken")
+    left = sorted(p.relative_to(out).as_posix() for kind in ("raven", "audacity") for p in (out / kind).rglob("*.txt"))
+    assert left == ["audacity/c.mp3.txt", "audacity/hill/a.wav.txt", "raven/c.mp3.selections.txt", "raven/hill/a.wav.selections.txt", "raven/mine.txt"]
+
+
+def test_a_name_as_long_as_disks_take_costs_nothing(tmp_path, models):
+    folder, names = small(tmp_path / "in", 2), ["\u00e4" * 120 + f"{end}.wav" for end in "ab"]
+    for i, name in enumerate(names): os.rename(folder / f"{i:03}.wav", folder / name)
+    assert [detect(folder, models, tmp_path / "out")[2:4] for _ in range(2)] == [(2, 0), (0, 2)]
+    assert len(list((tmp_path / "out/raven").iterdir())) == len(list((tmp_path / "out/audacity").iterdir())) == 2
+    assert sorted(pd.read_csv(tmp_path / "out/detections.csv").recording.unique()) <= sorted(names)
+
+
 def test_a_killed_run_goes_on_where_it_ended(tmp_path, models):
     folder, out, n = small(tmp_path / "in", 150), tmp_path / "out", 150
     command = [sys.executable, "-m", "birdkit.detect", folder, "--models", models, "--threshold", ".3", "--out"]

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from birdkit.recipe import list_recipes
 
-DOCS = ("README.md", "CONTRIBUTING.md", "data_prep/README.md", "kaggle_datasets/README.md")
+DOCS = ("README.md", "MEASURED.md", "CONTRIBUTING.md", "data_prep/README.md", "kaggle_datasets/README.md")
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("[0-9]*.ipynb"))
 

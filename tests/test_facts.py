@@ -2,8 +2,9 @@
 from functools import partial
 from inspect import signature
 
+import pandas as pd
 import pytest
-from recipe_facts import FACTS
+from recipe_facts import APART, FACTS
 
 from birdkit.augment import PICTURE, POWER, WAVE
 from birdkit.clean import CLEAN
@@ -15,9 +16,10 @@ from birdkit.recipe import find_recipe, list_recipes
 from birdkit.students import STUDENTS
 
 OWN = {"base", "small", "best", "demo", "tiny", "plain"}   # Of the kit, after no system
-FEWER = {"birdclef2026_04": 3}   # Systems of which less than five facts are known
+FEWER = {"birdclef2026_03": 4, "birdclef2026_04": 0}   # Systems of which less than five facts are known beside rank and scores
 CHAINS = {"augment.wave": (WAVE, 1), "augment.power": (POWER, 1), "augment.picture": (PICTURE, 1), "data.clean": (CLEAN, 0),
-          "pseudo.labels": (LABEL_STEPS, 1), "infer.post": (POST, 0)}                      # Steps by name, and how many arguments stand between x and theirs
+          "pseudo.labels": (LABEL_STEPS, 1), "infer.post": (POST, 0), "ensemble.post": (POST, 0)}   # Steps by name, and how many arguments stand between x and theirs
+OF_WHOLES = {"origin", "models", "backbones", "weights", "mel_weights", "kernel", "shape"}   # Keys of an ensemble that its members answer for themselves, or not at all
 OPTIONS = {"model.options": ("model.head", HEADS), "loss.options": ("loss.name", LOSSES), "pseudo.options": ("pseudo.how", STUDENTS)}   # Whose defaults hold
 
 
@@ -28,7 +30,7 @@ def several(recipe, read):
 
 def kernel(recipe):
     "Numbers of the smoothing kernel, not scaled."
-    name = found(recipe, "infer.post.smooth.kernel")
+    name = next(k for place in ("infer", "ensemble") if (k := found(recipe, f"{place}.post.smooth.kernel")) != "not in the chain")
     return KERNELS.get(name, name) if isinstance(name, str) else name
 
 
@@ -38,6 +40,7 @@ SPECIAL = {
     "models": lambda r: sum(several(r, lambda m: m.ensemble.seeds)),
     "backbones": lambda r: set(several(r, lambda m: m.model.backbone.split(".")[0])),
     "weights": partial(several, read=lambda m: m.ensemble.weight),
+    "mel_weights": lambda r: tuple(pd.Series(several(r, lambda m: m.ensemble.weight)).groupby([m.frontend.n_mels for m in r.members()], sort=False).sum()),
     "kernel": kernel,
 }
 
@@ -52,10 +55,10 @@ def arguments(step, table, between):
 
 
 def of_steps(chain, table, between, name, argument=None):
-    "Is a step in the chain; or an argument of it, one for each time where it is there several times."
+    "Is a step in the chain, with any chance; or an argument of it, one for each time where it is there several times."
     if name not in table: return "no such step"
     steps = [step for step in chain if step[0] == name]
-    if argument is None: return bool(steps)
+    if argument is None: return any(arguments(step, table, between).get("p", 1) > 0 for step in steps)
     values = tuple(arguments(step, table, between).get(argument, "no such argument") for step in steps)
     return values[0] if len(values) == 1 else values or "not in the chain"
 
@@ -88,14 +91,25 @@ def same(want, have):
     return have == pytest.approx(want, rel=1e-4)
 
 
+def members_of(recipe):
+    "Members of an ensemble; none of one model."
+    return [m for m in recipe.members() if m.name != recipe.name]
+
+
+def answers_for(member, key):
+    "Must a member be as is known of the whole? Where nothing else is known of it, and it is not of the ensemble."
+    return key not in OF_WHOLES and not key.startswith("ensemble.") and key not in FACTS.get(member, {}) and key not in APART.get(member, ())
+
+
 @pytest.mark.parametrize("name", FACTS)
 def test_recipe_says_what_is_known(name):
     recipe = find_recipe(name)
-    wrong = [f"{key} is {have!r}, known is {want!r}" for key, want in FACTS[name].items() if not same(want, have := found(recipe, key))]
-    assert not wrong, f"{name}:\n" + "\n".join(wrong)
+    wrong = [f"{r.name}: {key} is {have!r}, known is {want!r}" for r in (recipe, *members_of(recipe)) for key, want in FACTS[name].items()
+             if (r is recipe or answers_for(r.name, key)) and not same(want, have := found(r, key))]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_system_has_facts():
     counts = dict.fromkeys(set(list_recipes().recipe) - OWN, 0)
-    for name, facts in FACTS.items(): counts[name.split("-")[0]] += sum(len(want) if isinstance(want, dict) else 1 for want in facts.values())
+    for name, facts in FACTS.items(): counts[name.split("-")[0]] += len(facts.keys() - {"origin"})
     assert not {name: n for name, n in counts.items() if n < FEWER.get(name, 5)}

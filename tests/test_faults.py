@@ -13,7 +13,7 @@ from birdkit.batches import make_clips
 from birdkit.check import check_submission
 from birdkit.clean import clean
 from birdkit.cleaning import Cleaning, lay_segments
-from birdkit.competition import Competition
+from birdkit.competition import Competition, row_ids
 from birdkit.core import Clock, KitError, Workspace
 from birdkit.prepare import prepare
 from birdkit.recipe import Recipe
@@ -38,7 +38,7 @@ def test_each_layout_goes_from_folder_to_submission(tmp_path, year, rows):
     export = Export(tmp_path, tuple(comp.classes), np.full(4, .1), [Member("toy", RECIPE, 1., 1., tmp_path)])
     run_submission(comp, export, find_soundscapes(comp), tmp_path / "submission.csv", Clock(90), find_sample(comp), quiet_network)
     table = pd.read_csv(tmp_path / "submission.csv")
-    ids = [i for f in comp.test_files for i in comp.row_ids(f.stem, rows)]
+    ids = [i for f in comp.test_files for i in row_ids(f.stem, rows)]
     assert check_submission(table, find_sample(comp), row_ids=ids) == []
 
 
@@ -124,7 +124,14 @@ def refuse_network(folder):
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("fault, heard", [("", 3), ("broken file", 2), ("no time", 0), ("no network", 0), ("no engine", 0)])
+def break_views(monkeypatch, folder):
+    "A machine on which nothing works that comes after the submission."
+    def odd(*given, **options): raise TypeError("an argument of another version")
+    for place in ("plots.plot_scores", "plots.players", "submit.score_submission", "submit.hidden_run_min"): monkeypatch.setattr(f"birdkit.{place}", odd)
+    (folder / "work/infer.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("fault, heard", [("", 3), ("nothing can be shown", 3), ("broken file", 2), ("no time", 0), ("no network", 0), ("no engine", 0)])
 @pytest.mark.parametrize("tests", [(10, 13, 10), ()])
 def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fault, heard, tests):
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -133,7 +140,8 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     rows = [f"soundscape_{k + 1}_{end}" for k in range(len(tests)) for end in (5, 10)]       # of the 13 s the sample asks 10
     if tests: pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
     files = sorted((comp / ("test_soundscapes" if tests else "train_soundscapes")).iterdir())
-    if fault: files[0].write_text("no sound")
+    if fault and fault != "nothing can be shown": files[0].write_text("no sound")
+    if fault == "nothing can be shown": break_views(monkeypatch, tmp_path)
     if fault == "no engine": lose_packages(monkeypatch)
     if fault == "no network": refuse_network(tmp_path / "models")
     known = infer_cells(tmp_path, budget_min=0 if fault == "no time" else 90)
@@ -141,7 +149,8 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     assert check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == known["problems"] == []
     told = capsys.readouterr().out
     assert known["facts"]["heard"] == heard and f"{len(files) - heard} files kept the prior" in told
-    assert ("NO MODEL WAS USED" in told) == (heard == 0) and "models models: 1 model (toy), 4 classes" in told and ("the hidden run will take" in told) == (heard > 0 and not tests)
+    assert ("NO MODEL WAS USED" in told) == (heard == 0) and "models models: 1 model (toy), 4 classes" in told and ("the hidden run will take" in told) == (heard > 0 and not tests and fault != "nothing can be shown")
+    assert told.count(" did not work: ") == (fault == "nothing can be shown") * (4 + (not tests))
 
 
 def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):

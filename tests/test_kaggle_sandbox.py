@@ -151,6 +151,20 @@ def test_without_the_models_it_says_what_to_attach(kaggle, wheels, tmp_path):
     assert done.returncode and "attach the dataset birdkit-models" in done.stderr
 
 
+@pytest.mark.parametrize("wheel, done_without", [("miniaudio", True), ("birdkit", False)])
+def test_a_wheel_that_cannot_be_installed_costs_what_needs_it(kaggle, wheels, models, tmp_path, wheel, done_without):
+    comp = _competition(tmp_path / "comp", 2025)
+    for source, place in zip((comp, wheels, models), LAYOUTS[2025]): kaggle.attach(source, place)
+    for path in (kaggle.inputs.parent / LAYOUTS[2025][1]).glob(f"{wheel}-*.whl"): path.unlink()
+    kaggle.sandboxed("-m", "pip", "uninstall", "-qy", "birdkit", "miniaudio")               # the image is that of the tests before
+    done = kaggle.run()
+    assert (done.returncode == 0) == done_without, done.stderr
+    if not done_without: return
+    assert check_submission(kaggle.working / "submission.csv", comp / "sample_submission.csv") == []
+    text = _text(kaggle.working)
+    assert f"NOT INSTALLED: {wheel}==" in text and "NO MODEL WAS USED" not in text and "3 of 3 soundscapes were heard" in text
+
+
 def test_changed_wheels_are_refused(kaggle, wheels, tmp_path):
     kaggle.attach(wheels, "input/birdkit-wheels")
     for wheel in kaggle.inputs.glob("birdkit-wheels/openvino_telemetry*.whl"): wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")

@@ -33,7 +33,7 @@ def test_each_notebook_leaves_its_part(pipeline):
     work = pipeline["work"]
     left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
             "pretrained/tiny/backbone.pt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
-            "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
+            "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/tiny/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
             "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
     assert [f for f in left if not (work / f).exists()] == []
     assert not list(work.rglob("*.part"))

@@ -1,6 +1,7 @@
 "Every recipe of the books, whole: each member learns, its round of soft labels runs, the ensemble is exported and hears the test soundscapes."
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -8,7 +9,7 @@ from birdkit.anytime import run_submission
 from birdkit.check import check_submission
 from birdkit.clean import CLEAN, clean
 from birdkit.cleaning import Cleaning, lay_segments
-from birdkit.competition import Competition
+from birdkit.competition import Competition, row_ids
 from birdkit.core import Clock, KitError, Workspace, write_table
 from birdkit.distill import distill_round, final_models, round_count
 from birdkit.export import export_runs
@@ -16,9 +17,11 @@ from birdkit.prepare import prepare
 from birdkit.pseudo import LABEL_STEPS
 from birdkit.recipe import all_recipes, find_recipe, list_recipes
 from birdkit.review import clip_weights, no_review
+from birdkit.rows import input_shapes
 from birdkit.runtime import load_export
 from birdkit.stages import class_prior, cleaned_clips, find_members, judging_windows, lead_of, parity_sound, train_fold, trained_members
 from birdkit.submit import find_sample
+from birdkit.training import TrainedModel
 from toys import tones
 
 SMALL = {"model.backbone": "test_resnet", "model.raw_backbone": "test_resnet", "model.weights": "none", "model.hidden": 32, "optim.epochs": 1, "optim.batch": 4,
@@ -70,12 +73,22 @@ def test_recipe_goes_from_clips_to_submission(name, world, tmp_path):
         assert models[1] != models[0]
     networks, weights = final_models(models, members)
     clips = cleaned_clips(data, space, config)
-    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), "", weights, config.ensemble.blend, validation=judging_windows(data, clips))
+    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), "", weights, config.ensemble.blend, config.ensemble.post, validation=judging_windows(data, clips))
     assert max(m["parity"] for m in manifest["models"]) < 1e-4 and any("int8" in m for m in manifest["models"]) == (name == QUANTISED)
     sheet, report = run_submission(comp, load_export(tmp_path / "export"), comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp))
     table = pd.read_csv(tmp_path / "submission.csv")
-    assert check_submission(table, find_sample(comp), row_ids=[i for f in comp.test_files for i in comp.row_ids(f.stem, comp.rows(f))]) == []
+    assert check_submission(table, find_sample(comp), row_ids=[i for f in comp.test_files for i in row_ids(f.stem, comp.rows(f))]) == []
     assert set(report.model) == set(networks) and (report.what == "heard all files").all() and table.iloc[:, 1:].std().max() > 0
+
+
+@pytest.mark.parametrize("name", sorted(all_recipes()))
+def test_every_member_builds_with_its_own_backbone(name, built=set()):
+    for m in find_recipe(name).members():
+        key = repr((m.model, input_shapes(m)))
+        if key in built: continue                                        # by another recipe or member
+        built.add(key)
+        clip, frames = TrainedModel(m.but({"model.weights": "none"}), "abc").probabilities(*(np.zeros((1, *shape), "float32") for shape in input_shapes(m)))
+        assert clip.shape == (1, 3) and frames.shape[::2] == (1, 3) and np.isfinite(clip).all() and np.isfinite(frames).all()
 
 
 @pytest.mark.parametrize("name", sorted(all_recipes()))

@@ -1,11 +1,11 @@
 "A training that is killed goes on to the very weights it would have reached."
-import os, random, signal, subprocess, sys
+import os, random, shutil, signal, subprocess, sys
 
 import pytest
 import torch
 from conftest import ROOT, papermill
 
-from birdkit.core import read_json, read_table
+from birdkit.core import read_json, read_table, write_table
 
 CODE = """
 import sys, time
@@ -102,6 +102,19 @@ def test_a_session_that_ends_in_time_goes_on_in_the_next(pipeline, demo, tmp_pat
         facts = read_json(run / "metrics.json", "")
         assert (facts["epochs"], facts["of"]) == (epochs, 4) and (run / "last.pt").exists() == left
     assert "is trained already" in (tmp_path / "out.ipynb").read_text()          # the third call had nothing to do
+
+
+def test_a_finished_run_is_scored_on_the_clips_that_are_held_out_now(pipeline, demo, tmp_path):
+    (tmp_path / "prepared").symlink_to(pipeline["work"] / "prepared")
+    for name in ("clean", "pretrained/tiny", "runs/tiny/fold0"): shutil.copytree(pipeline["work"] / name, tmp_path / name)
+    run, segments = tmp_path / "runs/tiny/fold0", read_table(tmp_path / "clean/segments.csv", "", keep_default_na=False)
+    held, weights = read_table(run / "oof.csv", "").recording, (run / "weights.pt").read_bytes()
+    write_table(tmp_path / "clean/segments.csv", segments.assign(keep=segments.keep & (segments.recording != held[1])))        # as after a look at the first run's scores
+    done = papermill("nbs/04_train.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny")
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = (tmp_path / "out.ipynb").read_text()
+    assert "is trained already" in said and "tiny/fold0 is scored anew, on the clips that are held out now" in said and f"of {len(held) - 1} clips" in said
+    assert read_table(run / "oof.csv", "").recording.tolist() == held.drop(1).tolist() and (run / "weights.pt").read_bytes() == weights
 
 
 def test_a_round_that_is_stopped_is_not_exported(pipeline, demo, tmp_path):

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from birdkit.audio import ROW_S, SR, cut, decode
-from birdkit.competition import Competition
+from birdkit.competition import Competition, row_ids
 from birdkit.mel import mel_power
 from birdkit.metrics import macro_auc
 from birdkit.recipe import Mel
@@ -47,7 +47,7 @@ def main(
     labels = np.repeat(comp.recordings.primary_label.to_numpy(), [len(c) for c in clips])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(np.concatenate(clips), labels)
     scores = np.concatenate([model.predict_proba(windows(f, comp.rows(f))) for f in comp.test_files])
-    ids = [i for f in comp.test_files for i in comp.row_ids(f.stem, comp.rows(f))]
+    ids = [i for f in comp.test_files for i in row_ids(f.stem, comp.rows(f))]
     table = pd.DataFrame(scores, columns=list(model.classes_)).reindex(columns=comp.classes, fill_value=0.)
     return macro_auc(comp.truth(), table.assign(row_id=ids))
 

@@ -11,7 +11,7 @@ from birdkit.clean import BY_CLEAN, clean, keep_cleaning, kept_rules, other_rule
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
 from birdkit.core import KitError, Workspace
-from birdkit.fleet import last_line, side_by_side
+from birdkit.fleet import log_end, side_by_side
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.review import clip_weights, no_review
@@ -75,7 +75,7 @@ def run_jobs(
     begin, failed = time.monotonic(), []
     for i, (job, _, code, seconds) in enumerate(side_by_side(list(jobs), _start, os.cpu_count() or 1), 1):
         left = (time.monotonic() - begin) / i * (len(jobs) - i) / 60
-        print(f"{i}/{len(jobs)}  {job}: {'failed: ' + last_line(log(job)) if code else f'{seconds / 60:.1f} min'}; about {left:.0f} min left", flush=True)
+        print(f"{i}/{len(jobs)}  {job}: {'failed: ' + log_end(log(job)) if code else f'{seconds / 60:.1f} min'}; about {left:.0f} min left", flush=True)
         if code: failed.append(job)
     return failed
 

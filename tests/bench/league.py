@@ -18,6 +18,7 @@ import pandas as pd
 from contest import file_draws, known_rows, open_data, open_world, run_jobs
 
 from birdkit.anytime import run_submission
+from birdkit.competition import row_ids
 from birdkit.core import Clock, KitError, Workspace, read_json, write_json, write_table
 from birdkit.distill import distill_round, final_models
 from birdkit.export import export_runs
@@ -127,7 +128,7 @@ def compete(
     minutes = sum(len(h) * h.seconds.median() for h in histories) / 60     # a pause counts for one epoch
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
     networks, weights = final_models(models, [recipe])
-    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe), world.data.classes), weights=weights)
+    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe), world.data.classes), weights=weights, post=recipe.ensemble.post)
     write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories], passes=passes(models, world.clips(recipe))))
 
 
@@ -149,7 +150,7 @@ def submit(
     members = [replace(m, recipe=replace(m.recipe, infer=infer)) for m in export.members]
     sheet, _ = run_submission(comp, replace(export, members=members), comp.test_files, space.root / "submission.csv", Clock(90))
     seconds, table = time.perf_counter() - begin, sheet.table().set_index("row_id")
-    rows = [row for path in known for row in comp.row_ids(path.stem, len(known[path]))]
+    rows = [row for path in known for row in row_ids(path.stem, len(known[path]))]
     return table.loc[rows, list(comp.classes)].to_numpy(), seconds
 
 

@@ -16,6 +16,7 @@ from birdkit.audio import decode, n_rows
 from birdkit.batches import make_clips
 from birdkit.competition import Competition
 from birdkit.core import Workspace, atomic, read_json, write_table
+from birdkit.heldout import split_clips
 from birdkit.labels import as_teacher, predict_labels
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
@@ -24,7 +25,7 @@ from birdkit.recipe import find_recipe
 from birdkit.rows import score_rows
 from birdkit.scenes import make_scenes, rank_agreement, scene_scores
 from birdkit.stages import cleaned_clips, train_fold
-from birdkit.training import choose_device, load_model, noisy_student, split_clips, train_run
+from birdkit.training import choose_device, load_model, noisy_student, train_run
 
 VARIANTS = {   # What each changes of the recipe
     "plain": {},
