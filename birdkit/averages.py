@@ -83,7 +83,7 @@ def refresh_norms(
     norms = [m for own, m in both if not own.affine or own.weight.requires_grad]      # a frozen network keeps its own
     if not norms: return
     learner.model = learner.averaged.eval()
-    learner.sow(learner.epochs)
+    learner.seed_epoch(learner.epochs)
     try:
         with _gathering(norms):
             for batch in islice(learner.batches.epoch(learner.epochs, 0), most):

@@ -231,7 +231,7 @@ def set_random_state(
     state,    # From random_state
 ):
     "Put the random generators back to where they were; those of another kind of device do not fit, and the epoch's are sown anew."
-    if device_kind(state) != learner.device.type: return learner.sow(learner.epoch)
+    if device_kind(state) != learner.device.type: return learner.seed_epoch(learner.epoch)
     torch.set_rng_state(state["torch"])
     learner.gen.set_state(state["gen"])
     if "cuda" in state: torch.cuda.set_rng_state(state["cuda"], learner.device)

@@ -447,7 +447,15 @@ def export_runs(
                     classes=list(classes), prior=_prior_of(prior, classes), blend=blend, post=post, models=[e for _, e in entries], data_notes=data_notes)
     write_json(folder / MANIFEST, manifest)
     with atomic(folder / "MODEL_CARD.md") as part: part.write_text(model_card(manifest))
+    _tidy(folder, manifest)
     return manifest
+
+
+def _tidy(folder, manifest):
+    "Remove networks that an earlier or a killed export left: the whole folder is uploaded."
+    named = {name for model in manifest["models"] for name in model["sha256"]}
+    for path in folder.iterdir():
+        if path.suffix in (".xml", ".bin", ".onnx", ".pt") and path.name not in named: path.unlink()
 
 
 def _starts_from(model):  # A recipe's model, as a dict

@@ -75,21 +75,21 @@ class Learner:
         except StopTraining as stop:
             self.stopped = str(stop)
             print(f"training stopped in epoch {self.epoch}: {stop}")
-            if self.losses: self.history.append(self.row())
+            if self.losses: self.history.append(self.epoch_row())
         self.call("after_fit")
         return self
 
     def one_epoch(self):
         "One pass over the batches, or what is left of it."
         self.model.train()
-        if not self.place: self.sow(self.epoch)
+        if not self.place: self.seed_epoch(self.epoch)
         self.started = time.monotonic() - self.spent_s
         self.call("before_epoch")
         for batch in self.batches.epoch(self.epoch, self.place):
             self.one_batch(batch.to(self.device))
             self.place += 1
             self.call("after_batch")
-        self.history.append(self.row())
+        self.history.append(self.epoch_row())
         self.epoch, self.place, self.gathered, self.losses, self.spent_s = self.epoch + 1, 0, 0, [], 0.
         self.call("after_epoch")
 
@@ -98,11 +98,11 @@ class Learner:
     ):
         "A batch's gradient, and a step where enough are gathered or the epoch ends; a batch that is left out costs no other one."
         if not self.gathered: self.optim.zero_grad(set_to_none=True)
-        with suppress(SkipStep): self.gather(batch)
+        with suppress(SkipStep): self.accumulate_grads(batch)
         with suppress(SkipStep):
-            if self.gathered == self.accumulate or self.gathered and self.place + 1 == len(self.batches): self.move()
+            if self.gathered == self.accumulate or self.gathered and self.place + 1 == len(self.batches): self.step_optimiser()
 
-    def gather(self,
+    def accumulate_grads(self,
         batch,  # Batch on the device
     ):
         "Loss and gradient."
@@ -118,9 +118,9 @@ class Learner:
         "Add to the gradients; half precision scales the loss first."
         self.scaler.scale(loss).backward()
 
-    def move(self):
+    def step_optimiser(self):
         "One step of the optimiser; one that a callback or half precision's scaler refuses is lost with its gradients."
-        if self.gathered < self.accumulate: self.fill_up()
+        if self.gathered < self.accumulate: self.rescale_short_group()
         self.gathered, scale = 0, self.scaler.get_scale()
         self.call("before_step")
         self.scaler.step(self.optim)
@@ -130,12 +130,12 @@ class Learner:
             raise SkipStep
         self.call("after_step")
 
-    def fill_up(self):
+    def rescale_short_group(self):
         "Gradients of a short last group, as large as those of a whole one."
         for p in self.model.parameters():
             if p.grad is not None: p.grad *= self.accumulate / self.gathered
 
-    def sow(self,
+    def seed_epoch(self,
         number,  # Of the epoch
     ):
         "Seed everything random."
@@ -143,7 +143,7 @@ class Learner:
         torch.manual_seed(seed)
         self.gen.manual_seed(seed)
 
-    def row(self):  # dict
+    def epoch_row(self):  # dict
         "The epoch's line of the history."
         self.spent_s = time.monotonic() - self.started
         loss = float(np.mean(self.losses)) if self.losses else math.nan

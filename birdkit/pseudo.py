@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LABEL_STEPS', 'change', 'only_rows', 'power', 'harden', 'top_k', 'sum_cap', 'subtract_min',
            'normalise_max', 'min_max', 'threshold', 'high_low', 'best_rows', 'entropy', 'file_weights', 'weigh_files',
-           'of_round', 'apply_labels', 'labelled_scapes']
+           'of_round', 'steps_of_round', 'apply_labels', 'labelled_scapes']
 
 # %% ../nbs/lib/33_pseudo.ipynb #cb38581e
 from dataclasses import replace
-from inspect import Parameter, signature
 
 import numpy as np
 import pandas as pd
@@ -181,18 +180,16 @@ def of_round(
     return value[min(round, len(value)) - 1] if isinstance(value, (tuple, list)) else value
 
 
-def _by_round(step):
-    "The step as the table holds it: it is told the round, by which it picks from tuples."
-    first, *options = signature(step).parameters.values()
-    def _run(labels, round, *arguments, **keywords):
-        return step(labels, *(of_round(x, round) for x in arguments), **{k: of_round(x, round) for k, x in keywords.items()})
-    _run.__signature__ = signature(step).replace(parameters=[first, Parameter("round", first.kind), *options])
-    return _run
+def steps_of_round(
+    steps,  # Of a recipe, pseudo.labels
+    round,  # Number of the round, from 1
+):          # List of the steps with this round's arguments
+    "Steps as they are in one round."
+    mine = lambda x: {k: of_round(v, round) for k, v in x.items()} if isinstance(x, dict) else of_round(x, round)
+    return [(name, *map(mine, arguments)) for name, *arguments in steps]
 
 
-_STEPS = power, harden, top_k, sum_cap, subtract_min, normalise_max, min_max, threshold, high_low, best_rows, entropy
-LABEL_STEPS = {f.__name__: _by_round(f) for f in _STEPS}
-LABEL_STEPS["file_weights"] = _by_round(weigh_files)
+LABEL_STEPS = {f.__name__: f for f in (power, harden, top_k, sum_cap, subtract_min, normalise_max, min_max, threshold, high_low, best_rows, entropy)} | {"file_weights": weigh_files}
 
 
 def apply_labels(
@@ -201,7 +198,7 @@ def apply_labels(
     round,   # Number of the round, from 1
 ):           # Labels
     "Run a recipe's steps in order."
-    return apply_steps(labels, steps, LABEL_STEPS, "pseudo.labels", round)
+    return apply_steps(labels, steps_of_round(steps, round), LABEL_STEPS, "pseudo.labels")
 
 # %% ../nbs/lib/33_pseudo.ipynb #415899d5
 def labelled_scapes(

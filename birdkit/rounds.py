@@ -15,7 +15,7 @@ from .audio import SR
 from .core import KitError, nearest, read_json, read_table
 from .metrics import class_auc
 from .plots import BLUE, DPI, GREY, ORANGE, mel_image, players
-from .pseudo import apply_labels, file_weights, of_round
+from .pseudo import apply_labels, file_weights, steps_of_round
 
 # %% ../nbs/lib/33b_rounds.ipynb #c67682ce
 def _rows_of(labels, key):
@@ -72,14 +72,13 @@ def step_by_step(
 ):           # Pairs of a step in words and the Labels after it; the first are the labels as told
     "Labels before and after each step."
     out = [("teachers", labels)]
-    for step in steps: out.append((_worded(step, round), apply_labels(out[-1][1], [step], round)))
+    for step in steps_of_round(steps, round): out.append((_worded(*step), apply_labels(out[-1][1], [step], round)))
     return out
 
 
-def _worded(step, round):
-    "A step with this round's arguments, such as threshold keep=0.5 zero=0.1."
-    name, *arguments = step
-    said = lambda x: f"{of_round(x, round):.3g}" if isinstance(of_round(x, round), (int, float)) else str(of_round(x, round))
+def _worded(name, *arguments):
+    "A step in words, such as threshold keep=0.5 zero=0.1."
+    said = lambda x: f"{x:.3g}" if isinstance(x, (int, float)) else str(x)
     pairs = arguments[0].items() if arguments and isinstance(arguments[0], dict) else [("", x) for x in arguments]
     return " ".join([name, *(f"{k}={said(x)}" if k else said(x) for k, x in pairs)])
 

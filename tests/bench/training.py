@@ -61,7 +61,7 @@ def sides(recipe, batch, device, folder):
     model.dtype = choose_precision(recipe.model, device, recipe.optim.precision)
     learner = Learner(model, batches, supervised, make_optimiser(model), device=device)
     learner.epochs = 10**6
-    learner.sow(0)
+    learner.seed_epoch(0)
     model.train()
     real = chain.from_iterable(batches.epoch(number) for number in count())
     return learner, dict(real=real, synthetic=Waves(next(real), device))
