@@ -172,11 +172,14 @@ CARRIED = ("runs/*/*", "pretrained/*", "pseudo/*", "export/*", "clean")   # Resu
 
 def _copied(old, here, part):
     "A copy of a file or folder, whole or not at all; `part` is where it grows."
+    copy = shutil.copytree if old.is_dir() else shutil.copy2
     try:
-        shutil.copytree(old, part) if old.is_dir() else shutil.copy2(old, part)
+        copy(old, part)
         here.parent.mkdir(parents=True, exist_ok=True)
         os.replace(part, here)
-    finally: shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        part.unlink(missing_ok=True)
     return here
 
 

@@ -37,7 +37,6 @@ class Round:
         return next(iter(self.labels.values()))
 
 
-
 def round_count(
     rounds,   # Number of rounds, or "auto": as the recipe says
     members,  # Recipes of the members

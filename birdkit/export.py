@@ -101,21 +101,13 @@ def load_jit(
     return torch.jit.optimize_for_inference(torch.jit.load(path))
 
 
-def _hear_onnx(path):
-    "A network as ONNX Runtime runs it."
-    import onnxruntime as ort
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-    return lambda *inputs: session.run(None, dict(zip(names, inputs)))
-
-
 def _hear_jit(path):
     "A network as TorchScript runs it."
     module = load_jit(path)
     return lambda *inputs: [x.detach().numpy() for x in module(*map(torch.from_numpy, inputs))]
 
 
-FORMATS = dict(onnx=(to_onnx, ".onnx", _hear_onnx), jit=(to_jit, ".pt", _hear_jit))
+FORMATS = dict(onnx=(to_onnx, ".onnx", load_network), jit=(to_jit, ".pt", _hear_jit))
 
 
 def write_formats(
@@ -353,7 +345,7 @@ def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     files = [*parts, *(p.with_suffix(".bin") for p in parts), *further]
     network = load_network(path)
     return model.classes, dict(
-        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=_value(run) if value is None or not np.isfinite(value) else value, classes=list(model.classes), parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
+        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=value, classes=list(model.classes), parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
         ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=heard_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})
 
@@ -391,8 +383,9 @@ def _try_dense(model, path, samples, fp16):
     return facts
 
 
-def _value(run):
-    "Validation AUC of a run, 1 where nothing was held out."
+def _value(run, told=None):
+    "What a model is worth: as told, else its run's validation AUC, 1 where nothing was held out."
+    if told is not None and np.isfinite(told): return told
     auc = read_json(run / "metrics.json", "run 04_train").get("auc") if (run / "metrics.json").exists() else None
     return auc if auc is not None and np.isfinite(auc) else 1.
 
@@ -435,10 +428,11 @@ def export_runs(
     "Write the model folder that 06_infer and Kaggle use; what is worth most, value times weight, comes first and is heard first."
     _check_ensemble(blend, post)
     folder, weights = Path(folder), {name: (weights or {}).get(name, 1.) for name in runs}
+    before = _files(folder) | set(folder.glob("part-*")) | set(folder.glob("int8-*"))
     silent = [name for name, weight in weights.items() if not weight]
     if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
     for name in silent: print(f"{name} is left out: its weight in the blend is 0")
-    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), (values or {}).get(name)) for name, run in runs.items() if weights[name]]
+    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name))) for name, run in runs.items() if weights[name]]
     classes = max((c for c, _ in entries), key=len)
     if any(set(c) - set(classes) for c, _ in entries): raise KitError("the runs have different classes: export runs of one competition")
     for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
@@ -447,15 +441,14 @@ def export_runs(
                     classes=list(classes), prior=_prior_of(prior, classes), blend=blend, post=post, models=[e for _, e in entries], data_notes=data_notes)
     write_json(folder / MANIFEST, manifest)
     with atomic(folder / "MODEL_CARD.md") as part: part.write_text(model_card(manifest))
-    _tidy(folder, manifest)
+    for path in before - _files(folder): path.unlink(missing_ok=True)        # the whole folder is uploaded; files of others stay
     return manifest
 
 
-def _tidy(folder, manifest):
-    "Remove networks that an earlier or a killed export left: the whole folder is uploaded."
-    named = {name for model in manifest["models"] for name in model["sha256"]}
-    for path in folder.iterdir():
-        if path.suffix in (".xml", ".bin", ".onnx", ".pt") and path.name not in named: path.unlink()
+def _files(folder):
+    "Networks that the manifest of a folder names."
+    models = read_json(folder / MANIFEST, "export the models again")["models"] if (folder / MANIFEST).exists() else []
+    return {folder / name for model in models for name in model["sha256"]}
 
 
 def _starts_from(model):  # A recipe's model, as a dict

@@ -156,7 +156,7 @@ class Optim:
 class Pretrain:
     "03_pretrain: learning from other species first."
     epochs: int = 10             # Epochs of the other species' clips, 1 or more; where there should be none, run it with past="none"
-    changes: tuple = ()          # Fields in which pretraining differs from the training after it, pairs: (("optim.lr", 1e-3),) (2023 2nd)
+    changes: tuple = ()          # Fields in which pretraining differs from the training after it, pairs: (("optim.average", "best"),) (2025 2nd)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ class Pseudo:
     mix_p: float = 1.            # Share of the windows mixed with a soundscape window; its labels are joined by maximum
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
-    share: float = 0.            # Share of a batch that is pseudo-labelled soundscape windows by themselves, not mixed into a clip (2025 5th, 7th: .5)
     labelled: float = .25        # At least this share of the soundscape windows comes from soundscapes that people labelled, where there are any (2026 1st: .1875 of .75)
+    share: float = 0.            # Share of a batch that is pseudo-labelled soundscape windows by themselves, not mixed into a clip (2025 5th, 7th: .5)
     share_from: int = 1          # The first round with such windows (2025 5th: 5)
     weight: float = 1.           # Weight of their loss (2025 11th gave less)
 

@@ -142,4 +142,6 @@ def unscored(
     return {name: value for name, value in facts.items() if name not in ("auc", "scene_auc")}
 
 
-def _name(held): return clips_digest(held) if held else ""
+def _name(held):
+    "By which other held-out clips are noticed; empty where there are none."
+    return clips_digest(held) if held else ""

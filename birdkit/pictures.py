@@ -31,18 +31,10 @@ def _cuts(gen, parts, most, size, min_width):
     return (place * (size - parts[:, None] * least + 1)).floor() + order * least
 
 
-def _knots(gen, n, parts, last, min_width):
-    "0, random places and `last`: the ends of `parts` parts of an axis, (n, parts + 1)."
-    inner = _cuts(gen, torch.full((n,), parts, device=gen.device), parts, last, min_width)
-    return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=last)
-
-
-def _some_knots(gen, n, most, last, min_width):
-    "The ends of 3 to `most` parts of an axis, (n, most + 1), those left over at `last`, and the numbers of their points, those left over being the last one."
-    parts = torch.randint(min(3, most), most + 1, (n,), generator=gen, device=gen.device)
+def _knots(gen, parts, most, last, min_width):
+    "0, random places and `last`: the ends of `parts` (B,) parts of an axis, (B, most + 1); those that are not needed lie at `last`."
     inner = _cuts(gen, parts, most, last, min_width).clamp_max(last)
-    at = torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=last)
-    return at, torch.minimum(torch.arange(most + 1, device=gen.device), parts[:, None])
+    return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=last)
 
 
 def _joined(at, values, size):
@@ -72,8 +64,9 @@ def filter_augment(
     n, last = len(sample.x), sample.x.shape[-2] - 1
     gains = uniform(gen, -db, db, n, points)
     if random_edges:
-        at, number = _some_knots(gen, n, points - 1, last, min_width)
-        gains = gains.gather(1, number)
+        parts = torch.randint(min(3, points - 1), points, (n,), generator=gen, device=gen.device)
+        at, order = _knots(gen, parts, points - 1, last, min_width), torch.arange(points, device=gen.device)
+        gains = gains.gather(1, torch.minimum(order, parts[:, None]))              # ends that are not needed have the last one's gain
     else: at = torch.linspace(0, last, points, device=gen.device).expand(n, points).contiguous()
     return _some(sample, gen, p, _equalised(sample.x, _joined(at, gains, last + 1)))
 
@@ -293,7 +286,7 @@ def _stretched(sample, gen, dim, p, factor, pieces):
     "Resample an axis: the middle stays where it is, or both ends where there are pieces."
     x = check_dims(sample.x, "batch channels mels frames")
     n, last = len(x), x.shape[dim] - 1
-    knots = _knots(gen, n, pieces, last, last // (2 * pieces))
+    knots = _knots(gen, torch.full((n,), pieces, device=gen.device), pieces, last, last // (2 * pieces))
     steps = knots.diff() * uniform(gen, -math.log(factor), math.log(factor), n, pieces).exp()
     if pieces > 1: steps = steps * last / steps.sum(1, keepdim=True)
     start = (last - steps.sum(1, keepdim=True)) / 2

@@ -100,7 +100,7 @@ def _copy_samples(old, lines, new):
     samples = np.memmap(old, "<i2", "r")
     try:
         with open(new, "xb") as file:
-            for offset, count in zip(lines.offset, lines.samples): samples[offset:offset + count].tofile(file)
+            for start, n in zip(lines.offset, lines.samples): samples[start:start + n].tofile(file)
     except OSError:
         new.unlink(missing_ok=True)
         return False

@@ -68,7 +68,6 @@ def _pip_download(folder, tag, what, run=subprocess.run):
     return "" if done.returncode == 0 else last_line(done.stderr)
 
 
-
 def fetch_wheels(
     pins,                # A requirements file with hashes
     folder,              # Where the wheels go

@@ -355,6 +355,8 @@ FACTS = {
         "origin": {"year": 2026, "rank": 3, "private": .95992}, "backbones": {"seresnext26t_32x4d", "tf_efficientnetv2_s"}, "pseudo.rounds": 1,
         "pseudo.labels.file_weights.by": "site", "infer.post.add_prior.weight": .2,
     },
+    "birdclef2026_03-seresnext": {"backbones": {"seresnext26t_32x4d"}},
+    "birdclef2026_03-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "att_gem"},      # that of 2025 2nd
     "birdclef2026_04": {"origin": {"year": 2026, "rank": 4, "private": .95902}},
     "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True},
 }

@@ -99,8 +99,9 @@ def test_another_recipes_checkpoint_is_refused(pipeline, demo):
 
 def test_without_rounds_the_folds_are_exported(pipeline, demo):
     options = ["-p", "recipe", "tiny", "-p", "data", demo, "-p", "work", pipeline["work"]]
-    assert papermill("nbs/05_distill.ipynb", *options, "-p", "rounds", "0").returncode == 0
+    assert papermill("nbs/05_distill.ipynb", *options, "-p", "rounds", "0", "-y", "{overrides: {ensemble.post: [[top_scale, 1]]}}").returncode == 0
     manifest = json.loads((pipeline["work"] / "export/tiny/manifest.json").read_text())
+    assert manifest["post"] == [["top_scale", 1]]
     names = [m["name"] for m in manifest["models"]]
     assert names[0] == "tiny-fold0" and all(m["parity"] < 1e-4 for m in manifest["models"])
     assert papermill("nbs/06_infer.ipynb", *options).returncode == 0
