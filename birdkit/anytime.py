@@ -109,7 +109,8 @@ def self_test(
     budget_s,  # Seconds of the whole run
 ):             # Seconds the self-test may take, and which files it hears
     "A twentieth of what all files would take at export's speed, 1 to 20 s; four files or more, spread over all."
-    expected_s = sum(m.ms_per_window * ROW_S / m.recipe.infer.stride_s for m in members) * np.mean(rows) / 1e3 + .05      # of one file, .05 s of it for its sound
+    windows = [(1 + (m.recipe.infer.peak > 0)) * ROW_S / m.recipe.infer.stride_s for m in members]         # a row
+    expected_s = np.dot(windows, [m.ms_per_window for m in members]) * np.mean(rows) / 1e3 + .05          # of one file, .05 s of it for its sound
     seconds = min(float(np.clip(.05 * expected_s * len(rows), 1, 20)), .02 * budget_s)
     count = int(np.clip(seconds / 3 / expected_s, 4, 24)) // 2 * 2     # a third is for choosing settings, and files are heard twice; an even number, in whole rounds on two cores
     return seconds, np.unique(np.linspace(0, len(rows) - 1, count).astype(int))

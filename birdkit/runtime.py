@@ -211,8 +211,10 @@ def settings_to_try(
     points=0,      # Of a window's picture
     threads=None,  # CPU threads
 ):                 # List of Setting, the likely best one first
-    "One request on each core, with few windows."
-    return [Setting(threads or cores(), batch) for batch in ((2, 1, 4) if points < LARGE else (1, 2, 4))]
+    "One request on each core, with few windows; and half as many requests with twice the windows, where two threads may be one core."
+    threads, batches = threads or cores(), (2, 1, 4) if points < LARGE else (1, 2, 4)
+    each = [Setting(threads, batch) for batch in batches]
+    return each + [Setting(threads // 2, 2 * batches[0])] if threads > 1 else each
 
 
 def windows_per_s(
