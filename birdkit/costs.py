@@ -15,13 +15,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
+from .convert import time_windows, to_openvino
 from .core import command, progress
-from .export import time_windows, to_openvino
 from .models import Classifier
 from .recipe import all_recipes, list_recipes
 from .rows import input_shapes, window_starts
 from .runtime import load_network
-from .training import TrainedModel
+from .trained import TrainedModel
 
 # %% ../nbs/lib/41a_costs.ipynb #866f43d7
 def _bare(recipe, n_classes):

@@ -18,7 +18,8 @@ from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
 from .students import check_lessons, make_student
-from .training import TrainedModel, background_scapes, load_model, on_device, train_run, why_stopped
+from .trained import TrainedModel, load_model, on_device
+from .training import background_scapes, train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .core import KitError
 from .distances import cad
 from .heads import Heard
 from .mixing import Sample, append_scapes
-from .training import clip_sample, heard_loss, inputs_of, levelled, network_loss, student_sample
+from .steps import clip_sample, heard_loss, inputs_of, levelled, network_loss, student_sample
 
 # %% ../nbs/lib/33a_lessons.ipynb #f9eeaf27
 class Mix:

@@ -35,7 +35,9 @@ from .recipe import check_recipe, find_recipe
 from .rows import heard_mel, heard_s, score_rows
 from .scenes import make_scenes, score_scenes
 from .speech import bank_waves, voice_bank
-from .training import TrainedModel, background_scapes, is_whole, load_model, on_device, supervised, train_run, why_stopped
+from .steps import supervised
+from .trained import TrainedModel, load_model, on_device
+from .training import background_scapes, is_whole, train_run, why_stopped
 
 # %% ../nbs/lib/34_stages.ipynb #3ace4fff
 def choose_recipe(

@@ -22,8 +22,9 @@ from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, Self
 from .levels import unit_peak
 from .losses import bce, find_loss, frame_loss, mld
+from .steps import heard_loss, inputs_of
 from .teachers import load_teacher
-from .training import TrainedModel, choose_device, heard_loss, inputs_of
+from .trained import TrainedModel, choose_device
 
 # %% ../nbs/lib/33d_students.ipynb #32e6bac1
 def sample_weights(

@@ -11,8 +11,8 @@ from toys import LABELS, toy_export, toy_folder
 
 from birdkit.audio import SR, decode, write_ogg
 from birdkit.averages import batch_norms
+from birdkit.convert import real_windows
 from birdkit.core import KitError
-from birdkit.export import real_windows
 from birdkit.recipe import find_recipe
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))

@@ -32,7 +32,8 @@ from birdkit.batches import Clips, Scapes
 from birdkit.together import train_together
 from birdkit.learner import Callback
 from birdkit.recipe import Recipe
-from birdkit.training import TrainedModel, train_run
+from birdkit.trained import TrainedModel
+from birdkit.training import train_run
 
 out, minutes = Path(sys.argv[1]), json.loads(sys.argv[2])
 

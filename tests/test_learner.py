@@ -13,7 +13,9 @@ from birdkit.averages import batch_norms, soup
 from birdkit.batches import Clips, Scapes
 from birdkit.core import KitError, read_json
 from birdkit.recipe import Recipe
-from birdkit.training import TrainedModel, clip_sample, heard_loss, inputs_of, load_model, supervised, train_run
+from birdkit.steps import clip_sample, heard_loss, inputs_of, supervised
+from birdkit.trained import TrainedModel, load_model
+from birdkit.training import train_run
 
 KEYS = np.array([f"r{i}" for i in range(12)], object)
 TARGETS = np.eye(3, dtype="float32")[np.arange(12) % 3]

@@ -21,7 +21,7 @@ from birdkit.rows import input_shapes
 from birdkit.runtime import load_export
 from birdkit.stages import class_prior, cleaned_clips, find_members, judging_windows, lead_of, parity_sound, train_fold, trained_members
 from birdkit.submit import find_sample
-from birdkit.training import TrainedModel
+from birdkit.trained import TrainedModel
 from toys import tones
 
 SMALL = {"model.backbone": "test_resnet", "model.raw_backbone": "test_resnet", "model.weights": "none", "model.hidden": 32, "optim.epochs": 1, "optim.batch": 4,

@@ -14,7 +14,8 @@ from birdkit.audio import SR
 from birdkit.batches import Clips, Scapes
 from birdkit.callbacks import Checkpoint
 from birdkit.recipe import Recipe
-from birdkit.training import TrainedModel, train_run
+from birdkit.trained import TrainedModel
+from birdkit.training import train_run
 from pathlib import Path
 from types import SimpleNamespace
 

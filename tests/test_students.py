@@ -14,9 +14,11 @@ from birdkit.audio import SR
 from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
 from birdkit.recipe import Recipe
+from birdkit.steps import noisy_student, student_sample, supervised
 from birdkit.students import STUDENTS, make_student
 from birdkit.teachers import OutsideTeacher, find_interpreter, load_teacher, read_names
-from birdkit.training import TrainedModel, load_model, noisy_student, student_sample, supervised, train_run
+from birdkit.trained import TrainedModel, load_model
+from birdkit.training import train_run
 from toys import noise
 
 CLASSES = ("a", "b")

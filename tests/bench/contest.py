@@ -17,7 +17,7 @@ from birdkit.prepare import Prepared, prepare
 from birdkit.review import clip_weights, no_review
 from birdkit.rows import score_rows
 from birdkit.stages import cleaned_clips
-from birdkit.training import choose_device, load_model
+from birdkit.trained import choose_device, load_model
 
 
 @dataclass

@@ -6,11 +6,11 @@ import argparse, statistics, time
 
 import torch
 
-from birdkit.augment import apply_picture, apply_power, apply_wave
 from birdkit.audio import SR
+from birdkit.augment import apply_picture, apply_power, apply_wave
 from birdkit.mixing import Sample
 from birdkit.recipe import Recipe
-from birdkit.training import TrainedModel, choose_device
+from birdkit.trained import TrainedModel, choose_device
 
 
 def paths(batch, device):

@@ -23,14 +23,16 @@ import torch
 
 from birdkit.anytime import run_submission
 from birdkit.audio import SR, decode, write_ogg
+from birdkit.convert import real_windows, to_onnx, to_openvino
 from birdkit.core import Clock
-from birdkit.export import export_runs, quantise, real_windows, to_onnx, to_openvino
+from birdkit.export import export_runs
+from birdkit.faster import quantise
 from birdkit.hear import hear_files
 from birdkit.mel import log_mel, scale_picture
 from birdkit.recipe import Recipe
 from birdkit.rows import listen, score_rows, window_inputs
 from birdkit.runtime import fastest, load_export, load_network
-from birdkit.training import TrainedModel
+from birdkit.trained import TrainedModel
 
 NETS = ("tf_efficientnet_b0", "tf_efficientnetv2_s", "eca_nfnet_l0")
 ROWS = 12

@@ -21,8 +21,9 @@ from birdkit.batches import Batches, Clips, Scapes
 from birdkit.learner import Learner
 from birdkit.optimiser import choose_precision, half_precision, layout_times, make_optimiser
 from birdkit.recipe import find_recipe
+from birdkit.steps import hears_beside, supervised
 from birdkit.store import build_store
-from birdkit.training import TrainedModel, choose_device, hears_beside, keep_memory, supervised
+from birdkit.trained import TrainedModel, choose_device, keep_memory
 
 CLASSES = 206
 KEYS, SCAPES = [f"clip{i}" for i in range(96)], ["scape0", "scape1"]

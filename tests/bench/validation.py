@@ -25,7 +25,9 @@ from birdkit.recipe import find_recipe
 from birdkit.rows import score_rows
 from birdkit.scenes import make_scenes, rank_agreement, scene_scores
 from birdkit.stages import cleaned_clips, train_fold
-from birdkit.training import choose_device, load_model, noisy_student, train_run
+from birdkit.steps import noisy_student
+from birdkit.trained import choose_device, load_model
+from birdkit.training import train_run
 
 VARIANTS = {   # What each changes of the recipe
     "plain": {},
