@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 def make_run(
-    book,        # Name of a recipe, or "auto"
+    book,        # Name of a recipe, a recipe as a JSON file, or "auto"
     comp,        # Competition
     fold=0,      # Held out
     seed=0,      # Of everything random; others than 0 are a part of the name
@@ -56,7 +56,7 @@ def make_run(
     recipe = choose_recipe(book, overrides, comp)
     mark = short_hash(json.dumps(overrides, sort_keys=True), 6)
     name = recipe.name + (f"-{mark}" if marked and overrides and "name" not in overrides else "") + (f"-s{seed}" if seed else "")
-    book = choose_recipe(book, {}, comp).name
+    book = str(Path(book).expanduser().absolute()) if book.endswith(".json") else choose_recipe(book, {}, comp).name
     return Run(recipe.but({"name": name}), book, overrides | dict(name=name), fold, seed)
 
 
@@ -137,8 +137,9 @@ def first_folder(
 
 
 def _pretrained(member, run, place):
-    "Where a backbone of a member lies: under its own name, and where 03_pretrain made it for the run's recipe."
-    return [place.space.pretrained(name) for name in (member.name, run.book + member.name.removeprefix(run.recipe.name))]
+    "Where a backbone of a member lies: under its own name, and where 03_pretrain made it for the same recipe with another seed, or for the book's."
+    tail, book = member.name.removeprefix(run.recipe.name), load_recipe(run.book).name if run.book.endswith(".json") else run.book
+    return [place.space.pretrained(name + tail) for name in (run.recipe.name, run.recipe.name.removesuffix(f"-s{run.seed}"), book)]
 
 
 def share_pretrained(
@@ -147,8 +148,9 @@ def share_pretrained(
 ):
     "Let a run of another name begin at the backbone that 03_pretrain made for its recipe."
     for member in run.recipe.members():
-        own, made = _pretrained(member, run, place)
-        if made.exists() and own != made:
+        own, *others = _pretrained(member, run, place)
+        made = next((folder for folder in others if folder.exists()), own)
+        if own != made:
             with suppress(FileExistsError): own.symlink_to(made.name)
 
 # %% ../nbs/lib/37_fleet.ipynb #b42696ab

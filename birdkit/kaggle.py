@@ -354,6 +354,8 @@ def push_upload(
     known = upload.kind == "dataset" and _client(run, *status)[0] == 0
     code, said = _client(run, *commands[known])
     if code or re.search(r"(^|\s)error:", said, re.I): raise KitError(f"{shlex.join(commands[known])} failed: {last_line(said)}")
+    lost = [line.strip() for line in said.splitlines() if "could not be added" in line]
+    if lost: raise KitError(f"{upload.name} was pushed without all it needs ({' '.join(lost)}): join the competition, push its datasets first, and push again")
     if upload.kind == "dataset": _wait(status, run, pause)
     return last_line(said, "done")
 

@@ -152,7 +152,8 @@ def run_notebook(
 def _told(name, parameters):
     "A notebook's part of the parameters: when 06_infer runs, all but how models hear is trained."
     if name != "06_infer" or "overrides" not in parameters: return parameters
-    return parameters | dict(overrides={k: v for k, v in parameters["overrides"].items() if k.split(".")[0] == "infer"})
+    renamed = dict(recipe=parameters["overrides"]["name"]) if "name" in parameters["overrides"] else {}      # exported under that name
+    return parameters | renamed | dict(overrides={k: v for k, v in parameters["overrides"].items() if k.split(".")[0] == "infer"})
 
 
 def run_pipeline(

@@ -312,11 +312,13 @@ def fold_trainer(
 def command_line(
     data,       # As given
     work,       # As given
-    recipe,     # Name of the recipe
+    recipe,     # Name of the recipe in the books, or a JSON file
     overrides,  # {dotted field: value}
+    fold=0,     # Held out
+    seed=0,     # Of everything random
 ):              # Text
     "The papermill command that trains with these overrides."
-    pairs = [("data", data), ("work", work), ("recipe", recipe)]
+    pairs = [("data", data), ("work", work), ("recipe", recipe), ("fold", fold), ("seed", seed)]
     given = [x for pair in pairs for x in ("-p", *map(str, pair))]
     return shlex.join(["papermill", "nbs/04_train.ipynb", *given, "-y", _flow(dict(overrides=overrides))])
 
@@ -356,7 +358,8 @@ def _search(given):
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed), recipe, space, path.with_suffix(""), given.trials, given.minutes)
     print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    print(command_line(given.data, given.work, recipe.name, fixed | best))
+    book = choose_recipe("auto", {}, comp).name if given.recipe == "auto" else given.recipe      # a changed name is none of the books'
+    print(command_line(given.data, given.work, book, fixed | best, given.fold, given.seed))
 
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()   # a notebook is "__main__" too

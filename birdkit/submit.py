@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REHEARSAL', 'AT_EXPORT', 'WHERE_WHEN', 'HIDDEN_FILES', 'names_all', 'find_soundscapes', 'find_export', 'try_hearing',
            'hear_with', 'unknown_classes', 'Sheet', 'make_sheet', 'place_and_hour', 'post_facts', 'rehearsed',
-           'hidden_run_min', 'versions', 'submission_path', 'find_sample', 'score_submission', 'show', 'sounds_of',
-           'keep_report']
+           'hidden_run_min', 'forecast', 'versions', 'submission_path', 'find_sample', 'score_submission', 'show',
+           'sounds_of', 'keep_report']
 
 # %% ../nbs/lib/44_submit.ipynb #2cdf4680
 import platform, re
@@ -109,6 +109,11 @@ def find_export(
 AT_EXPORT = ("infer.window_s", "infer.dense", "infer.precision", "infer.formats")   # Settled when a network is written
 
 
+def _is_late(key, exported):
+    "Would this change come too late for an exported recipe? A dense mode that export has refused may be asked for again, and stays refused."
+    return not key.startswith("infer.") or key in AT_EXPORT and (key != "infer.dense" or exported.infer.dense)
+
+
 def try_hearing(
     recipe,  # Recipe
     rows=2,  # Rows of the silence that is heard
@@ -125,7 +130,7 @@ def hear_with(
 ):              # Export; KitError where something would change that is trained or written already
     "An export whose models hear otherwise than their recipes say, refused before anything is heard where they cannot."
     members = [replace(m, recipe=m.recipe.but(overrides)) for m in export.members]
-    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if not key.startswith("infer.") or key in AT_EXPORT]
+    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe)]
     if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
     for m in members: try_hearing(m.recipe)
     return replace(export, members=members)
@@ -241,6 +246,15 @@ def hidden_run_min(
     "How long the hidden run will take, by the rehearsal's seconds per row."
     passes_s = report.seconds.sum()
     return sheet.heard and (whole_s - passes_s + passes_s / len(sheet.ids) * USUAL_ROWS[year] * HIDDEN_FILES[year]) / 60
+
+
+def forecast(
+    minutes,     # Of all models, from hidden_run_min
+    budget_min,  # Of the notebook
+):               # Text; empty where no model was used
+    "What the hidden run will do with its time."
+    if minutes > budget_min: return f"; all models would take about {minutes:.0f} minutes, so the hidden run hears the best that fit into {budget_min:g}"
+    return f"; the hidden run will take about {minutes:.0f} of {budget_min:g} minutes" if minutes else ""
 
 # %% ../nbs/lib/44_submit.ipynb #a15adc2c
 def versions():  # Such as "birdkit 0.1.0, openvino 2026.4.1, numpy 2.4.6 on Python 3.11.2"

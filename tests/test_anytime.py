@@ -126,7 +126,8 @@ class SlowMachine:
 @pytest.mark.parametrize("seconds, heard", [
     (dict(first=1, second=1, third=1), ["first", "second", "third"]),
     (dict(first=1, second=30, third=1), ["first", "third"]),          # the second would break the budget, the third does not
-    (dict(first=20, second=1, third=1), []),                          # even the first is too slow: half of it is kept
+    (dict(first=20, second=1, third=1), ["second", "third"]),         # the first would, the others do not
+    (dict(first=20, second=20, third=20), []),                        # all are too slow: a part of the first is kept
 ])
 def test_a_slow_model_never_breaks_the_budget(tmp_path, seconds, heard):
     comp, export, files = world(tmp_path, 40)
