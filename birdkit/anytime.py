@@ -129,7 +129,7 @@ def readable(
 
 def _can_be_read(path):
     "Whether a file can be read."
-    try: return bool(len(decode(path).samples))
+    try: return bool(len(decode(path, 1).samples))
     except Exception: return False
 
 

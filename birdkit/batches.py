@@ -7,7 +7,6 @@ __all__ = ['Clips', 'make_clips', 'cut_pieces', 'read_window', 'Scapes', 'window
            'Batches']
 
 # %% ../nbs/lib/13a_batches.ipynb #d5daf959
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 from .audio import ROW_S, SR, cut
-from .core import KitError, ahead
+from .core import KitError, ahead, cores
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
 
 # %% ../nbs/lib/13a_batches.ipynb #9f55bff0
@@ -28,7 +27,7 @@ class Clips:
     weights: np.ndarray       # (N,) float32, of each clip's loss
     primary: np.ndarray       # (N,) int, column of the primary label
     known: np.ndarray = None  # (N, C) bool, False where a class is left out of the clip's loss; None = all are known
-    rows: list = None         # For each, (rows, C) targets of the recording's 5-s rows; None = windows have the clip's targets
+    rows: list = None         # For each, (rows, C) targets of the recording's 5-s rows, NaN where a class is left out; None = windows have the clip's targets
 
     def __len__(self): return len(self.keys)
 
@@ -207,7 +206,7 @@ class Batches:
     ):            # Iterator of Batch
         "One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler); begun later, it gives the batches it would have given."
         order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
-        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=max(1, min(4, (os.cpu_count() or 2) // 2)))
+        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=max(1, min(4, cores() // 2)))
 
     def read(self,
         index,  # Clips of the batch
@@ -227,7 +226,8 @@ class Batches:
         if c.rows is None: return wave, c.targets[i], weight
         edges_s = kept_place(np.arange(len(c.rows[i]) + 1) * ROW_S * SR, c.spans[i]) / SR
         edges_s[-1] = self.lengths[i] / SR                       # the last row lasts to the end
-        return wave, window_label(c.rows[i], start / SR, self.sampling.window_s, edges_s=edges_s), weight
+        y = window_label(c.rows[i], start / SR, self.sampling.window_s, edges_s=edges_s)
+        return wave, np.nan_to_num(y), weight if c.known is None else c.weights[i] * ~np.isnan(y)      # where rows say nothing of a class it is open
 
     def _window(self, i, rng):
         where = self.sampling.pick, self.within, self.places[i]

@@ -80,17 +80,19 @@ BY_PREPARE, BY_CLEAN = ("seconds", "part", "folds", "group", "min_groups"), ("cl
 def keep_cleaning(
     space,     # Workspace
     recipe,    # Recipe by whose rules it was cleaned
+    data=None, # Prepared that was cleaned; None: nobody knows
     **tables,  # DataFrames: segments, weights, labels
 ):
-    "Leave the tables in `clean/` and, when all are there, by which rules they came about."
+    "Leave the tables in `clean/` and, when all are there, by which rules they came about and on what."
     (space.clean / "rules.json").unlink(missing_ok=True)
     for name, table in tables.items(): write_table(space.clean / f"{name}.csv", table)
-    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data)))
+    prepared = data and data.facts.get("rules")
+    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared))
 
 
 def kept_rules(
     space,  # Workspace
-):          # dict: recipe (a name), secondary (its loss.secondary) and data (its group); empty where nobody noted them
+):          # dict: recipe (a name), secondary (its loss.secondary), data (its group) and prepared (that by which 01_prepare went); empty where nobody noted them
     "By which rules 02_clean has cleaned."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}

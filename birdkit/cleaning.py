@@ -7,6 +7,7 @@ __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LE
            'Cleaning', 'timeline', 'lay_segments', 'changed_labels', 'label_arrays']
 
 # %% ../nbs/lib/12_cleaning.ipynb #066c53ba
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -115,8 +116,8 @@ def lay_segments(
     names, durations = cleaning.recordings.recording, cleaning.recordings.duration_s
     unknown = set(cleaning.drops.recording) - set(names)
     if unknown: raise KitError(f"drops name recordings that are not in the table: {few(sorted(unknown))}: take both from one 01_prepare")
-    cells = ["start_s", "end_s", "reason", "spare"]
-    by = {name: list(rows[cells].itertuples(index=False, name=None)) for name, rows in cleaning.drops.groupby("recording", sort=False)}
+    by = defaultdict(list)
+    for name, *drop in cleaning.drops[list(DROP_TYPES)].itertuples(index=False, name=None): by[name].append(drop)
     rows = [(name, a, b, why in ("", NOTHING_ELSE), why)
             for name, seconds in zip(names, durations) for a, b, why in _pieces(seconds, by.get(name, []))]
     return pd.DataFrame(rows, columns=list(SEGMENT_TYPES)).astype(SEGMENT_TYPES)

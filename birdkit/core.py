@@ -243,14 +243,14 @@ class Workspace:
     @classmethod
     def find(cls,
         work="auto",  # A folder, or "auto": /kaggle/working/birdkit on Kaggle, else `work` in the checkout
-    ):                # The workspace; its folder is made; KitError where it cannot be created
+    ):                # The workspace; its folder is made; KitError where nothing can be written there
         "The workspace of this name."
         auto = Path("/kaggle/working/birdkit") if on_kaggle() else project_root() / "work"
         root = (auto if work == "auto" else Path(work).expanduser()).absolute()
-        try: root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise KitError(f"work={work!r} cannot be created ({error.strerror}): give a folder you may write to") from None
-        (root / cls.MARKER).touch()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            (root / cls.MARKER).touch()
+        except OSError as error: raise KitError(f"work={work!r} cannot be written to ({error.strerror}): give a folder you may write to") from None
         return cls(root)
 
     @property

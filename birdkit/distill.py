@@ -122,10 +122,12 @@ def train_student(
     if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
     heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data) if "soundscapes" in labels else (None, [])
     scapes = background_scapes(data) if heard is None else labelled_scapes(heard, data)
-    mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), labels.get("clips"))
-    if mine.rows is not None: _check_taught(labels["clips"], split_clips(data, clips, fold)[0])
+    told = labels["clips"].align(classes) if "clips" in labels else None
+    mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), told)
+    if mine.rows is not None: _check_taught(told, split_clips(data, mine, fold)[0])
+    bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
     _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
-                           bank=voices(data, space, recipe), anew=True)
+                           bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     return run, history
 
@@ -137,6 +139,13 @@ def _starts(folders, recipe):
     if pseudo.parts: return [(folders[part] if len(folders) == pseudo.parts else folders[0], part, 0) for part in range(pseudo.parts)]
     if pseudo.patience or pseudo.on != "soundscapes": return [(f, None, 0) for f in folders]      # each holds out another fold
     return [(f, None, twin) for twin, f in enumerate(folders[:recipe.ensemble.seeds])]
+
+
+def _reads(member, number):
+    "Of what students of a member read labels in this round, as `pseudo.on`; soundscapes before `pseudo.share_from` only where they are mixed into clips."
+    student = member.but(dict(member.pseudo.student))
+    mixed = student.pseudo.mix_p or "join_scape" in [name for name, *_ in student.augment.wave]
+    return "clips" if student.pseudo.on == "both" and number < student.pseudo.share_from and not mixed else student.pseudo.on
 
 
 def _joined(labels, given, pseudo):
@@ -165,14 +174,15 @@ def distill_round(
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
     takes_part = [m for m in members if m.pseudo.rounds >= min(number, max(m.pseudo.rounds for m in members))]
     for m in takes_part: check_lessons(m)
-    on, first = {m.pseudo.on for m in takes_part}, takes_part[0].pseudo
+    reads, first = {m.name: _reads(m, number) for m in takes_part}, takes_part[0].pseudo
+    on = set(reads.values())
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in takes_part} - {""}}
     try: labels, teachers = label_round(runs, number, on.pop() if len(on) == 1 else "both", data, space.pseudo(name or members[0].name, number),
                                         first.combine, first.unheard, minutes, _told(takes_part, given, data))
     except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
     for m in takes_part:
-        mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in _joined(labels, given.get(m.pseudo.given), m.pseudo).items() if m.pseudo.on in (s, "both")}
+        mine = {s: apply_labels(l, m.pseudo.labels, number) for s, l in _joined(labels, given.get(m.pseudo.given), m.pseudo).items() if reads[m.name] in (s, "both")}
         lessons, after[m.name] = lessons or mine, []
         for i, (f, part, twin) in enumerate(_starts(runs[m.name], m)):
             run, history = train_student(m, f, mine, teachers, data, clips, space, number, seed + i, minutes, part, twin)

@@ -20,7 +20,7 @@ import yaml
 
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
-from .core import KitError, Workspace, command, last_line, project_root, read_json, short_hash
+from .core import KitError, Workspace, command, cores, last_line, project_root, read_json, short_hash
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
 from .sessions import training_limit
@@ -295,7 +295,7 @@ def train_all(
     "Train several models, one process each."
     devices, failed, runs = choose_devices(devices), [], with_trained_members(runs, place)
     todo = [run for run in runs if not is_finished(run, place)]
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    threads = max(1, cores() // len(devices))
     begin = lambda run, slot: start_run(run, place, devices[slot], threads)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before; on {', '.join(devices)}, {threads} threads each", flush=True)
     for i, (run, slot, code, seconds) in enumerate(side_by_side(todo, begin, len(devices)), 1):

@@ -239,6 +239,7 @@ def _fill_wheels(folder, project, models):
 def _fill_demo(folder, project, models):
     if not (project / "work/demo/train.csv").exists(): raise KitError("no demo in work/demo: run python data_prep/make_demo.py --out work/demo")
     _tree(project / "work/demo", folder)
+    if (marker := project / "work/demo/.demo.json").exists(): shutil.copy(marker, folder / "demo.json")     # by which stages.choose_recipe knows it
 
 
 def _fill_submit(folder, project, models):

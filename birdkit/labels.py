@@ -94,10 +94,11 @@ class Labels:
 
 
 def _drawn_by(labels, count, people, share):
-    "Chances of recordings, those that people labelled together at least a share."
-    each = np.full(len(labels), 1 / len(labels)) if labels.weights is None else labels.weights
+    "Chances of recordings, those that people labelled together at least a share; one whose rows are all removed is not drawn."
+    there = labels.kept.any(1)
+    each = there * (1 / len(labels) if labels.weights is None else labels.weights)
     weights = np.pad(each, (0, count - len(labels)))
-    weights[people] = np.maximum(weights[people], each.mean())
+    weights[people] = np.maximum(weights[people], each[there].mean() if there.any() else 1.)
     weights, own = weights / weights.sum(), np.isin(np.arange(count), people)
     if not 0 < weights[own].sum() < share: return weights
     return np.where(own, share / weights[own].sum(), (1 - share) / weights[~own].sum()) * weights

@@ -7,11 +7,11 @@ __all__ = ['Mix', 'Replace', 'join_pieces', 'Pieces', 'soft_rows', 'soften_clips
 
 # %% ../nbs/lib/33a_lessons.ipynb #fd32755c
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
+from .audio import ROW_S, SR
 from .core import KitError
 from .distances import cad
 from .heads import Heard
@@ -124,9 +124,9 @@ class Pieces(Mix):
         batch,    # Batch of long windows
     ):            # Sample of pieces
         "Windows, mixed, and cut into pieces; pieces of a soundscape weigh together what a clip does."
-        n, k, cut = len(batch.wave), self.count, lambda x: x.repeat_interleave(self.count, 0)
+        n, k, cut = len(batch.wave), self.count, lambda x: x if x is None else x.repeat_interleave(self.count, 0)
         clips = clip_sample(learner, batch)
-        pieces = Sample(clips.x.reshape(n * k, -1), cut(clips.targets), cut(clips.weight))
+        pieces = Sample(clips.x.reshape(n * k, -1), cut(clips.targets), cut(clips.weight), second=cut(clips.second), share=clips.share)
         if batch.alone is None: return pieces
         scape = levelled(learner, batch.alone).reshape(-1, pieces.x.shape[1])
         soft = batch.alone_targets.flatten(0, 1)
@@ -140,26 +140,31 @@ class Pieces(Mix):
     ):            # Scalar loss
         "A training step."
         pictures, sample = inputs_of(learner, self.sample(learner, batch))
-        heard, join = learner.model.hear(*pictures), partial(join_pieces, clips=len(batch.wave), k=self.count)
+        heard, join = learner.model.hear(*pictures), lambda x: x if x is None else join_pieces(x, len(batch.wave), self.count)
         level = lambda clip, frames: (join(clip), join(frames.amax(1, keepdim=True)))
         heard = Heard(*level(heard.clip, heard.frames), heard.embedding, tuple(level(*x) for x in heard.levels))
-        return heard_loss(learner, heard, Sample(sample.x, join(sample.targets), join(sample.weight)))
+        return heard_loss(learner, heard, replace(sample, targets=join(sample.targets), weight=join(sample.weight), second=join(sample.second)))
 
 # %% ../nbs/lib/33a_lessons.ipynb #184cb6ef
+def _own(targets, known):
+    "Hard labels, NaN where they leave a class open."
+    return np.where(known, targets, np.nan).astype("float32")
+
+
 def soft_rows(
     probs,         # Teacher's, (rows, C); NaN rows have no say
     targets,       # Hard label, (C,)
     known,         # (C,) bool, False where that leaves a class open
     hard,          # Weight of the hard label
     file_share=0., # Of the teacher's part, what is its mean over the recording
-):                 # (rows, C) float32
+):                 # (rows, C) float32; NaN where a class is open
     "Targets of a recording's rows: hard label and teacher mixed."
     heard = ~np.isnan(probs).any(1)
-    if not heard.any(): return targets[None].astype("float32")
+    if not heard.any(): return _own(targets, known)[None]
     probs = probs[:np.flatnonzero(heard)[-1] + 1].astype("float32")
     teacher = file_share * np.nanmean(probs, 0) + (1 - file_share) * probs
     share = np.where(known, hard, 0.)
-    return np.where(heard[:len(probs), None], share * targets + (1 - share) * teacher, targets).astype("float32")
+    return np.where(heard[:len(probs), None], share * targets + (1 - share) * teacher, _own(targets, known)).astype("float32")
 
 
 def soften_clips(
@@ -175,7 +180,8 @@ def soften_clips(
     known = np.ones_like(clips.targets, bool) if clips.known is None else clips.known
     probs = (labels.probs[place[k]] if k in place else nobody for k in clips.keys)
     rows = [soft_rows(p, y, k, hard, file_share) for p, y, k in zip(probs, clips.targets, known)]
-    return replace(clips, known=None, rows=[np.vstack([r, y]) for r, y in zip(rows, clips.targets)])       # after the last row of a teacher the hard label
+    beyond = [s[-1, 1] > (len(r) + .5) * ROW_S * SR for s, r in zip(clips.spans, rows)]
+    return replace(clips, rows=[np.vstack([r, y]) if b else r for r, y, b in zip(rows, _own(clips.targets, known), beyond)])      # behind what teachers told the hard label
 
 
 class Self(Mix):

@@ -9,6 +9,7 @@ __all__ = ['CHUNK', 'CONTEXT', 'STATE', 'CHUNK_S', 'HOW', 'map_recordings', 'dro
 # %% ../nbs/lib/12a_speech.ipynb #827790e2
 import importlib.util
 from binascii import crc32
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pandas as pd
 import soxr
 
 from .audio import SR
-from .cleaning import timeline
+from .cleaning import lay_segments
 from .core import KitError, ahead, nearest, progress
 
 # %% ../nbs/lib/12a_speech.ipynb #491d8407
@@ -46,13 +47,13 @@ def drop_spans(
 
 def kept_spans(
     cleaning,    # Cleaning
-    spared=True, # False: drops that may be spared do not count
+    spared=True, # Drops that may be spared count, but where too little would be left; False: nowhere
 ):               # For each recording (k, 2), s: from where to where it is left by the drops so far
     "What earlier rules leave of the recordings."
-    drops = cleaning.drops if spared else cleaning.drops[~cleaning.drops.spare]
-    by = {name: rows.to_numpy() for name, rows in drops.set_index("recording")[["start_s", "end_s", "reason"]].groupby(level=0)}
-    pieces = (timeline(seconds, by.get(name, ())) for name, seconds in zip(cleaning.recordings.recording, cleaning.recordings.duration_s))
-    return [np.array([(a, b) for a, b, why in row if not why]).reshape(-1, 2) for row in pieces]
+    names, segments = pd.Index(cleaning.recordings.recording), lay_segments(cleaning if spared else replace(cleaning, drops=cleaning.drops[~cleaning.drops.spare]))
+    kept = segments[segments.keep]
+    first = np.searchsorted(names.get_indexer(kept.recording), np.arange(1, len(names)))
+    return np.split(kept[["start_s", "end_s"]].to_numpy(), first)[:len(names)]
 
 # %% ../nbs/lib/12a_speech.ipynb #91952532
 CHUNK, CONTEXT, STATE = 512, 64, 128   # Silero's: samples of a probability at 16 kHz, samples before them that it also hears, and its memory

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
-           'find_past', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows', 'voices', 'train_fold',
-           'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound',
-           'Judging', 'judging_windows']
+           'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
+           'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes',
+           'parity_sound', 'Judging', 'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -21,7 +21,7 @@ import torch
 from .agreement import find_scores, save_scores, score_recordings
 from .audio import ROW_S, SR
 from .batches import Scapes, make_clips
-from .clean import tell_rules
+from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition, attached_folders
 from .core import KitError, atomic, read_json, read_table, write_json
@@ -46,7 +46,8 @@ def choose_recipe(
     comp,       # Competition
 ):              # Recipe
     "The recipe for this competition on this machine."
-    fitting = "demo" if (comp.folder / ".demo.json").exists() else "base" if torch.cuda.is_available() else "small"
+    demo = any((comp.folder / name).exists() for name in (".demo.json", "demo.json"))       # as it is made, as it is uploaded
+    fitting = "demo" if demo else "base" if torch.cuda.is_available() else "small"
     return find_recipe(name, overrides, fitting)
 
 # %% ../nbs/lib/34_stages.ipynb #0f91c74b
@@ -59,18 +60,22 @@ def cleaned_clips(
     segments = read_table(space.clean / "segments.csv", "run 02_clean", keep_default_na=False)
     unknown = set(data.recordings.recording) - set(segments.recording)
     if unknown: raise KitError(f"{space.clean / 'segments.csv'} does not know {len(unknown)} recordings, such as {min(unknown)}: run 02_clean again")
-    _check_ends(data.recordings, segments, space.clean / "segments.csv")
+    _check_ends(data, segments, space)
     tell_rules(data, space, recipe)
     weights = read_table(space.clean / "weights.csv", "run 02_clean").set_index("recording").weight
     clips = make_clips(data, segments, recipe.loss.secondary, weights)
     return _relabelled(clips, space.clean / "labels.csv", data.classes)
 
 
-def _check_ends(recordings, segments, path):
+def _check_ends(data, segments, space):
     "Refuse segments of recordings of which another part is kept now."
+    recordings, path = data.recordings, space.clean / "segments.csv"
     ends, durations = segments.groupby("recording").end_s.max().reindex(recordings.recording).round(3), recordings.duration_s.round(3).to_numpy()
     other = ends.index[ends.to_numpy() != durations]
     if len(other): raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; run 02_clean again")
+    made, now = kept_rules(space).get("prepared"), data.facts.get("rules")
+    if made and now and now["seconds"] and made["part"] != now["part"]:
+        raise KitError(f"{path} was made for data.part {made['part']!r} of the recordings, and 01_prepare now keeps {now['part']!r}: run 02_clean again")
 
 
 def _relabelled(clips, path, classes):
@@ -155,6 +160,16 @@ def find_past(
     return Competition.find(str(there[0])) if there and past == "auto" else None
 
 
+def pretrained_members(
+    members,  # Recipes of the members
+):            # list of Recipe
+    "Members that have a backbone to learn; one that is frozen to the end would keep what it starts from, and that is said."
+    learns = [m for m in members if m.but(dict(m.pretrain.changes)).optim.freeze < 1]
+    for m in members:
+        if m not in learns: print(f"{m.name} is left out: its backbone is frozen and learns nothing")
+    return learns
+
+
 def pretrain(
     past,    # Competition with other species
     skip,    # Labels to leave out: this year's
@@ -166,7 +181,7 @@ def pretrain(
     "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
     recipe = check_recipe(recipe.but(dict(recipe.pretrain.changes)))
     data, folder = prepare(past, space, recipe.data, seed, space.root / "past", scapes=False), space.pretrained(recipe.name)
-    clips = make_clips(data)
+    clips = make_clips(data, secondary=recipe.loss.secondary)
     clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
     torch.manual_seed(seed)
     model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
@@ -260,7 +275,7 @@ def train_fold(
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(labelled_windows(data) if recipe.sampling.labelled else None, data.classes, classes) or background_scapes(data)
-    scores = find_scores(space, [recipe.name], data.classes) if recipe.sampling.pick == "scored" else None
+    scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe))
     with on_device(model): _keep_windows(model, data, folder, fold)
@@ -272,6 +287,7 @@ def _keep_windows(model, data, folder, fold, most_s=60.):
     made_s = lambda name: (folder / name).stat().st_mtime if (folder / name).exists() else 0.
     if fold == "all" or not is_whole(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
     mine = data.recordings[data.recordings.fold == fold]
+    if mine.empty: return
     hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, model.probabilities)
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, most_s), model.classes)
 

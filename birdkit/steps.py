@@ -69,8 +69,10 @@ def levelled(
     learner,  # Learner
     wave,     # (B, T)
 ):            # (B, T)
-    "Recordings brought to the level the frontend wants, so that a mix is one of equals."
-    return unit_level(wave, learner.model.recipe.frontend.wave)
+    "Recordings brought to the level the frontend wants, so that a mix is one of equals; as they are where a raw input wants them so."
+    recipe = learner.model.recipe
+    as_recorded = recipe.model.inputs != "mel" and recipe.raw.wave == "none"
+    return wave if as_recorded else unit_level(wave, recipe.frontend.wave)
 
 # %% ../nbs/lib/31f_steps.ipynb #e72fd9cf
 def clip_sample(

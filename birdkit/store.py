@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KitError, atomic, count, progress
+from .core import KitError, atomic, cores, count, progress
 from .shards import Decoders, Job, Shard, check_part, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -210,11 +210,11 @@ def _tell_short(folder, index):
 
 def _decode_all(folder, plan, wanted, workers):
     "Decode what is planned; a line of the index as soon as one is done."
-    cores = workers or os.cpu_count() or 1
+    most = workers or cores()
     what = f"decode {count(len(plan.jobs), 'recording')}"
-    print(f"{what}: about {_time(plan.sound_s)} of sound, {_size(plan.bytes)}, {_time(plan.work_s / cores)}")
+    print(f"{what}: about {_time(plan.sound_s)} of sound, {_size(plan.bytes)}, {_time(plan.work_s / most)}")
     if plan.note: print(plan.note)
-    with open(folder / "index.csv", "a", newline="") as index, _decoders(folder, cores if workers or plan.work_s > FEW_S else 1) as decoders:
+    with open(folder / "index.csv", "a", newline="") as index, _decoders(folder, most if workers or plan.work_s > FEW_S else 1) as decoders:
         lines = csv.DictWriter(index, COLUMNS, restval="")
         for fields in progress(decoders.run(plan.jobs), "decode", len(plan.jobs)):
             lines.writerow(fields | dict(settings=wanted(fields["key"])))

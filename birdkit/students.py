@@ -17,11 +17,11 @@ from torch import nn
 
 from .augment import late_mixes
 from .core import KitError, nearest
-from .distances import cosine_distance, mse_distance, mutual
+from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, Self
 from .levels import unit_peak
-from .losses import bce, find_loss, frame_loss, mld
+from .losses import bce, frame_loss, mld
 from .steps import heard_loss, inputs_of
 from .teachers import load_teacher
 from .trained import TrainedModel, choose_device
@@ -176,9 +176,9 @@ class Mutual(Mix):
 
     def _follow(self, learner, one, other, sample):
         "Labels and the other network, on the clip and on the loudest frame."
-        group = self.recipe.loss
-        term = lambda a, b: mutual(find_loss(group, learner.done), a, b, sample.targets, self.share, sample.weight)
-        return (1 - group.frame) * term(one.clip, other.clip) + group.frame * term(one.frames.amax(1), other.frames.amax(1))
+        frame, follow = self.recipe.loss.frame, lambda a, b: mld(a, b.sigmoid(), weight=sample.weight)
+        taught = (1 - frame) * follow(one.clip, other.clip) + frame * follow(one.frames.amax(1), other.frames.amax(1))
+        return heard_loss(learner, one, sample) + self.share * taught
 
 # %% ../nbs/lib/33d_students.ipynb #32a132e0
 DISTANCES = dict(cosine=cosine_distance, mse=mse_distance)

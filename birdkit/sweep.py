@@ -6,7 +6,7 @@
 __all__ = ['RETRIES', 'locked', 'Killed', 'do_run', 'sweep_table', 'distributed', 'sweep', 'cluster', 'main']
 
 # %% ../nbs/lib/37a_sweep.ipynb #431cb57e
-import argparse, os, shlex
+import argparse, shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import KitError, Workspace, command, write_table
+from .core import KitError, Workspace, command, cores, write_table
 from .fleet import Place, beside, choose_devices, first_folder, fold_of, is_finished, log_end, make_runs, start_run, with_trained_members
 from .runs import SCORES, read_run, show_table
 
@@ -138,7 +138,7 @@ def cluster(
         return
     devices = choose_devices(devices)
     local = dask.LocalCluster(n_workers=len(devices), threads_per_worker=1, memory_limit=None, dashboard_address=None)
-    with local, dask.Client(local) as client: yield client, devices, max(1, (os.cpu_count() or 1) // len(devices))
+    with local, dask.Client(local) as client: yield client, devices, max(1, cores() // len(devices))
 
 
 def _sweep(given):

@@ -18,7 +18,7 @@ from .augment import late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
-from .core import KitError, read_json, read_table, short_hash
+from .core import KitError, read_json, read_table, short_hash, write_json
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
@@ -181,12 +181,14 @@ def _finished(folder, mark):
 
 
 def _again(folder, recipe, data, held):
-    "A finished model, heard and weighed as the recipe says now, also when it teaches; scored on the clips that are held out now."
+    "A finished model, heard and weighed as the recipe says now, also when it teaches; scored on the clips that are held out now, and known to hold out these."
     model = load_model(folder)
     model.recipe = recipe
     if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
-    if (facts := unscored(folder, held)) is None: return model
-    with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
+    if (facts := unscored(folder, held)) is not None:
+        with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    write_json(folder / "metrics.json", facts | dict(deal=deal(data.recordings, facts["fold"])))
     return model
 
 

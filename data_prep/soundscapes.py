@@ -76,13 +76,20 @@ def read_events(
     return events[events.label != ""].reset_index(drop=True)
 
 
+def beginnings(
+    names,  # Names of the soundscapes
+):          # {name, with its ending and without: the soundscape}
+    "What the name of a label file may begin with."
+    return {begin: name for name in sorted(names, key=len) for begin in (Path(name).stem, name)}
+
+
 def soundscape_of(
     name,   # Name of a label file, or of a recording
-    names,  # Names of the soundscapes
-):          # The one with whose name it begins, the longest; None where there is none
+    known,  # Of beginnings
+):          # The soundscape with whose name it begins, the longest; None where there is none
     "Find the soundscape of a label file."
-    begins = lambda part: name == part or name.startswith(f"{part}.")
-    return max((n for n in names if begins(n) or begins(Path(n).stem)), key=len, default=None)
+    parts = name.split(".")
+    return next((known[begin] for n in range(len(parts), 0, -1) if (begin := ".".join(parts[:n])) in known), None)
 
 
 def label_rows(
@@ -120,7 +127,8 @@ def label_table(
     least_s=.2, # Overlap from which on a row has a label, s
 ):              # DataFrame: filename, start, end, primary_label; all rows of all files
     "Lay labels on rows of 5 s."
-    cells = {name: label_rows(events[events.filename == name].reset_index(), s, least_s) for name, s in sorted(durations.items())}
+    by = dict(iter(events.groupby("filename")))
+    cells = {name: label_rows(by.get(name, events[:0]).reset_index(), s, least_s) for name, s in sorted(durations.items())}
     rows = pd.Series(cells, dtype=object).explode().rename_axis("filename").rename("primary_label").reset_index()
     place = ROW_S * rows.groupby("filename").cumcount()
     return rows.assign(start=_clock(place), end=_clock(place + ROW_S))[["filename", "start", "end", "primary_label"]]
@@ -133,19 +141,18 @@ def _label_files(labels):
     return paths
 
 
-def _events_of(path, comp, label_column):
+def _events_of(path, comp, known, label_column):
     "Events of a label file under the names of soundscapes, and which of these it is about."
-    events, names = read_events(path, label_column), [p.name for p in comp.soundscapes]
+    events = read_events(path, label_column)
     events["filename"] = events.filename.where(events.filename != "", path.name)
-    found = {name: soundscape_of(name, names) for name in sorted(set(events.filename)) or [path.name]}
+    found = {name: soundscape_of(name, known) for name in sorted(set(events.filename)) or [path.name]}
     lost = [name for name, soundscape in found.items() if soundscape is None]
     if lost: raise KitError(f"{path}: no soundscape of {comp.folder} is called like {few(lost)}: begin a label file's name with its soundscape's")
     return events.assign(filename=events.filename.map(found)), set(found.values())
 
 
-def _durations(comp, names, events):
+def _durations(files, names, events):
     "Durations of soundscapes; refuses labels after the end."
-    files = {p.name: p for p in comp.soundscapes}
     seconds = {name: seconds_of(files[name]) for name in names}
     for name in (n for n, s in seconds.items() if math.isnan(s)): raise KitError(f"{files[name]} is not readable as audio: fetch it again or remove its labels")
     late = events[events.start_s > events.filename.map(seconds).astype(float)]
@@ -178,9 +185,11 @@ def soundscape_labels(
     "Write the labels of soundscapes."
     comp = Competition.find(str(competition))
     if comp.year == 2024: raise KitError(f"{comp.folder} has the layout of 2024, which has no labels of soundscapes: give one of 2025 or later")
-    parts = [_events_of(path, comp, label_column) for path in progress(_label_files(labels), "read")]
+    files = {p.name: p for p in comp.soundscapes}
+    known = beginnings(files)
+    parts = [_events_of(path, comp, known, label_column) for path in progress(_label_files(labels), "read")]
     events = pd.concat([events for events, _ in parts], ignore_index=True)
-    durations = _durations(comp, set().union(*(names for _, names in parts)), events)
+    durations = _durations(files, set().union(*(names for _, names in parts)), events)
     table, out = label_table(_known(events, comp, rename), durations, least_s), Path(out or comp.folder / TABLE)
     old = read_table(out, "", na_filter=False) if out.exists() else table[:0]
     write_table(out, pd.concat([old[~old.filename.isin(durations)], table]))

@@ -1,5 +1,5 @@
 "Scripts that make collections from tables and archives: what they write is read like a competition, and a second run goes on."
-import inspect, json, os, shutil, stat, subprocess, sys, zipfile
+import inspect, json, os, shutil, stat, subprocess, sys, time, zipfile
 from functools import partial
 from pathlib import Path
 
@@ -651,9 +651,18 @@ def test_rows_of_other_soundscapes_stay(tmp_path, listened):
 
 
 def test_the_longest_name_is_the_soundscape():
-    names = ["a.wav", "a.b.wav", "ab.wav"]
-    assert [soundscapes.soundscape_of(n, names) for n in ("a.txt", "a.b.txt", "a.b.wav.txt", "a.wav.selections.txt", "ab.txt", "abc.txt")] == [
+    known = soundscapes.beginnings(["a.wav", "a.b.wav", "ab.wav"])
+    assert [soundscapes.soundscape_of(n, known) for n in ("a.txt", "a.b.txt", "a.b.wav.txt", "a.wav.selections.txt", "ab.txt", "abc.txt")] == [
         "a.wav", "a.b.wav", "a.b.wav", "a.wav", "ab.wav", None]
+
+
+def test_thousands_of_soundscapes_are_labelled_in_seconds():
+    began_s, names = time.process_time(), [f"BC2026_Train_{i:04}_S08_20250606_030007.ogg" for i in range(2_000)]
+    known = soundscapes.beginnings(names)
+    assert [soundscapes.soundscape_of(n.replace(".ogg", ".Table.1.selections.txt"), known) for n in names] == names
+    events = pd.DataFrame(dict(filename=np.repeat(names[1:], 20), start_s=1., end_s=2., label="owl1"))
+    table = soundscapes.label_table(events, dict.fromkeys(names, 10.))
+    assert table.primary_label.tolist() == ["", ""] + ["owl1", ""] * 1_999 and time.process_time() - began_s < 4
 
 
 def test_soundscapes_refuse(tmp_path, listened, capsys):

@@ -166,6 +166,11 @@ def test_interrupt_ends_all_children():
     assert len(family) == 4 and not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_cores_are_those_that_the_process_may_use():
+    modules = sorted((ROOT / "birdkit").glob("*.py"))
+    assert [m.name for m in modules if "cpu_count" in m.read_text()] == ["core.py"]        # core.cores: in a batch job they are fewer than the machine's
+
+
 @pytest.mark.parametrize("words, said", [(("folds", "--devices", "cuda:7"), "device 'cuda:7' is not here"), (("train", "--recipe", "smal"), "recipe 'smal' is unknown")])
 def test_mistakes_are_one_line(words, said, tmp_path):
     done = command(sys.executable, "-m", "birdkit.fleet", *words, "--data", toy_folder(tmp_path / "toy"), "--work", tmp_path / "work")

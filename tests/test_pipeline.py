@@ -39,6 +39,8 @@ def test_each_notebook_leaves_its_part(pipeline):
     assert not list(work.rglob("*.part"))
     bad = pd.read_csv(work / "prepared/bad_files.csv")
     assert len(bad) == 2 and bad.reason.str.contains("not readable as audio").all()
+    rules = json.loads((work / "clean/rules.json").read_text())
+    assert rules["prepared"] == json.loads((work / "prepared/prepared.json").read_text())["rules"] == rules["data"]      # 02_clean notes on what it was run
 
 
 def test_sources_stay_untouched(pipeline):
