@@ -18,8 +18,8 @@ import pandas as pd
 
 from .audio import ROW_S
 from .cleaning import Scores, lay_segments
-from .core import KitError, atomic, check_dims, nearest, progress
-from .metrics import auc_columns, few
+from .core import KitError, atomic, check_dims, check_name, few, nearest, progress
+from .metrics import auc_columns
 from .plots import BLUE, DPI, GREY, ORANGE, mel_image
 
 # %% ../nbs/lib/12d_agreement.ipynb #e9eddc20
@@ -150,7 +150,7 @@ def _scored(rule, cleaning, work):
 
 def _check(rule, how=None, known=(), **shares):
     "Refuse a wrong way or a number that is not a share."
-    if how is not None and how not in known: raise KitError(f"{rule}: how={how!r} is unknown; {nearest(how, known)}")
+    if how is not None: check_name(f"{rule}: how=", how, known)
     for name, value in shares.items():
         if not 0 <= value <= 1: raise KitError(f"{rule}: {name}={value!r} is not a share: give 0 to 1")
 

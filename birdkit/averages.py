@@ -16,7 +16,7 @@ import torch
 
 from .backbones import import_timm
 from .callbacks import batch_norms
-from .core import KitError, atomic, nearest
+from .core import KitError, atomic, check_name
 from .learner import Callback
 
 # %% ../nbs/lib/31b_averages.ipynb #71ec93de
@@ -210,5 +210,5 @@ def choose_average(
     o = optim
     kinds = dict(ema=lambda: [Ema(o.ema)], swa=lambda: [Swa(o.average_from)], soup=lambda: [Soup(folder, o.keep, o.average_from, score)],
                  best=lambda: [Soup(folder, 1, 0., score)], last=lambda: [])
-    if o.average not in kinds: raise KitError(f"optim.average={o.average!r} is unknown; {nearest(o.average, kinds)}")
+    check_name("optim.average=", o.average, kinds)
     return kinds[o.average]()

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import KitError, ahead, check_dims, nearest
-from .metrics import few, mean_auc
+from .core import KitError, ahead, check_dims, check_name, few, nearest
+from .metrics import mean_auc
 from .post import EPS, logit, sigmoid
 
 # %% ../nbs/lib/42a_blend.ipynb #82af3584
@@ -279,7 +279,7 @@ def blend(
     **options,      # Further arguments of that blend, such as share=.3
 ):                  # (rows, classes), finite, in [0, 1], of the stack's dtype; KitError for an unknown blend, other shapes, or cells without a score and without a fallback
     "Blend models into one score."
-    if how not in BLENDS: raise KitError(f"blend how={how!r} is unknown; {nearest(how, BLENDS)}")
+    check_name("blend how=", how, BLENDS)
     shapes = sorted({np.shape(s) for s in stack})
     if len(shapes) != 1: raise KitError(f"models to blend have shapes {shapes}: give at least one, and the same rows and classes for all")
     stack = np.asarray(stack)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import KitError, atomic, in_words, nearest, quiet, write_table
+from .core import KitError, atomic, check_name, in_words, quiet, write_table
 from .learner import Callback, SkipStep, StopTraining
 
 # %% ../nbs/lib/31a_callbacks.ipynb #4a77683a
@@ -31,7 +31,7 @@ class Schedule(Callback):
         warmup=.05,      # Share of all steps that rise first
         cycle_epochs=5,  # Epochs of a cycle of "restarts"
     ):
-        if name not in (*SHAPES, "one_cycle"): raise KitError(f"optim.schedule={name!r} is unknown; {nearest(name, (*SHAPES, 'one_cycle'))}")
+        check_name("optim.schedule=", name, (*SHAPES, "one_cycle"))
         self.name, self.warmup, self.cycle_epochs = name, warmup, cycle_epochs
 
     def before_fit(self,

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import KitError, read_table
-from .metrics import few
+from .core import KitError, few, read_table
 
 # %% ../nbs/lib/40_check.ipynb #21068015
 def _column_problems(have, want):

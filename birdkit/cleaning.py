@@ -14,8 +14,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from .core import KitError, check_dims
-from .metrics import few
+from .core import KitError, check_dims, few
 from .store import AudioStore
 
 # %% ../nbs/lib/12_cleaning.ipynb #cd1fa364

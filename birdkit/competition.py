@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of
-from .core import KitError, Workspace, kaggle_inputs, last_line, project_root, read_table, refuse_row
-from .metrics import few
+from .core import KitError, Workspace, few, kaggle_inputs, last_line, project_root, read_table, refuse_row
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
 def row_ids(

@@ -21,7 +21,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, command, cores, in_words, nearest, progress, short_hash, write_table
+from .core import BROKEN, KitError, ahead, atomic, check_name, command, cores, in_words, progress, short_hash, write_table
 from .runtime import MANIFEST, file_sha256, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
 
@@ -203,7 +203,7 @@ def check_formats(
 ):            # Tuple of them
     "Refuse formats that cannot be written, before anything is heard."
     for name in formats:
-        if name not in FORMATS: raise KitError(f"format {name!r} is unknown; {nearest(name, FORMATS)}")
+        check_name("format ", name, FORMATS)
     if "parquet" in formats and not find_spec("pyarrow"): raise KitError('format "parquet" needs pyarrow: pip install pyarrow, or take "csv"')
     return tuple(formats)
 

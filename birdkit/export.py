@@ -20,9 +20,8 @@ from .audio import ROW_S
 from .backbones import timm_id
 from .blend import BLENDS, SCALES, search_weights
 from .convert import FORMATS, check_gap, parity, real_windows, time_windows, to_openvino, write_formats
-from .core import KitError, atomic, nearest, read_json, write_json
+from .core import KitError, atomic, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
-from .metrics import few
 from .post import check_post
 from .recipe import check_precision
 from .rounds import held_out_scores
@@ -108,7 +107,7 @@ def check_scoring(
 
 def _check_ensemble(how, steps):
     "The same of what makes one score of many."
-    if how not in BLENDS: raise KitError(f"ensemble.blend={how!r} is unknown; {nearest(how, BLENDS)}")
+    check_name("ensemble.blend=", how, BLENDS)
     check_post(steps)
 
 

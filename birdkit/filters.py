@@ -11,8 +11,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from .core import KitError
-from .metrics import few
+from .core import KitError, few
 from .speech import kept_spans, map_recordings
 
 # %% ../nbs/lib/12c_filters.ipynb #987da24e

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import KitError, nearest
+from .core import KitError, check_name, nearest
 
 # %% ../nbs/lib/23a_heads.ipynb #d766c9f3
 class Heard(NamedTuple):
@@ -27,6 +27,12 @@ class Heard(NamedTuple):
     frames: torch.Tensor     # Logits over time, (B, F, C); F = 1 where the head keeps no time
     embedding: torch.Tensor  # Pooled features, (B, E)
     levels: tuple = ()       # Pairs (clip, frames) for deep supervision, coarsest last
+
+    def each(self,
+        change,  # Function of a tensor
+    ):           # Heard
+        "The same with every tensor changed."
+        return Heard(change(self.clip), change(self.frames), change(self.embedding), tuple((change(c), change(f)) for c, f in self.levels))
 
 # %% ../nbs/lib/23a_heads.ipynb #f8950dfe
 class MeanPool(nn.Module):
@@ -85,7 +91,7 @@ POOLS = dict(mean=MeanPool, max=MaxPool, gem=GemPool, attention=AttentionPool)
 
 def _choose(option, name, table):
     "An entry of a table; KitError with the nearest names where there is none."
-    if name not in table: raise KitError(f"head option {option}={name!r} is unknown; {nearest(name, table)}")
+    check_name(f"head option {option}=", name, table)
     return table[name]
 
 # %% ../nbs/lib/23a_heads.ipynb #fd8e6980
@@ -330,7 +336,7 @@ def build_head(
     options=(),  # Further arguments of the head, pairs: (("pool", "gem"),)
 ):               # Module: feature maps to Heard; KitError for an unknown name or option
     "The head a recipe asks for."
-    if name not in HEADS: raise KitError(f"model.head={name!r} is unknown; {nearest(name, HEADS)}")
+    check_name("model.head=", name, HEADS)
     takes = list(signature(HEADS[name]).parameters)[4:]
     for option, _ in options:
         if option not in takes: raise KitError(f"model.options: head {name!r} has no option {option!r}; {nearest(option, takes)}")

@@ -14,7 +14,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import KitError, command, last_line, nearest, project_root, read_json, write_json
+from .core import KitError, check_name, command, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_names, check_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
@@ -288,7 +288,7 @@ def build(
     "Build the uploads that can be built."
     uploads, project = [], Path(project or project_root())
     for name in names:
-        if name not in FILL: raise KitError(f"upload {name!r} is unknown; {nearest(name, FILL)}")
+        check_name("upload ", name, FILL)
         try: uploads.append(build_upload(name, project, parameters=parameters, **options))
         except KitError as error:
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)

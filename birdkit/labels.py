@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
-from .core import KitError, ahead, atomic, check_dims, nearest, progress, read_json, write_table
-from .metrics import few
+from .core import KitError, ahead, atomic, check_dims, check_name, few, nearest, progress, read_json, write_table
 from .prepare import deal
 from .rows import heard_s, listen, score_rows, sound_key
 
@@ -279,7 +278,7 @@ def _hear(teachers, data, key, rows, combine):
 def _check(teachers, data, source, combine):
     "Refuse what cannot be done."
     if source not in ("soundscapes", "clips"): raise KitError(f"pseudo.on={source!r} is unknown; {nearest(source, ('soundscapes', 'clips', 'both'))}")
-    if combine not in COMBINE: raise KitError(f"combine={combine!r} is unknown; {nearest(combine, COMBINE)}")
+    check_name("combine=", combine, COMBINE)
     if not teachers: raise KitError("there is no teacher: run 04_train")
     if source == "soundscapes" and data.soundscapes.empty:
         raise KitError(f"{data.facts['data']} has no soundscapes to learn from: skip 05_distill's rounds with rounds=0")

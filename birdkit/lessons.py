@@ -235,6 +235,6 @@ class Domain(Mix):
         pictures, sample = inputs_of(learner, clip_sample(learner, batch))
         others, _ = inputs_of(learner, Sample(scape, scape.new_zeros(len(scape), batch.targets.shape[1])))
         heard = learner.model.hear(*(torch.cat(pair) for pair in zip(pictures, others)))
-        clips = Heard(heard.clip[:n], heard.frames[:n], heard.embedding[:n], tuple((c[:n], f[:n]) for c, f in heard.levels))
+        clips = heard.each(lambda x: x[:n])
         domain = (torch.arange(n + len(scape), device=scape.device) >= n).long()
         return heard_loss(learner, clips, sample) + self.weight * cad(heard.embedding, domain, self.temperature)

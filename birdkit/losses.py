@@ -15,7 +15,7 @@ from inspect import signature
 import torch
 import torch.nn.functional as F
 
-from .core import KitError, check_dims, nearest
+from .core import KitError, check_dims, check_name, nearest
 
 # %% ../nbs/lib/24_losses.ipynb #cbded37b
 TINY = 1e-8    # Smallest sum of weights that is divided by
@@ -64,7 +64,7 @@ def reduce_loss(
 ):                 # Scalar; 0 where all weights are 0; KitError for an unknown `reduce`
     "Weighted mean over the batch of what each sample costs."
     units = dict(sum=weight.amax(1), mean=weight)
-    if reduce not in units: raise KitError(f"reduce={reduce!r} is unknown; {nearest(reduce, units)}")
+    check_name("reduce=", reduce, units)
     return (loss * weight).sum() / units[reduce].sum().clamp_min(TINY)
 
 # %% ../nbs/lib/24_losses.ipynb #b6ca40d1
@@ -235,7 +235,7 @@ def smooth_labels(
     how="labels",  # Where it goes: "labels" sum(y) / C, "classes" 1 / C, "sides" 1 / 2
 ):                 # (B, C), y (1 - s) + s times that; KitError for an unknown way or share
     "Label smoothing (2025 2nd, 2023 2nd)."
-    if how not in SMOOTH: raise KitError(f"smoothing how={how!r} is unknown; {nearest(how, SMOOTH)}")
+    check_name("smoothing how=", how, SMOOTH)
     if not 0 <= s <= 1: raise KitError(f"smoothing s={s} must lie in [0, 1]")
     y = widen(targets)
     return y * (1 - s) + s * SMOOTH[how](y) if s else targets
@@ -296,7 +296,7 @@ def find_loss(
 
 def _bound(name, options=()):
     "A loss with its options bound, of logits, targets and weight."
-    if name not in LOSSES: raise KitError(f"loss.name={name!r} is unknown; {nearest(name, LOSSES)}")
+    check_name("loss.name=", name, LOSSES)
     options = dict(options)
     known = {*signature(LOSSES[name]).parameters, "smooth", "smooth_how"} - {"logits", "targets", "weight"}
     for key in options:

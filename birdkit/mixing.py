@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .core import KitError, nearest
+from .core import KitError, check_name
 from .levels import at_level, per_sample, rms, unit_peak, unit_rms
 
 # %% ../nbs/lib/22_mixing.ipynb #9b5c071f
@@ -89,7 +89,7 @@ def combine(
     share=None,  # Factors of the two sample weights; None takes a and b
 ):               # Sample; KitError for an unknown union of labels
     "a x + b x', with labels, frame targets and sample weights."
-    if labels not in LABELS: raise KitError(f"labels={labels!r} is unknown; {nearest(labels, LABELS)}")
+    check_name("labels=", labels, LABELS)
     if sample.second is not None: raise KitError('mixup with labels="losses" must be the last mix of a chain: put it behind the others')
     add = lambda u, v, a, b: per_sample(a, u) * u + per_sample(b, u) * v
     join = lambda y, z: None if y is None else LABELS[labels](y, z, per_sample(a, y), per_sample(b, y))
@@ -325,7 +325,7 @@ def join_scape(
     db=(-8., 8.),  # Level of the soundscape against the clip in mode "level", dB
 ):                 # Sample; its labels are the larger of the clip's and the soundscape's; KitError for an unknown mode
     "Mix in a pseudo-labelled soundscape window (noisy student)."
-    if mode not in JOINS: raise KitError(f"join_scape mode={mode!r} is unknown; {nearest(mode, JOINS)}")
+    check_name("join_scape mode=", mode, JOINS)
     if not p or sample.scape is None or sample.scape_targets is None: return sample
     mixed = JOINS[mode](sample, _scape(sample, sample.scape_targets), gen, db)
     return choose(coin(gen, p, len(sample.x)), mixed, sample)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .backbones import Backbone
-from .core import KitError, nearest
+from .core import KitError, check_name
 from .heads import build_head, freeze
 
 # %% ../nbs/lib/23b_models.ipynb #6730641f
@@ -23,7 +23,7 @@ def picture_shapes(
 ):           # {"mel" or "raw": (channels, height, width)}, in the order the network takes them; KitError for unknown inputs
     "Shapes of a training window's pictures."
     inputs, groups = recipe.model.inputs, dict(mel=recipe.frontend, raw=recipe.raw)
-    if inputs not in INPUTS: raise KitError(f"model.inputs={inputs!r} is unknown; {nearest(inputs, INPUTS)}")
+    check_name("model.inputs=", inputs, INPUTS)
     return {kind: groups[kind].shape(recipe.sampling.window_s) for kind in INPUTS[inputs]}
 
 # %% ../nbs/lib/23b_models.ipynb #fb39f844

@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .backbones import import_timm
-from .core import KitError, nearest
+from .core import KitError, check_name
 from .heads import freeze
 from .learner import Callback
 
@@ -46,7 +46,7 @@ def make_optimiser(
     "The optimiser a recipe asks for."
     o = model.recipe.optim
     lr = o.lr if lr is None else lr
-    if o.name not in OPTIMISERS: raise KitError(f"optim.name={o.name!r} is unknown; {nearest(o.name, OPTIMISERS)}")
+    check_name("optim.name=", o.name, OPTIMISERS)
     if o.layer_decay == 1: groups = [dict(params=model.backbone_parameters(), lr=lr)]
     else: groups = [dict(params=p, lr=lr * o.layer_decay ** i) for tower in model.backbone for i, p in enumerate(stages_of(tower)) if p]
     return OPTIMISERS[o.name]([*groups, dict(params=model.head_parameters(), lr=lr * o.head_lr_mult)], weight_decay=o.weight_decay)
@@ -94,7 +94,7 @@ def choose_precision(
     capability=None, # Of the GPU, (major, minor); None asks it
 ):                   # torch dtype; None = float32; KitError for an unknown one, or fp16 for an NFNet
     "What the network computes in while it learns."
-    if wanted not in ("auto", *PRECISIONS): raise KitError(f"optim.precision={wanted!r} is unknown; {nearest(wanted, ('auto', *PRECISIONS))}")
+    check_name("optim.precision=", wanted, ("auto", *PRECISIONS))
     normless = any("nfnet" in name for name in (model.backbone, model.raw_backbone))
     if wanted == "fp16" and normless: raise KitError(f"optim.precision='fp16' is too narrow for {model.backbone}: take bf16 or f32")
     if wanted != "auto": return PRECISIONS[wanted]

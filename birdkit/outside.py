@@ -15,9 +15,8 @@ import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
 from .competition import Competition
-from .core import KitError, Workspace, command, read_table, short_hash
+from .core import KitError, Workspace, command, few, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of
-from .metrics import few
 from .prepare import Prepared
 from .teachers import hear_rows, load_teacher, match_names, read_names
 

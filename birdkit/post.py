@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from .core import KitError, apply_steps, check_dims, nearest
+from .core import KitError, apply_steps, check_dims, check_name
 
 # %% ../nbs/lib/42_post.ipynb #932d65e5
 EPS = 1e-7   # Scores are kept so far from 0 and 1 in logits: float32 has no finer step below 1
@@ -56,7 +56,7 @@ KERNELS = dict(
 
 def _weights(kernel, unit=True):
     "Weights of a kernel, a name or numbers, as Python floats: those leave float32 as it is."
-    if isinstance(kernel, str) and kernel not in KERNELS: raise KitError(f"kernel {kernel!r} is unknown; {nearest(kernel, KERNELS)}")
+    if isinstance(kernel, str): check_name("kernel ", kernel, KERNELS)
     k = np.asarray(KERNELS[kernel] if isinstance(kernel, str) else kernel, float)
     return (k / k.sum() if unit else k).tolist()
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 
 from .audio import SR
-from .core import KitError, nearest, read_json, read_table, short_hash, write_json, write_table
+from .core import KitError, check_name, read_json, read_table, short_hash, write_json, write_table
 from .recipe import Data
 from .store import AudioStore, build_store
 
@@ -23,7 +23,7 @@ def source_groups(
     by="source",  # "source": the address, without one the file name up to its last dash; "author": the author, without one the source
 ):                # Series of text: recordings that must stay together share a group; KitError for another `by`, or where the author is not known
     "Group recordings by their source or by their author."
-    if by not in ("source", "author"): raise KitError(f"data.group={by!r} is unknown; {nearest(by, ('source', 'author'))}")
+    check_name("data.group=", by, ("source", "author"))
     if by not in ("source", *recordings): raise KitError('data.group="author" needs a column author in the table of recordings: take "source"')
     stem = recordings.filename.str.replace(r"\.\w+$", "", regex=True).str.replace(r"-\d+$", "", regex=True)
     named = lambda column, other: recordings[column].where(recordings[column].fillna("").str.strip() != "", other)

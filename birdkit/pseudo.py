@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .batches import Scapes
-from .core import KitError, apply_steps, check_dims, nearest
+from .core import KitError, apply_steps, check_dims, check_name
 from .places import site_of
 
 # %% ../nbs/lib/33_pseudo.ipynb #b7de83df
@@ -168,7 +168,7 @@ def weigh_files(
     by="peaks",  # "peaks": see file_weights; "site": 1 / sqrt(recordings of its site) (2026 3rd); "equal"
 ):               # Labels; KitError for an unknown `by`
     "How often each recording is drawn; the step `file_weights`."
-    if by not in WEIGHTS: raise KitError(f"pseudo.labels: file_weights by {by!r} is unknown; {nearest(by, WEIGHTS)}")
+    check_name("pseudo.labels: file_weights by ", by, WEIGHTS)
     return replace(labels, weights=WEIGHTS[by](labels))
 
 # %% ../nbs/lib/33_pseudo.ipynb #b36a85b3

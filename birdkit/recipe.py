@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, nearest, read_json, write_json
+from .core import KitError, check_name, nearest, read_json, write_json
 from .groups import Augment, Data, Ensemble, Infer, Loss, Mel, Model, Optim, Pretrain, Pseudo, Raw, Sampling
 
 # %% ../nbs/lib/04a_recipe.ipynb #224be773
@@ -127,7 +127,7 @@ def check_further_formats(
 ):
     "Refuse a format that export does not know."
     for name in names:
-        if name not in FURTHER_FORMATS: raise KitError(f"infer.formats: {name!r} is unknown; {nearest(name, FURTHER_FORMATS)}")
+        check_name("infer.formats: ", name, FURTHER_FORMATS)
 
 
 def check_dense(

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import timeline
-from .core import KitError, read_table, refuse_row
-from .metrics import few
+from .core import KitError, few, read_table, refuse_row
 
 # %% ../nbs/lib/12f_review.ipynb #f147803a
 VERDICTS = ("", "keep", "drop")

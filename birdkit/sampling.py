@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, nearest
+from .core import check_name
 
 # %% ../nbs/lib/13_sampling.ipynb #f3d101ad
 def recency(
@@ -109,7 +109,7 @@ def pick_start(
     places=None,   # From scored_places, for "scored"; None is anywhere
 ):                 # First sample; negative where the clip is shorter than the window; KitError for an unknown `pick`
     "A random place of the window in a stretch of the clip, or of the clip in the window."
-    if pick not in PICKS: raise KitError(f"sampling.pick={pick!r} is unknown; {nearest(pick, PICKS)}")
+    check_name("sampling.pick=", pick, PICKS)
     low, high = PICKS[pick](total, min(within or total, total), places, rng)
     first, last = sorted((low, high - length))
     return int(np.clip(rng.integers(first, last + 1), *sorted((0, total - length))))

@@ -18,7 +18,7 @@ from subprocess import PIPE, Popen
 import numpy as np
 
 from .audio import ROW_S, SR, decode, peak_of, stats
-from .core import KitError, nearest
+from .core import KitError, check_name
 
 # %% ../nbs/lib/01a_shards.ipynb #fcda0c3c
 def _best(x, length):
@@ -42,7 +42,7 @@ def check_part(
     part,  # A name
 ):         # The name; KitError where it is none of PARTS
     "Refuse an unknown part."
-    if part not in PARTS: raise KitError(f"part {part!r} is unknown; {nearest(part, PARTS)}")
+    check_name("part ", part, PARTS)
     return part
 
 

@@ -19,7 +19,7 @@ import soxr
 
 from .audio import SR
 from .cleaning import lay_segments
-from .core import KitError, ahead, nearest, progress
+from .core import KitError, ahead, check_name, progress
 
 # %% ../nbs/lib/12a_speech.ipynb #491d8407
 def map_recordings(
@@ -134,7 +134,7 @@ def speech(
     pad_s=.1,         # First and last consonants are quiet, s
 ):                    # Cleaning with drops "speech" that may be spared; KitError for an unknown `how`
     "Leave human voice out (Silero VAD; 2025 5th, 7th, 9th, 11th, 13th)."
-    if how not in HOW: raise KitError(f"speech: how={how!r} is unknown; {nearest(how, HOW)}")
+    check_name("speech: how=", how, HOW)
     names, cleaning = _of_collections(cleaning, collections)
     found = map_recordings(cleaning, lambda x: speech_segments(speech_probs(x), threshold, low, min_speech_s, min_gap_s, pad_s), "speech", names)
     if how == "half": found = [_some(spans, share, name, cleaning.seed) for name, spans in zip(names, found)]

@@ -24,11 +24,10 @@ from .batches import Scapes, make_clips
 from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition, attached_folders
-from .core import KitError, atomic, read_json, read_table, write_json
+from .core import KitError, atomic, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
 from .labels import held_fold
-from .metrics import few
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe

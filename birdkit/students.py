@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .augment import late_mixes
-from .core import KitError, nearest
+from .core import KitError, check_name
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, Self
@@ -200,7 +200,7 @@ class Embed(Mix):
         teacher=None,       # OutsideTeacher; None loads it
     ):
         super().__init__(recipe)
-        if distance not in DISTANCES: raise KitError(f"pseudo.options: distance={distance!r} is unknown; {nearest(distance, DISTANCES)}")
+        check_name("pseudo.options: distance=", distance, DISTANCES)
         if not path and teacher is None:
             raise KitError('pseudo.how="embed" needs pseudo.options.path: attach an .onnx or .tflite file, such as Perch or BirdNET, and name it')
         mixes = late_mixes(recipe.augment)
@@ -239,7 +239,7 @@ STUDENTS = dict(mix=Mix, replace=Replace, pieces=Pieces, self=Self, online=Onlin
 
 def _named(how):
     "The student of this name."
-    if how not in STUDENTS: raise KitError(f"pseudo.how={how!r} is unknown; {nearest(how, STUDENTS)}")
+    check_name("pseudo.how=", how, STUDENTS)
     return STUDENTS[how]
 
 
@@ -248,7 +248,7 @@ def check_lessons(
 ):
     "Refuse labels that its student would not read, before anybody makes them."
     p, sources = recipe.pseudo, ("soundscapes", "clips", "both")
-    if p.on not in sources: raise KitError(f"pseudo.on={p.on!r} is unknown; {nearest(p.on, sources)}")
+    check_name("pseudo.on=", p.on, sources)
     reads_clips = issubclass(_named(p.how), Self)
     if p.on != "soundscapes" and not reads_clips:
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: set pseudo.on="soundscapes", or pseudo.how="self"')

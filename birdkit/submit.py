@@ -19,8 +19,8 @@ import pandas as pd
 
 from .audio import ROW_S, SR, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, attached_files, audio_files, row_ids, split_row_id
-from .core import KitError, Workspace, in_words, on_kaggle, read_json, read_table, what_failed, write_json
-from .metrics import few, macro_auc
+from .core import KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
+from .metrics import macro_auc
 from .post import expected, prior_table
 from .recipe import changes, check_dense, load_recipe
 from .rows import score_rows

@@ -48,12 +48,6 @@ def all_rows(
     return torch.cat([whole[:own.start], x, whole[own.stop:]])
 
 
-def _each(f, x):
-    "Apply a function to all tensors of nested tuples."
-    if isinstance(x, torch.Tensor): return f(x)
-    return type(x)(*(_each(f, v) for v in x)) if hasattr(x, "_fields") else tuple(_each(f, v) for v in x)
-
-
 @contextmanager
 def _own_randomness(device):
     "Dropout of its own for each process; afterwards the random numbers of all processes are alike again."
@@ -72,7 +66,7 @@ class Shared:
         if not (self.training and dist.is_initialized()): return super().hear(*pictures)
         own = own_rows(len(pictures[0]), dist.get_rank(), dist.get_world_size())
         with _own_randomness(pictures[0].device): heard = super().hear(*(p[own] for p in pictures))
-        return _each(lambda x: all_rows(x, len(pictures[0]), own), heard)
+        return heard.each(lambda x: all_rows(x, len(pictures[0]), own))
 
 # %% ../nbs/lib/36a_together.ipynb #f2890f57
 @lru_cache(None)

@@ -15,7 +15,6 @@ import torch
 
 from .core import KitError, atomic, read_json, write_json
 from .frontend import Frontend
-from .heads import Heard
 from .models import Classifier
 from .optimiser import half_precision
 from .recipe import load_recipe
@@ -58,7 +57,7 @@ class TrainedModel(Classifier):
         "All that the head says."
         if not self.training or self.dtype is None: return super().hear(*pictures)
         with half_precision(pictures[0].device.type, self.dtype): heard = super().hear(*pictures)
-        return Heard(heard.clip.float(), heard.frames.float(), heard.embedding.float(), tuple((c.float(), f.float()) for c, f in heard.levels))
+        return heard.each(torch.Tensor.float)
 
     @torch.no_grad()
     def probabilities(self,

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from .audio import SR
-from .core import KitError, check_dims, nearest
+from .core import KitError, check_dims, check_name, nearest
 from .mixing import at_level, choose, coin, new_seed, uniform, unit_peak
 
 # %% ../nbs/lib/22a_waves.ipynb #18a66699
@@ -83,7 +83,7 @@ def add_noise(
     "White or pink noise at a signal-to-noise ratio (2023 2nd; 2025 7th, 8th, 9th)."
     n = len(check_dims(sample.x, "batch samples"))
     for c in colours:
-        if c not in COLOURS: raise KitError(f"add_noise: colour {c!r} is unknown; {nearest(c, COLOURS)}")
+        check_name("add_noise: colour ", c, COLOURS)
     white = torch.randn(sample.x.shape, generator=gen, device=gen.device)
     which = torch.randint(len(colours), (n,), generator=gen, device=gen.device)
     noise = torch.stack([COLOURS[c](white) for c in colours])[which, torch.arange(n, device=gen.device)].to(sample.x.dtype)
@@ -142,7 +142,7 @@ def resample(
     method="sinc",      # "sinc": without aliasing; "linear": cheaper, duller
 ):                      # Sample; a shorter clip begins again at its end, of a longer one a random part is kept; KitError for an unknown method
     "Play clips faster or slower (speed perturbation): pitch, speed and calls change together (2025 5th)."
-    if method not in STRETCH: raise KitError(f"resample method={method!r} is unknown; {nearest(method, STRETCH)}")
+    check_name("resample method=", method, STRETCH)
     n, size = check_dims(sample.x, "batch samples").shape
     drawn = torch.linspace(*factors, steps, device=gen.device)[torch.randint(steps, (n,), generator=gen, device=gen.device)]
     lengths = torch.where(coin(gen, p, n), (size / drawn).round().long(), size)

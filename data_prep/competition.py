@@ -16,9 +16,8 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import pandas as pd
 
 from birdkit.competition import Competition
-from birdkit.core import KitError, atomic, progress, read_table
+from birdkit.core import KitError, atomic, few, progress, read_table
 from birdkit.kaggle import LOG_IN
-from birdkit.metrics import few
 from past_years import TABLES, read_year
 from tables import run_script, script_parser
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdkit.competition import TRUTH_FILES, Competition, parse_labels
-from birdkit.core import KitError, atomic, progress, read_table
-from birdkit.metrics import few
+from birdkit.core import KitError, atomic, few, progress, read_table
 from tables import COLUMNS, as_columns, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
 

@@ -17,8 +17,7 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, n_rows, seconds_of
 from birdkit.competition import Competition
-from birdkit.core import KitError, nearest, progress, read_table, write_table
-from birdkit.metrics import few
+from birdkit.core import KitError, few, nearest, progress, read_table, write_table
 from tables import run_script, script_parser
 from taxonomy import look_up, name_keys
 

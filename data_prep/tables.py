@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdkit.competition import RECORDING_COLUMNS, TAXON_COLUMNS, Competition
-from birdkit.core import KitError, read_table, write_table
-from birdkit.metrics import few
+from birdkit.core import KitError, few, read_table, write_table
 
 COLUMNS = [*RECORDING_COLUMNS, "class_name"]
 TAXA_COLUMNS = ["primary_label", "inat_taxon_id", *TAXON_COLUMNS[1:]]

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from birdkit.core import KitError, read_table, write_table
-from birdkit.metrics import few
+from birdkit.core import KitError, few, read_table, write_table
 from tables import TAXA_COLUMNS, as_columns, run_script, script_parser
 
 # What a column of TAXA_COLUMNS is called in tables of competitions, of eBird and of iNaturalist, in lower case
