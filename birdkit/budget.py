@@ -159,7 +159,7 @@ def plan(
     budget_s,     # Seconds there are
     cache_gb=4.,  # Memory for what models share
 ):                # Members to run, those that save something with a changed recipe; a DataFrame that says why; and those left out, as they were priced
-    "The best ensemble for a budget, with the first model wherever it fits; where none fits, the first runs as far as time goes."
+    "The best ensemble for a budget, with the first model wherever it fits; where it does not, what is worth more: the first as far as time goes, or others."
     worth, tries = _worth(members), []
     for way, saved, told in _ways(members, speed, length_s):
         gain = np.maximum(worth - [sum(s.gain for s in own) for own in saved], 1e-6)      # what runs is worth more than what does not
@@ -169,7 +169,8 @@ def plan(
             chosen = sorted(chosen, key=lambda i: min(k for k in chosen if keys[k] == keys[i]))      # what shares a sound runs in a row: no more than one sound is kept
             seconds = predict_s([way[i] for i in chosen], told, files, length_s, cache_gb)
             fits = seconds.sum() <= budget_s
-            tries.append(((fits, FIRST * (0 in chosen) + gain[chosen].sum() if fits else -seconds.sum()), way, saved, chosen, seconds, price))
+            score = FIRST * (0 in chosen) + gain[chosen].sum() if fits else gain[chosen[0]] * budget_s / seconds.sum()      # files that are not heard keep the prior
+            tries.append((score, way, saved, chosen, seconds, price))
     _, way, saved, chosen, seconds, price = max(tries, key=lambda t: t[0])
     heard = {sound_key(way[i].recipe) for i in chosen}
     minutes = [seconds.get(m.name, price(m, sound_key(m.recipe) in heard)) / 60 for m in way]
@@ -193,7 +194,8 @@ def _choices(members, gain, budget_s, price):
         paid = sum({k: price(m, False) - c for m, k, c in zip(members, keys, cost)}.values())
         choice = knapsack([[(s, g + FIRST * (i == 0))] for i, (s, g) in enumerate(zip(cost, gain))], budget_s - paid)
         chosen = [i for i, c in enumerate(choice) if c is not None]
-        yield chosen or [0]
+        if chosen: yield chosen
+        if 0 not in chosen: yield [0]
         before, heard = heard, {keys[0]} | {keys[i] for i in chosen}
         if heard == before: return
 
