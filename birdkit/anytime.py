@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, decode
-from .blend import BLENDS, align, blend
+from .blend import align, possible_blend
 from .budget import measure, plan
 from .core import KitError, ahead, atomic, on_kaggle, progress, what_failed
 from .hear import SoundCache, hear_files
@@ -189,7 +189,7 @@ def run_submission(
     members = [replace(m, classes=m.classes or export.classes) for m in export.members]
     known = _facts(comp, {tuple(comp.classes), *(m.classes for m in members)}, files)
     facts, whole = {m.name: known[m.classes] for m in members}, known[tuple(comp.classes)]
-    join = partial(_joined, start=sheet.scores.copy(), how=_known_blend(export.blend), spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
+    join = partial(_joined, start=sheet.scores.copy(), how=possible_blend(export.blend, export.options), spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
     try: members, networks, table = _in_time(partial(make_plan, sheet, members, clock, load, cache_gb, facts), clock)
     except Exception as error: return sheet, _unheard(export.members, what_failed(error))
     cache, keys = SoundCache(cache_gb), [sound_key(m.recipe) for m in members]
@@ -202,7 +202,7 @@ def run_submission(
             if not what:
                 scores, reached = one_pass(sheet, member, networks[member.name], clock, cache, facts[member.name])
                 used = scores is not None and (reached == len(files) or not passes)
-                if used: passes = _written(path, sheet, [*passes, (align(scores, member.classes, comp.classes), member.weight)], join)
+                if used: passes = _written(path, sheet, [*passes, (align(scores, member.classes, comp.classes), member.weight, member.recipe.name)], join)
                 what = _what(reached, len(files), scores, used)
         except Exception as error: what = f"left out: {what_failed(error)}"          # what was written before it stands
         report.append(dict(model=member.name, files=reached, seconds=clock.elapsed_s() - begun, what=what))
@@ -216,12 +216,6 @@ def _in_time(work, clock):
     raise KitError("the self-test had not ended when time was up")
 
 
-def _known_blend(how):
-    "The name of a blend; the mean where this version has none of that name, since all would have been heard for nothing."
-    if how not in BLENDS: print(f"blend {how!r} is unknown here: the mean is taken")
-    return how if how in BLENDS else "mean"
-
-
 def _known_post(steps, sheet, facts):
     "Steps for the joined scores; none where one of them cannot be run."
     try:
@@ -233,9 +227,9 @@ def _known_post(steps, sheet, facts):
 
 
 def _joined(passes, start, how, spans, steps, facts):
-    "What passes, pairs of scores and weight, say together; the start where none does, which no step touches."
-    stack = np.stack([scores for scores, _ in passes])
-    scores, silent = blend(stack, [weight for _, weight in passes], how, start), np.isnan(stack).all((0, 2))[:, None]
+    "What passes, triples of scores, weight and name, say together; the start where none does, which no step touches."
+    stack, weights, names = zip(*passes)
+    scores, silent = how(np.stack(stack), weights, fallback=start, names=names), np.isnan(stack).all((0, 2))[:, None]
     return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, **facts)) if steps else scores
 
 
@@ -250,7 +244,7 @@ def _written(path, sheet, passes, join):
 
 def _heard(sheet, passes):
     "Of each file, whether some pass has scores of it."
-    known = ~np.all([np.isnan(scores).all(1) for scores, _ in passes], 0)
+    known = ~np.all([np.isnan(scores).all(1) for scores, *_ in passes], 0)
     return [bool(known[s].any()) for s in sheet.spans]
 
 

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['BLENDS', 'RELATIVE', 'SCALES', 'mean', 'align', 'ranks', 'spread', 'match', 'logit_mean', 'geometric',
            'add_geometric', 'minimum', 'rank_mean', 'min_max', 'logit_min_max', 'quantile_mix', 'matched_mean', 'gate',
-           'blend', 'Search', 'search_weights']
+           'gated_mean', 'check_blend', 'blend', 'possible_blend', 'Search', 'search_weights']
 
 # %% ../nbs/lib/42a_blend.ipynb #6a97da66
 from functools import partial
+from inspect import signature
 from typing import NamedTuple
 
 import numpy as np
 
-from .core import KitError, ahead, check_dims, check_name, few, nearest
+from .core import KitError, ahead, check_dims, check_name, few, nearest, what_failed
 from .metrics import mean_auc
 from .post import EPS, logit, sigmoid
 
@@ -259,9 +260,42 @@ def gate(
     if scores.shape != by.shape: raise KitError(f"scores of shape {scores.shape} and a gate of shape {by.shape}: give the same rows and classes")
     return scores * np.nan_to_num(.5 + .5 * ranks(by[None])[0], nan=1)
 
+
+def gated_mean(
+    stack,         # Scores of all rows, (models, rows, classes), NaN where a model has none
+    weights=None,  # (models,) or (models, classes); None: equal
+    by=(),         # Numbers of the gating models, whose mean is the gate; (): no gate
+):                 # (rows, classes)
+    "Mean of all, behind the gate of some of them."
+    found = mean(stack, weights)
+    return gate(found, mean(stack[list(by)])) if by else found
+
 # %% ../nbs/lib/42a_blend.ipynb #004db36b
-BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, logit_min_max, quantile_mix, matched_mean)}
+BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, logit_min_max, quantile_mix, matched_mean, gated_mean)}
 RELATIVE = ("rank_mean", "min_max", "logit_min_max", "quantile_mix")   # Scores that say where a row stands among all: the prior would be the last of them
+
+
+def check_blend(
+    how,         # Name in BLENDS
+    options=(),  # Its further arguments, a dict or pairs
+):
+    "Refuse a blend that there is not, or arguments that it cannot take, before anything is heard."
+    check_name("ensemble.blend=", how, BLENDS)
+    takes = list(signature(BLENDS[how]).parameters)[2:]
+    for name in dict(options):
+        if name not in takes: raise KitError(f"ensemble.options: {how} takes no {name!r}; it takes {', '.join(takes) or 'nothing'}")
+    try: blend(np.full((9, 2, 1), .5), None, how, **dict(options))
+    except Exception as error: raise KitError(f"ensemble.options: {how} cannot be run: {what_failed(error)}") from None
+
+
+def _numbered(options, names):
+    "Options that tell models by name, with their numbers in the stack; one of which no model is there is left out."
+    def _number(value):
+        if isinstance(value, str): return names.index(value) if value in names else None
+        if isinstance(value, (list, tuple)) and any(isinstance(v, str) for v in value): return [i for i, name in enumerate(names) if name in value] or None
+        return value
+    found = {option: _number(value) for option, value in options.items()}
+    return {option: value for option, value in found.items() if value is not None}
 
 
 def _to_median(out, gone):
@@ -276,7 +310,8 @@ def blend(
     weights=None,   # (models,) or (models, classes); None: equal
     how="mean",     # Name in BLENDS; ranks and ranges need all rows of the submission
     fallback=None,  # (rows, classes) or (classes,), taken where no model has a score, such as the prior; RELATIVE ones take it where a class has none in any row
-    **options,      # Further arguments of that blend, such as share=.3
+    names=(),       # Names of the models, by which options may tell them
+    **options,      # Further arguments of that blend, such as share=.3 or by=["perch"]
 ):                  # (rows, classes), finite, in [0, 1], of the stack's dtype; KitError for an unknown blend, other shapes, or cells without a score and without a fallback
     "Blend models into one score."
     check_name("blend how=", how, BLENDS)
@@ -284,11 +319,25 @@ def blend(
     if len(shapes) != 1: raise KitError(f"models to blend have shapes {shapes}: give at least one, and the same rows and classes for all")
     stack = np.asarray(stack)
     if not (whole := np.isfinite(stack)).all(): stack = np.where(whole, stack, np.nan)
-    out = BLENDS[how](stack, weights, **options)
+    out = BLENDS[how](stack, weights, **_numbered(options, list(names)))
     gone = np.isnan(out)
     if gone.any() and fallback is None: raise KitError(f"no model scored {gone.sum()} of {gone.size} cells: give fallback=, such as the prior")
     if how in RELATIVE: out = _to_median(out, gone)
     return (np.where(np.isnan(out), fallback, out) if gone.any() else out).clip(0, 1).astype(stack.dtype)
+
+
+def possible_blend(
+    how,           # Name in BLENDS
+    options=(),    # Its further arguments, pairs
+    among=None,    # Names of those that can be done, such as BY_ROW; None: all
+):                 # Function of stack, weights, fallback and names, as `blend`
+    "A blend with its options; the mean, and a line that says so, where it cannot be done: all models would have been heard for nothing."
+    try:
+        check_blend(how, options)
+        if among is None or how in among: return partial(blend, how=how, **dict(options))
+        print(f"blend {how!r} compares all recordings: the mean is taken")
+    except Exception as error: print(f"{what_failed(error)}: the mean is taken")
+    return blend
 
 # %% ../nbs/lib/42a_blend.ipynb #00481ff0
 SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, logit_min_max=partial(spread, scale=logit), quantile_mix=partial(_by_class, _half_ranks),

@@ -213,6 +213,7 @@ class Ensemble:
     seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
+    options: tuple = ()          # Its further arguments, pairs; models by the names of their members: (("pair", ("rexnet", "raw")),) (2024 4th)
     post: tuple = ()             # Steps of birdkit.post on the joined scores; those of `infer.post` come before, on each model's
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))
     sure: str = ""               # What of it is certain and what is a reconstruction

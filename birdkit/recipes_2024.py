@@ -78,14 +78,14 @@ birdclef2024_04 = plain.but(
     pretrain=dict(epochs=30),
     infer=dict(stride_s=2.5, precision="int8"),
     ensemble=dict(
-        blend="add_geometric", post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5))),
+        blend="add_geometric", options=(("pair", ("rexnet", "raw")),), post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5))),
         members=(("seresnext", {"ensemble.weight": .3}), ("rexnet", {"model.backbone": "rexnet_150.nav_in1k", "ensemble.weight": .25}),
                  ("inception", {"model.backbone": "inception_next_atto.sail_in1k", "model.options": (("pool", "attention"),), "sampling.window_s": 5., "ensemble.weight": .15,
                                 "augment.wave": (("background_snr", dict(p=.5, snr_db=(3., 30.))), ("gain", dict(p=.5)), ("inject_noise", dict(p=.3)), ("add_noise", dict(p=.3)), ("mixup", dict(p=.5)), ("sumup", dict(p=.5)))}),
                  ("raw", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "model.inputs": "raw", "model.head": "sed", "model.options": (), "loss.name": "focal", "sampling.window_s": 5., "sampling.pick": "first",
                           "sampling.within_s": 5., "data.at_least": 15, "augment.wave": (("cutmix", dict(p=.5)), ("gain", dict(p=.5))), "ensemble.weight": .3})),
         origin=(("year", 2024), ("rank", 4), ("public", .7469), ("private", .6877)),
-        sure="fields and weights from the write-up; backbone of the small InceptionNeXt and the pair of the geometric mean differ; the attention head as the InceptionNeXt's, windows of 15 s at inference too, and the kernel are reconstructed"),
+        sure="fields and weights from the write-up; the small InceptionNeXt has another backbone; the attention head as the InceptionNeXt's, windows of 15 s at inference too, and the kernel are reconstructed"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #40e58a22

@@ -300,6 +300,7 @@ class Export:
     prior: np.ndarray    # Chance of each class where nothing could be heard
     members: list        # Member, in order of value
     blend: str = "mean"  # How members are blended, a name of birdkit.blend
+    options: tuple = ()  # Further arguments of the blend, pairs; models by the names of their recipes
     post: tuple = ()     # Steps of birdkit.post on the blend
     made: str = ""       # When, UTC
     notes: str = ""      # Where the training data came from and under which licence
@@ -344,4 +345,5 @@ def load_export(
     for model in manifest["models"]:
         for name, digest in model["sha256"].items(): _check_file(folder / name, digest)
     members = [Member(m["name"], _served(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ()))) for m in manifest["models"]]
-    return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members, manifest.get("blend", "mean"), tuple(map(tuple, manifest.get("post", ()))), manifest.get("made", ""), manifest.get("data_notes", ""))
+    return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members, manifest.get("blend", "mean"), tuple(map(tuple, manifest.get("options", ()))),
+                  tuple(map(tuple, manifest.get("post", ()))), manifest.get("made", ""), manifest.get("data_notes", ""))

@@ -19,7 +19,7 @@ import soundfile as sf
 import soxr
 
 from .audio import ROW_S, SR, cut, opened, tells_frames, whole_ogg
-from .blend import align, blend
+from .blend import align, blend, possible_blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
 from .rows import heard_s, input_shapes, listen, score_rows, sound_key
@@ -126,7 +126,7 @@ class LoadedExport(NamedTuple):
     "An export, ready to hear."
     groups: list      # Lists of (Member, network) that share a sound
     classes: tuple    # Labels
-    how: str = "mean" # Blend
+    join: object = blend   # Function of scores, weights and names of the models
     post: tuple = ()  # Steps on the blend
 
 
@@ -145,13 +145,12 @@ def open_ensemble(
     load=fastest,  # Makes a network of a path, a source of inputs and seconds
 ):                 # LoadedExport
     "Check and load the networks of an export."
-    export, groups, how = load_export(models), {}, "mean"
-    if export.blend in BY_ROW: how = export.blend
-    else: print(f"blend {export.blend!r} compares all recordings: the mean is taken")
+    export, groups = load_export(models), {}
+    join = possible_blend(export.blend, export.options, BY_ROW)
     for member in map(_local, export.members):
         windows = [np.zeros((12, *shape), "float32") for shape in input_shapes(member.recipe)]
         groups.setdefault(sound_key(member.recipe), []).append((member, load(member.path, partial(list, windows), 1.)[0]))
-    return LoadedExport(list(groups.values()), export.classes, how, _alone(export.post, "the blend"))
+    return LoadedExport(list(groups.values()), export.classes, join, _alone(export.post, "the blend"))
 
 # %% ../nbs/lib/46a_stretches.ipynb #75ab7b4f
 class FileScores(NamedTuple):
@@ -187,5 +186,5 @@ def hear_recording(
     sound = Reading(path)
     heard = [(member, s) for group in ensemble.groups for (member, _), s in zip(group, _hear_group(sound, group, workers, rows))]
     scores = [align(s, member.classes or ensemble.classes, ensemble.classes) for member, s in heard]
-    weights = [member.weight for group in ensemble.groups for member, _ in group]
-    return FileScores(apply_post(blend(scores, weights, ensemble.how)[None], ensemble.post)[0], sound.duration_s, sound.rate_hz, sound.flaw)
+    weights, names = zip(*((member.weight, member.recipe.name) for group in ensemble.groups for member, _ in group))
+    return FileScores(apply_post(ensemble.join(scores, weights, names=names)[None], ensemble.post)[0], sound.duration_s, sound.rate_hz, sound.flaw)

@@ -82,7 +82,7 @@ FACTS = {
     "birdclef2024_03-mnasnet": {"backbones": {"mnasnet_100"}, "pseudo.epochs": 88},
     "birdclef2024_03-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "shape": (None, 128, 313), "optim.epochs": 30},
     "birdclef2024_04": {
-        "origin": {"year": 2024, "rank": 4, "public": .7469, "private": .6877}, "models": 4, "ensemble.blend": "add_geometric", "weights": (.3, .25, .15, .3),
+        "origin": {"year": 2024, "rank": 4, "public": .7469, "private": .6877}, "models": 4, "ensemble.blend": "add_geometric", "ensemble.options": (("pair", ("rexnet", "raw")),), "weights": (.3, .25, .15, .3),
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 627, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.top_db": 80.,
         "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.pick": "random", "data.clean.duplicates": True,
         "augment.wave.background_snr.p": .5, "augment.wave.background_snr.snr_db": (3., 30.), "augment.wave.gain": True, "augment.wave.inject_noise": True,
