@@ -13,7 +13,9 @@ from birdkit.audio import SR, decode, write_ogg
 from birdkit.averages import batch_norms
 from birdkit.convert import real_windows
 from birdkit.core import KitError
-from birdkit.recipe import find_recipe
+from birdkit.export import export_runs
+from birdkit.recipe import Recipe, find_recipe
+from birdkit.trained import TrainedModel
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
@@ -126,6 +128,14 @@ def test_modes_table(tmp_path, capsys, monkeypatch):
     modes.main()
     said = capsys.readouterr().out
     assert said.startswith("toy on 2 files of data") and [name for name in modes.MODES if f"| {name} " in said] == [name for name in modes.MODES if "dense" not in name]
+    recipe, run = Recipe("run").but({"model.backbone": "mnasnet_small", "model.weights": "none", "frontend": dict(n_mels=32, hop=1600, wave="none", scale="log"), "infer.post": []}), tmp_path / "run"
+    run.mkdir()
+    TrainedModel(recipe, LABELS).save(run)
+    export_runs({"net": run}, tmp_path / "refused", np.zeros(12 * SR, "float32"), [.1] * len(LABELS))
+    monkeypatch.setattr(sys, "argv", ["modes", str(data), str(tmp_path / "refused"), "--turns", "1", "--run", str(run)])
+    modes.main()
+    said = capsys.readouterr().out
+    assert [name for name in modes.MODES if f"| {name} " in said] == list(modes.MODES)          # its halves are heard, though the export has none
 
 
 def test_costs_are_one_command(tmp_path, capsys, monkeypatch):
