@@ -149,7 +149,7 @@ def _scored(rule, cleaning, work):
 
 
 def _check(rule, how=None, known=(), **shares):
-    "Refuse a wrong way or a number that is not a share."
+    "Refuse an unknown `how` and a number that is not a share."
     if how is not None: check_name(f"{rule}: how=", how, known)
     for name, value in shares.items():
         if not 0 <= value <= 1: raise KitError(f"{rule}: {name}={value!r} is not a share: give 0 to 1")

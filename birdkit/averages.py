@@ -60,7 +60,7 @@ def _refuse_lone(norm, inputs):
 
 @contextmanager
 def _gathering(norms):
-    "Batch norms that take the plain mean over batches; what comes to nothing is put back."
+    "Batch norms that take the plain mean over batches; one that saw no batch, or no finite one, gets its old statistics back."
     before = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum) for m in norms]
     hooks = [m.register_forward_pre_hook(_refuse_lone) for m in norms]
     for m in norms: m.reset_running_stats(); m.momentum, m.training = None, True
@@ -75,8 +75,8 @@ def _gathering(norms):
 
 @torch.no_grad()
 def refresh_norms(
-    learner,  # Learner whose averaged model is meant; its model, where both are one
-    most=20,  # Batches to listen to
+    learner,  # Learner; its averaged model is updated, which may be the model itself
+    most=20,  # Batches to run
 ):
     "Recompute the statistics of the averaged model's batch norms on training batches, mixed and augmented as in training."
     model, both = learner.model, zip(batch_norms(learner.model), batch_norms(learner.averaged))

@@ -55,7 +55,7 @@ def cad(
 
 # %% ../nbs/lib/24a_distances.ipynb #5578649a
 def _check_embeddings(embedding, teacher):
-    "Both widened; KitError where the shapes differ or the teacher has NaN or inf."
+    "Both in float32 or wider; KitError where the shapes differ or the teacher has NaN or inf."
     if embedding.shape != teacher.shape or embedding.ndim != 2:
         raise KitError(f"embedding {tuple(embedding.shape)} and teacher {tuple(teacher.shape)} must have one shape (B, E)")
     x = widen(embedding)

@@ -26,12 +26,12 @@ def flat_recipe(
 
 
 def _numbers(row):
-    "What of a line is a number."
+    "The entries of a line that are numbers."
     return {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 # %% ../nbs/lib/35a_loggers.ipynb #f167904d
 class Logger(Callback):
-    "Tells another tool of a training; where that fails, the training goes on without."
+    "Tells another tool how a training goes; where that fails, the training goes on without it."
     order = 10   # After checkpoints: a resumed run knows its earlier epochs
     name, module, package = "", "", ""
 

@@ -84,7 +84,7 @@ def plot_history(
 def plot_class_auc(
     auc,     # Series by class; NaN is left out
     counts,  # Series by class: number of clips
-    what="clips in all, learnt ones too",  # What is counted
+    what="clips in training and validation",  # What is counted
 ):
     "AUC of each class, sorted, above or below chance, with a count; of many classes only the lowest ones are named."
     auc = auc.dropna().sort_values()

@@ -307,7 +307,7 @@ def score_scenes(
     scenes,  # Scenes
     score,   # Function: samples (T,), number of rows -> (rows, classes)
 ):           # Macro ROC-AUC over the classes that were held out
-    "One number to compare models by."
+    "How well a model tells the species in the scenes apart: one number to compare models by."
     classes = scenes.truth.shape[2]
     return mean_auc(scenes.truth.reshape(-1, classes), scene_scores(scenes, score).reshape(-1, classes))
 
@@ -316,7 +316,7 @@ def rank_agreement(
     table,            # DataFrame, a line for each model, scores in columns
     truth="public",   # Column to agree with
 ):                    # DataFrame: spearman, kendall, a line for each other column of numbers
-    "How alike scores rank models."
+    "How far each score ranks the models as `truth` does: rank correlations, 1 where the order is the same."
     others = [c for c in table.select_dtypes("number").columns if c != truth]
     rows = [(float(spearmanr(table[c], table[truth])[0]), float(kendalltau(table[c], table[truth])[0])) for c in others]
     return pd.DataFrame(rows, others, ["spearman", "kendall"])
