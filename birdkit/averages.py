@@ -75,8 +75,8 @@ def _gathering(norms):
 
 @torch.no_grad()
 def refresh_norms(
-    learner,  # Learner; its averaged model is updated, which may be the model itself
-    most=20,  # Batches to run
+    learner,  # Learner whose averaged model is meant; its model, where both are one
+    most=20,  # Batches to listen to
 ):
     "Recompute the statistics of the averaged model's batch norms on training batches, mixed and augmented as in training."
     model, both = learner.model, zip(batch_norms(learner.model), batch_norms(learner.averaged))

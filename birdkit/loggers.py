@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from .core import KitError, nearest, read_json
+from .core import KitError, check_name, read_json
 from .learner import Callback
 
 # %% ../nbs/lib/35a_loggers.ipynb #42f5ad9b
@@ -175,6 +175,5 @@ def loggers_from_env(
 ):           # list of callbacks, none where BIRDKIT_LOG is not set; KitError where it names one that is unknown or not installed
     "Loggers that BIRDKIT_LOG asks for, such as tensorboard,mlflow."
     names = [name.strip() for name in os.environ.get("BIRDKIT_LOG", "").split(",") if name.strip()]
-    for name in names:
-        if name not in LOGGERS: raise KitError(f"BIRDKIT_LOG names {name!r}, which is unknown; {nearest(name, LOGGERS)}")
+    for name in names: check_name("BIRDKIT_LOG names ", name, LOGGERS)
     return [LOGGERS[name](folder) for name in dict.fromkeys(names)]

@@ -118,12 +118,6 @@ class Classifier(nn.Module):
         "Logits of windows."
         return self.hear(*pictures)[:2]
 
-    def embed(self,
-        *pictures,  # (B, channels, height, width), one of each kind
-    ):              # (B, E), E = head.embedding_size
-        "Embeddings of windows."
-        return self.hear(*pictures).embedding
-
     def backbone_parameters(self):  # List of parameters
         "Pretrained parameters, which learn at optim.lr."
         return list(self.backbone.parameters())

@@ -247,7 +247,7 @@ def _prune(study, trial, folder):
 
 
 def _line(name, facts, changes, study):
-    "A finished trial in one line."
+    "A line on a trial that is done."
     done = "" if facts["epochs"] >= facts["of"] else f" after {facts['epochs']} of {facts['of']} epochs"
     best = best_trial(study)
     return f"{name}  AUC {facts['auc']:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {_flow(changes)}"
