@@ -123,7 +123,7 @@ def plot_counts(
 ):
     "Bars of a long tail, the largest first."
     counts = counts.sort_values(ascending=False)
-    fig, ax = plt.subplots(figsize=(max(3, min(12, .22 * len(counts))), 2), dpi=DPI, layout="constrained")
+    fig, ax = plt.subplots(figsize=(max(4, min(12, .22 * len(counts))), 2.2), dpi=DPI, layout="constrained")
     ax.bar(range(len(counts)), counts, color=BLUE)
     named = counts.index if len(counts) <= FEW else []
     ax.set(ylabel=ylabel, xlabel="class" if len(named) else f"{len(counts)} classes")
