@@ -22,7 +22,7 @@ POWER = {name: f for name, f in MIXES.items() if name not in ("cutmix", "mix_cli
 def late_mixes(
     augment,  # Augment group of a recipe
 ):            # List of names
-    "Steps that mix clips after the mel is taken: whoever else hears the waveform hears one clip, with the labels of both."
+    "Steps that mix clips after the mel is taken: a raw input or a teacher, which gets the waveform, still hears one clip, but with the labels of both."
     return [name for name, *_ in augment.power + augment.picture if name in MIXES]
 
 

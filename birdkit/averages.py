@@ -60,7 +60,7 @@ def _refuse_lone(norm, inputs):
 
 @contextmanager
 def _gathering(norms):
-    "Batch norms that take the plain mean over batches; what comes to nothing is put back."
+    "Batch norms that take the plain mean over batches; one that saw no batch, or no finite one, gets its old statistics back."
     before = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum) for m in norms]
     hooks = [m.register_forward_pre_hook(_refuse_lone) for m in norms]
     for m in norms: m.reset_running_stats(); m.momentum, m.training = None, True

@@ -83,7 +83,7 @@ def keep_cleaning(
     data=None, # Prepared that was cleaned; None: nobody knows
     **tables,  # DataFrames: segments, weights, labels
 ):
-    "Leave the tables in `clean/` and, when all are there, by which rules they came about and on what."
+    "Leave the tables in `clean/` and, once all are there, note the rules that were followed."
     (space.clean / "rules.json").unlink(missing_ok=True)
     for name, table in tables.items(): write_table(space.clean / f"{name}.csv", table)
     prepared = data and data.facts.get("rules")
@@ -93,7 +93,7 @@ def keep_cleaning(
 def kept_rules(
     space,  # Workspace
 ):          # dict: recipe (a name), secondary (its loss.secondary), data (its group) and prepared (that by which 01_prepare went); empty where nobody noted them
-    "By which rules 02_clean has cleaned."
+    "The rules that 02_clean last followed here, as keep_cleaning noted them."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}
 
@@ -113,7 +113,7 @@ def tell_rules(
     space,   # Workspace
     recipe,  # Recipe
 ):
-    "Say so where clips were prepared or cleaned by other rules than the recipe's."
+    "Print a line where clips were prepared or cleaned by other rules than this recipe's."
     cleaned, prepared = kept_rules(space), other_rules(recipe.data, data.facts.get("rules"), BY_PREPARE)
     if prepared: print(f"prepared with a different {', '.join(prepared)} than recipe {recipe.name} asks for; to follow the recipe, run 01_prepare and 02_clean with it")
     other = other_rules(recipe.data, cleaned.get("data"), BY_CLEAN)

@@ -115,7 +115,7 @@ def check_gap(
     path,  # Of an exported network
     gap,   # Its largest difference of a probability to torch
 ):         # The gap; KitError above MAX_GAP, or where it is no number
-    "Refuse a network that says other things than the one it was made of."
+    "Refuse a network whose probabilities differ from those of the one it was made from."
     if not gap <= MAX_GAP: raise KitError(f"{path} differs from torch by {gap:.1e}, {MAX_GAP:.0e} is allowed: export it on another machine or version of its engine")
     return gap
 

@@ -90,7 +90,7 @@ def _words(one, owner):
 
 
 def _counted(codes, votes):
-    "Equal codes as one."
+    "Equal codes as one line, their votes added up."
     codes, which = np.unique(codes, return_inverse=True)
     pairs = np.empty(len(codes), _PAIR)
     pairs["code"], pairs["votes"] = codes, np.bincount(which, votes, len(codes))
@@ -98,7 +98,7 @@ def _counted(codes, votes):
 
 
 def _pairs(words):
-    "Recordings that share a word, and the shift between them; owners ascend."
+    "For each two recordings and shift the number of words they share; words must come in the order of their owners."
     words = words[np.argsort(words["word"], kind="stable")]
     _, size = np.unique(words["word"], return_counts=True)
     words, size = words[np.repeat(size > 1, size)], size[size > 1]
@@ -174,7 +174,7 @@ _EDGE_S = 1.   # What is left of a copy at its ends goes too if it is shorter
 
 
 def _ranks(recordings):
-    "Which of two copies stays: place by rating, best first, then by position."
+    "A place for each recording, the best rated first, equal ones as they come: of two copies the one with the lower place stays."
     rating = pd.to_numeric(recordings.get("rating", pd.Series(np.zeros(len(recordings))))).fillna(0).to_numpy()
     ranks = np.empty(len(rating), int)
     ranks[np.argsort(-rating, kind="stable")] = np.arange(len(rating))
@@ -182,7 +182,7 @@ def _ranks(recordings):
 
 
 def _left(cleaning):
-    "(recordings, 2) s: from where to where each is left by drops that are not spared; 0, 0 where nothing is."
+    "(recordings, 2) s: from where to where each is kept by the drops that always hold; 0, 0 where nothing is."
     return np.array([(k[0, 0], k[-1, 1]) if len(k) else (0., 0.) for k in kept_spans(cleaning, spared=False)]).reshape(-1, 2)
 
 
@@ -230,7 +230,7 @@ def unite(
     pairs,    # DataFrame: winner, loser (positions)
     ranks,    # (recordings,), a winner's is lower than its loser's
 ):            # (recordings, classes): winners have the labels of their losers too
-    "The larger target of copies, handed on from the lowest rank to the highest; a mask goes over 0."
+    "Copies hand their targets to the one that stays: the larger of two counts, and a mask goes over 0."
     united = targets.copy()
     for winner, loser in pairs.iloc[np.argsort(-ranks[pairs.loser], kind="stable")][["winner", "loser"]].to_numpy():
         high, low = np.maximum(united[winner], united[loser]), np.minimum(united[winner], united[loser])

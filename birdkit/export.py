@@ -24,7 +24,7 @@ from .core import KitError, atomic, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
 from .post import check_post
 from .recipe import check_precision
-from .rounds import held_out_scores
+from .rounds import held_out_scores, runs_that_judge
 from .rows import heard_s, input_shapes
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
 from .trained import load_model
@@ -50,7 +50,7 @@ def weight_advice(
 
 def _held_out(folders, classes):
     "Scores of clips that a member's models held out, by recording; none where it knows only some of the classes."
-    folders = [f for f in folders if (f / "oof.csv").exists() and set(classes) <= set(read_json(f / "classes.json", "run 04_train"))]
+    folders = runs_that_judge(folders, classes)
     return held_out_scores(folders).set_index("recording")[list(classes)] if folders else pd.DataFrame()
 
 # %% ../nbs/lib/41_export.ipynb #aa2a9b07

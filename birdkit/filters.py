@@ -126,7 +126,7 @@ def within(
 
 
 def _after(spans, limit):
-    "When this much of the spans (k, 2) has passed, s; inf where they are shorter."
+    "Where in the recording the spans (k, 2) add up to `limit`, s; inf where they are shorter."
     passed = np.cumsum(spans[:, 1] - spans[:, 0])
     if passed[-1] <= limit: return np.inf
     i = np.searchsorted(passed, limit)

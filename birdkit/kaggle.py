@@ -167,8 +167,7 @@ def _cells(path):
     "The cells of a notebook with their source as text and without outputs."
     cells = json.loads(Path(path).read_text())["cells"]
     blank = dict(outputs=[], execution_count=None)
-    texts = ["".join(c["source"]).replace("\n- skip_exec: true", "") for c in cells]
-    return [c | {"source": text} | (blank if c["cell_type"] == "code" else {}) for c, text in zip(cells, texts)]
+    return [c | {"source": "".join(c["source"])} | (blank if c["cell_type"] == "code" else {}) for c in cells]
 
 
 def join_notebooks(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from .core import KitError, nearest, read_json
+from .core import KitError, check_name, read_json
 from .learner import Callback
 
 # %% ../nbs/lib/35a_loggers.ipynb #42f5ad9b
@@ -26,12 +26,12 @@ def flat_recipe(
 
 
 def _numbers(row):
-    "What of a line is a number."
+    "The entries of a line that are numbers."
     return {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 # %% ../nbs/lib/35a_loggers.ipynb #f167904d
 class Logger(Callback):
-    "Tells another tool of a training; where that fails, the training goes on without."
+    "Tells another tool how a training goes; where that fails, the training goes on without it."
     order = 10   # After checkpoints: a resumed run knows its earlier epochs
     name, module, package = "", "", ""
 
@@ -175,6 +175,5 @@ def loggers_from_env(
 ):           # list of callbacks, none where BIRDKIT_LOG is not set; KitError where it names one that is unknown or not installed
     "Loggers that BIRDKIT_LOG asks for, such as tensorboard,mlflow."
     names = [name.strip() for name in os.environ.get("BIRDKIT_LOG", "").split(",") if name.strip()]
-    for name in names:
-        if name not in LOGGERS: raise KitError(f"BIRDKIT_LOG names {name!r}, which is unknown; {nearest(name, LOGGERS)}")
+    for name in names: check_name("BIRDKIT_LOG names ", name, LOGGERS)
     return [LOGGERS[name](folder) for name in dict.fromkeys(names)]

@@ -101,7 +101,7 @@ def combine(
 def sample_weight(
     sample,  # Sample
 ):           # (B,), or (B, 1) where classes have weights of their own
-    "What each sample weighs: as much as its known classes."
+    "Weight of each sample: the largest of its classes', so that masked ones do not count."
     return sample.weight if sample.weight.ndim == 1 else sample.weight.amax(1, keepdim=True)
 
 

@@ -53,13 +53,13 @@ class BandNorm(nn.BatchNorm2d):
 
 
 def _weights(model, kind):
-    "Name and weights of the backbone for a kind of picture; a file is for the first backbone only."
+    "Name and weights of the backbone for a kind of picture; a file of weights serves the first backbone only."
     name = model.raw_backbone if kind == "raw" and model.inputs == "both" and model.raw_backbone else model.backbone
     return name, model.weights if name == model.backbone or model.weights == "none" else "auto"
 
 
 class Tower(nn.Module):
-    "The way of one kind of picture to its feature maps."
+    "One kind of picture (mel or raw) to feature maps: band norm, cut into parts, backbone."
     def __init__(self,
         model,  # Model group of a recipe
         kind,   # "mel" or "raw"
@@ -106,7 +106,7 @@ class Classifier(nn.Module):
     def hear(self,
         *pictures,  # (B, channels, height, width), one of each kind
     ):              # Heard
-        "All that the head says."
+        "Everything the head returns."
         if not torch.jit.is_tracing(): self._check(pictures)
         maps = [tower(picture, self.n_levels) for tower, picture in zip(self.backbone, pictures)]
         if len(maps) > 1: return self.head(torch.cat([levels[-1].mean((2, 3), keepdim=True) for levels in maps], 1))
@@ -118,18 +118,12 @@ class Classifier(nn.Module):
         "Logits of windows."
         return self.hear(*pictures)[:2]
 
-    def embed(self,
-        *pictures,  # (B, channels, height, width), one of each kind
-    ):              # (B, E), E = head.embedding_size
-        "Embeddings of windows."
-        return self.hear(*pictures).embedding
-
     def backbone_parameters(self):  # List of parameters
-        "Parameters that come with knowledge, for the smaller learning rate."
+        "Pretrained parameters, which learn at optim.lr."
         return list(self.backbone.parameters())
 
     def head_parameters(self):  # List of parameters
-        "Parameters that start from nothing."
+        "Fresh parameters, which learn at optim.lr x optim.head_lr_mult."
         return list(self.head.parameters())
 
     def _check(self, pictures):

@@ -16,7 +16,7 @@ from matplotlib.image import imsave
 
 from .audio import SR, encode_ogg
 from .core import KitError, ahead, atomic, data_url, progress, short_hash
-from .mel import hz_to_mel, mel_picture, mel_power
+from .mel import mel_picture, mel_places, mel_power
 from .recipe import Mel
 from .review import review_sheet
 
@@ -37,8 +37,7 @@ def spectrogram(
 
 def ticks():  # List of (text, share of the height from below)
     "Where frequencies stand in the picture."
-    low, high, *at = hz_to_mel([VIEW.fmin_hz, VIEW.fmax_hz, *TICKS_HZ], VIEW.htk)
-    return [(f"{hz / 1000:g} kHz", round(float((x - low) / (high - low)), 4)) for hz, x in zip(TICKS_HZ, at)]
+    return [(f"{hz / 1000:g} kHz", round(float(share), 4)) for hz, share in zip(TICKS_HZ, mel_places(TICKS_HZ, VIEW))]
 
 # %% ../nbs/lib/12g_page.ipynb #c6a04437
 OPUS_HZ = (8000, 12_000, 16_000, 24_000, 48_000)   # Rates that Opus has

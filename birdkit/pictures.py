@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 
 from .core import KitError, check_dims, nearest
-from .mixing import choose, coin, per_sample, uniform
+from .levels import per_sample
+from .mixing import choose, coin, uniform
 
 # %% ../nbs/lib/22b_pictures.ipynb #16f1526b
 def _some(sample, gen, p, x):

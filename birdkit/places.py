@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'HOP', 'FRAME_S', 'BANDS_HZ', 'MIDDLE', 'FADE_S', 'MOST_DB', 'band_power', 'busyness', 'site_of', 'row_noise',
-           'label_rows', 'calmest', 'join_rows', 'noise_shape', 'roll_off', 'air', 'echo']
+           'calmest', 'join_rows', 'noise_shape', 'roll_off', 'air', 'echo']
 
 # %% ../nbs/lib/14_places.ipynb #f0406396
 import numpy as np
@@ -72,16 +72,8 @@ def row_noise(
     return table.assign(site=table.recording.map(dict(zip(recordings, site))))
 
 
-def label_rows(
-    labels,  # Pseudo-labels: recording, end_s, one column per class
-):           # DataFrame: recording, start_s, busy (highest probability), site
-    "How busy the rows are in a model's opinion."
-    highest = labels.iloc[:, 2:].max(axis=1)
-    return pd.DataFrame(dict(recording=labels.recording, start_s=labels.end_s - ROW_S, busy=highest, site=site_of(labels.recording)))
-
-
 def calmest(
-    rows,       # From row_noise or label_rows
+    rows,       # From row_noise
     share=.15,  # Of each site's rows; at least one
 ):              # The rows that are kept; KitError where there are no rows
     "The calm rows of each site."

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .audio import ROW_S, SR, encode_ogg
 from .core import data_url
-from .mel import hz_to_mel, mel_picture, mel_power
+from .mel import mel_picture, mel_places, mel_power
 from .recipe import Mel
 
 # %% ../nbs/lib/06_plots.ipynb #c9c296dd
@@ -35,8 +35,7 @@ def mel_image(
     "Draw a log-mel spectrogram; frequency in kHz at four ticks."
     ax.imshow(mel_picture(mel_power(samples, mel), mel)[0], origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest",
               extent=(0, len(samples) / SR, 0, mel.n_mels))
-    low, high, *at = hz_to_mel([mel.fmin_hz, mel.fmax_hz, *TICKS_HZ], mel.htk)
-    ax.set_yticks((np.array(at) - low) / (high - low) * mel.n_mels, [f"{hz / 1000:g}" for hz in TICKS_HZ])
+    ax.set_yticks(mel_places(TICKS_HZ, mel) * mel.n_mels, [f"{hz / 1000:g}" for hz in TICKS_HZ])
     ax.set_title(title, fontsize=8); ax.tick_params(labelsize=7)
 
 
@@ -84,7 +83,7 @@ def plot_history(
 def plot_class_auc(
     auc,     # Series by class; NaN is left out
     counts,  # Series by class: number of clips
-    what="clips in all, learnt ones too",  # What is counted
+    what="clips in training and validation",  # What is counted
 ):
     "AUC of each class, sorted, above or below chance, with a count; of many classes only the lowest ones are named."
     auc = auc.dropna().sort_values()
@@ -124,7 +123,7 @@ def plot_counts(
 ):
     "Bars of a long tail, the largest first."
     counts = counts.sort_values(ascending=False)
-    fig, ax = plt.subplots(figsize=(max(3, min(12, .22 * len(counts))), 2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(max(4, min(12, .22 * len(counts))), 2.2), dpi=DPI, layout="constrained")
     ax.bar(range(len(counts)), counts, color=BLUE)
     named = counts.index if len(counts) <= FEW else []
     ax.set(ylabel=ylabel, xlabel="class" if len(named) else f"{len(counts)} classes")

@@ -33,7 +33,7 @@ def parse_stretches(
 
 # %% ../nbs/lib/12f_review.ipynb #76ea0da2
 def no_review():  # Empty DataFrame: recording, verdict, weight, drop_s
-    "What there is before a person has said anything."
+    "The table of verdicts before a person has said anything: no lines."
     return pd.DataFrame({name: pd.Series(dtype=float if name == "weight" else str) for name in ("recording", "verdict", "weight", "drop_s")})
 
 

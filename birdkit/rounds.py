@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_labels', 'telling', 'step_by_step', 'before_after', 'show_steps', 'alike', 'label_correlation',
-           'held_out_scores', 'auc_change', 'round_change', 'plot_auc_change', 'ladder', 'plot_ladder']
+           'held_out_scores', 'auc_change', 'runs_that_judge', 'round_change', 'plot_auc_change']
 
 # %% ../nbs/lib/33b_rounds.ipynb #6433b9a5
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ import pandas as pd
 from .audio import SR
 from .core import KitError, nearest, read_json, read_table
 from .metrics import class_auc
-from .plots import BLUE, DPI, GREY, ORANGE, mel_image, players
+from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players
 from .pseudo import apply_labels, file_weights, steps_of_round
 
 # %% ../nbs/lib/33b_rounds.ipynb #c67682ce
@@ -173,8 +173,11 @@ def auc_change(
     return table.assign(change=table.after - table.before).sort_values("change", kind="stable")
 
 
-def _that_judge(folders, classes):
-    "Those of the runs that held clips out and know all classes."
+def runs_that_judge(
+    folders,  # Of runs
+    classes,  # Names of all classes
+):            # List of folders
+    "The runs that held clips out and know all classes."
     return [f for f in folders if (f / "oof.csv").exists() and set(classes) <= set(read_json(f / "classes.json", "run 04_train"))]
 
 
@@ -185,7 +188,7 @@ def round_change(
 ):           # DataFrame of auc_change; None where no student held a clip out
     "How a round changed the AUC of each class on clips that teachers and students held out; members that did not learn, and specialists, have no say."
     learnt = [m for m in after if after[m] != before[m]]
-    pairs = [pair for m in learnt if all(pair := [_that_judge(runs[m], data.classes) for runs in (before, after)])]
+    pairs = [pair for m in learnt if all(pair := [runs_that_judge(runs[m], data.classes) for runs in (before, after)])]
     if not pairs: return None
     return auc_change(*(held_out_scores(sum(runs, [])) for runs in zip(*pairs)), data)
 
@@ -198,33 +201,7 @@ def plot_auc_change(
     fig, ax = plt.subplots(figsize=(max(3, min(10, .25 * len(table))), 2.3), dpi=DPI, layout="constrained")
     ax.vlines(x, table.before, table.after, color=color)
     ax.scatter(x, table.before, s=14, color=GREY, label="before", zorder=2); ax.scatter(x, table.after, s=14, color=color, zorder=3)
-    named = len(table) <= 60
+    named = len(table) <= FEW
     ax.set_xticks(x if named else [], [f"{c} ({n})" for c, n in table.clips.items()] if named else [], rotation=90, fontsize=7)
     ax.set_ylabel("ROC-AUC"); ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after; clips in brackets", fontsize=8)
-    plt.show()
-
-# %% ../nbs/lib/33b_rounds.ipynb #65540133
-def ladder(
-    scores,  # DataFrame: step, score; a line for each run, the steps in their order
-):           # DataFrame: step, runs, score (mean), spread (standard deviation), gain (over the first step)
-    "The ladder of scores; one run has no spread."
-    by = scores.groupby("step", sort=False).score
-    table = by.agg(runs="size", score="mean", spread="std").reset_index()
-    return table.assign(gain=table.score - table.score[0])
-
-
-def plot_ladder(
-    table,                    # From ladder
-    xlabel="macro ROC-AUC",   # What the score is
-):
-    "Scores step by step; lines are the spread over runs."
-    up = table[::-1].reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(6, .6 + .28 * len(up)), dpi=DPI, layout="constrained")
-    ax.axvline(table.score[0], color=GREY, lw=1)
-    ax.errorbar(up.score, up.index, xerr=up.spread.fillna(0), fmt="o", color=BLUE, ms=5)
-    for i, (score, gain) in enumerate(zip(up.score, up.gain)):
-        text = f"{score:.3f}" + f" ({gain:+.3f})" * (i < len(up) - 1)
-        ax.annotate(text, (score, i), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
-    ax.set_yticks(up.index, up.step, fontsize=8); ax.set_xlabel(xlabel, fontsize=8)
-    ax.set_ylim(-.5, len(up) - .3); ax.margins(x=.15)
     plt.show()

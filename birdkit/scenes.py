@@ -6,8 +6,7 @@
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'CUT_S', 'SNR_DB', 'DISTANCE_M', 'DECAY_S', 'WET_DB', 'MOST_SPECIES', 'MOST_CALLS',
            'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS', 'APPEARANCES', 'PICTURE', 'Song', 'hear_song',
            'isolate', 'event_gain', 'kept_samples', 'hear_clips', 'draw_cut', 'plan_events', 'heard_rows', 'Scenes',
-           'site_roll_offs', 'make_scenes', 'plot_scene', 'scene_scores', 'score_scenes', 'rank_agreement',
-           'plot_ranking']
+           'site_roll_offs', 'make_scenes', 'plot_scene', 'scene_scores', 'score_scenes', 'rank_agreement']
 
 # %% ../nbs/lib/14a_scenes.ipynb #b4f3482e
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from .core import KitError, ahead
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
                             noise_shape, roll_off, row_noise)
-from .plots import BLUE, mel_image
+from .plots import mel_image
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ def make_scenes(
     held,            # Clips that were held out of training
     seed=0,          # Of everything
     most=60,         # At most this many scenes
-    calm=None,       # Rows for backgrounds, such as calmest(label_rows(labels)), of which those without sound are left out; None: they are found by their energy
+    calm=None,       # Rows for backgrounds, a table as calmest gives it, of which rows without sound are left out; None: they are found by their energy
 ):                   # Scenes; KitError where no held-out clip sounds
     "Soundscapes of held-out clips in the competition's own surroundings."
     songs = hear_clips(data.store, held, seed=seed)
@@ -307,7 +306,7 @@ def score_scenes(
     scenes,  # Scenes
     score,   # Function: samples (T,), number of rows -> (rows, classes)
 ):           # Macro ROC-AUC over the classes that were held out
-    "One number to compare models by."
+    "How well a model tells the species in the scenes apart: one number to compare models by."
     classes = scenes.truth.shape[2]
     return mean_auc(scenes.truth.reshape(-1, classes), scene_scores(scenes, score).reshape(-1, classes))
 
@@ -316,26 +315,7 @@ def rank_agreement(
     table,            # DataFrame, a line for each model, scores in columns
     truth="public",   # Column to agree with
 ):                    # DataFrame: spearman, kendall, a line for each other column of numbers
-    "How alike scores rank models."
+    "How far each score ranks the models as `truth` does: rank correlations, 1 where the order is the same."
     others = [c for c in table.select_dtypes("number").columns if c != truth]
     rows = [(float(spearmanr(table[c], table[truth])[0]), float(kendalltau(table[c], table[truth])[0])) for c in others]
     return pd.DataFrame(rows, others, ["spearman", "kendall"])
-
-# %% ../nbs/lib/14a_scenes.ipynb #33d31a57
-def plot_ranking(
-    table,           # DataFrame: name, and scores in columns
-    truth="public",  # Column to agree with
-):
-    "Each score against the one that matters, a point for each model."
-    from adjustText import adjust_text       # training, which makes scenes too, does without it
-    agreement = rank_agreement(table, truth)
-    n = len(agreement)
-    fig, axes = plt.subplots(1, n, figsize=(3.4 * n, 2.8), layout="constrained", sharey=True, squeeze=False)
-    for ax, (column, r) in zip(axes[0], agreement.iterrows()):
-        ax.scatter(table[column], table[truth], s=14, color=BLUE)
-        for name, x, y in zip(table["name"], table[column], table[truth]): ax.text(x, y, name, fontsize=7)
-        ax.set(xlabel=column); ax.margins(.3, .1)
-        ax.set_title(f"Spearman {r.spearman:.2f}, Kendall {r.kendall:.2f}", fontsize=8)
-    axes[0, 0].set_ylabel(truth)
-    for ax in axes[0]: adjust_text(list(ax.texts), ax=ax)
-    plt.show()

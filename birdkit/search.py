@@ -50,7 +50,7 @@ def present(
     recipe,  # Recipe
     path,    # Dotted field
 ):           # Its value; None where there is none
-    "What a recipe has at a path."
+    "The value of a recipe's field."
     for name in path.split("."):
         if isinstance(recipe, tuple): recipe = {step[0]: step[1] if len(step) > 1 else {} for step in recipe}
         recipe = getattr(recipe, name, None) if is_dataclass(recipe) else recipe.get(name) if isinstance(recipe, dict) else None
@@ -156,12 +156,12 @@ def open_study(
 def trials_of(
     study,  # Optuna's study
 ):          # {name: Optuna's frozen trial}
-    "The trials of a study; of one that was given out again the last."
+    "The trials of a study; where one was begun again, the last try."
     return {t.user_attrs.get("name", f"t{t.number:03}"): t for t in study.trials}
 
 # %% ../nbs/lib/36_search.ipynb #e8bcd390
 def _give_out_again(study, name, trial):
-    "Let a trial that came to no end be done again."
+    "Have a trial that did not end begun again, with the same overrides."
     study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
     study.enqueue_trial(trial.params, user_attrs=dict(name=name))
 
@@ -208,7 +208,7 @@ class Prune(Callback):
         raise StopTraining(f"AUC {row['auc']:.4f} is below the median of the other trials")
 
     def _tell(self, row):
-        "Was there a score?"
+        "Report the epoch's score to Optuna; False where it has none."
         scored = math.isfinite(row.get("auc", math.nan))
         if scored: self.trial.report(row["auc"], row["epoch"] + 1)
         return scored
@@ -241,7 +241,7 @@ def one_trial(
 
 
 def _prune(study, trial, folder):
-    "A training that will not go on, by the median or because it went wrong, needs no checkpoint."
+    "Close a trial that will not go on, below the median or because it went wrong, and delete its checkpoints."
     study.tell(trial, state=_optuna().trial.TrialState.PRUNED)
     for path in (folder / "last.pt", *folder.glob("epoch-*.pt")): path.unlink(missing_ok=True)
 

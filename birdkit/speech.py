@@ -29,7 +29,7 @@ def map_recordings(
     names=None,     # Recordings to hear, by default all
     workers=None,   # Threads, by default one per core
 ):                  # List of work(samples), in the order of `names`
-    "Hear recordings, a few at a time."
+    "Run `work` on the sound of each recording, a few at a time."
     names = list(cleaning.recordings.recording if names is None else names)
     return list(progress(ahead(lambda name: work(cleaning.store.window(name)), names, workers), label, len(names)))
 

@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .agreement import find_scores, save_scores, score_recordings
 from .audio import ROW_S, SR
 from .batches import Scapes, make_clips
 from .clean import kept_rules, tell_rules
-from .cleaning import label_arrays
+from .cleaning import find_scores, label_arrays, save_scores, score_recordings
 from .competition import Competition, attached_folders
 from .core import KitError, atomic, few, read_json, read_table, write_json
 from .frontend import Frontend

@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate, pad
 
 from .audio import SR
 from .core import KitError, check_dims, check_name, nearest
-from .mixing import at_level, choose, coin, new_seed, uniform, unit_peak
+from .levels import at_level, unit_peak
+from .mixing import choose, coin, new_seed, uniform
 
 # %% ../nbs/lib/22a_waves.ipynb #18a66699
 N_FFT, HOP = 1024, 512   # Samples of one spectrum and between two, for filters

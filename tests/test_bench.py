@@ -155,6 +155,16 @@ def test_prepare_measures_both_sides(tmp_path):
     assert table.files.tolist() == [2, 2, 8, 8] and (table.cores > 0).all()
 
 
+def test_the_ladder_adds_up_gains_and_spread():
+    import ladder
+    means = {"supervised": .80, "+ round 1": .83, "+ round 2": .84, "+ soup": .835}
+    runs = pd.DataFrame([(step, score + d) for step, score in means.items() for d in (-.01, 0, .01)], columns=["step", "score"])
+    table = ladder.ladder(runs)
+    assert table.step.tolist() == list(means) and table.runs.tolist() == [3] * 4
+    np.testing.assert_allclose(table[["score", "spread", "gain"]][1:3], [[.83, .01, .03], [.84, .01, .04]])
+    assert ladder.ladder(runs[:1]).spread.isna().tolist() == [True]
+
+
 def test_ladder_has_its_steps(demo, tmp_path):
     import ladder
     ladder.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --seeds 1 --rounds 1".split()])

@@ -65,6 +65,11 @@ def test_committed_outputs_are_clean():
     assert loud == [] and all(outputs(path) for path in (ROOT / "nbs").glob("0*.ipynb"))
 
 
+def test_committed_outputs_have_no_progress_bars():
+    bars = {path.name for path in NOTEBOOKS for out in outputs(path) if "it/s]" in "".join(out.get("text", ""))}
+    assert bars == {"00_core.ipynb"}, "set BIRDKIT_QUIET in the hidden cell of imports"            # there the bar is the example
+
+
 def test_the_readme_tells_the_score_of_the_committed_demo_run():
     said = "".join("".join(out.get("text", "")) for out in outputs(ROOT / "nbs/06_infer.ipynb"))
     told = next(line for line in README.splitlines() if line.startswith("| demo: "))

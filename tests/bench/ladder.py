@@ -15,8 +15,8 @@ from contest import known_rows, open_data, open_world, public_auc, run_jobs
 
 from birdkit.core import write_table
 from birdkit.distill import distill_round
+from birdkit.plots import BLUE, DPI, GREY
 from birdkit.recipe import find_recipe
-from birdkit.rounds import ladder, plot_ladder
 from birdkit.stages import find_past, pretrain, train_fold
 
 
@@ -103,6 +103,31 @@ def main(
     jobs = [f"{way}-seed{seed}" for way in ways for seed in range(given.seeds)]
     if run_jobs(__file__, argv, jobs, given.work): raise SystemExit(1)
     report(pd.concat([pd.read_csv(f"{given.work}/{job}/steps.csv") for job in jobs], ignore_index=True), given.work, len(known))
+
+
+def ladder(
+    scores,  # DataFrame: step, score; a line for each run, the steps in their order
+):           # DataFrame: step, runs, score (mean), spread (standard deviation), gain (over the first step)
+    "What each step gained; one run has no spread."
+    by = scores.groupby("step", sort=False).score
+    table = by.agg(runs="size", score="mean", spread="std").reset_index()
+    return table.assign(gain=table.score - table.score[0])
+
+
+def plot_ladder(
+    table,   # From ladder
+    xlabel,  # What the score is
+):
+    "Scores step by step; lines are the spread over runs."
+    up = table[::-1].reset_index(drop=True)
+    fig, ax = plt.subplots(figsize=(6, .6 + .28 * len(up)), dpi=DPI, layout="constrained")
+    ax.axvline(table.score[0], color=GREY, lw=1)
+    ax.errorbar(up.score, up.index, xerr=up.spread.fillna(0), fmt="o", color=BLUE, ms=5)
+    for i, (score, gain) in enumerate(zip(up.score, up.gain)):
+        text = f"{score:.3f}" + f" ({gain:+.3f})" * (i < len(up) - 1)
+        ax.annotate(text, (score, i), xytext=(0, 5), textcoords="offset points", fontsize=7, ha="center")
+    ax.set_yticks(up.index, up.step, fontsize=8); ax.set_xlabel(xlabel, fontsize=8)
+    ax.set_ylim(-.5, len(up) - .3); ax.margins(x=.15)
 
 
 def report(
