@@ -268,9 +268,9 @@ def _facts(comp, lists, files):
 
 
 def _shared(members, i):
-    "Keys of sounds that the i-th member or a later one shares with another; a model left out of the plan must not take the memory of those in it."
+    "Recipes of the i-th member and of later ones that share their sound with another; a model left out of the plan must not take the memory of those in it."
     keys = [sound_key(m.recipe) for m in members]
-    return {k for k in keys[i:] if keys.count(k) > 1}
+    return [m.recipe for k, m in zip(keys[i:], members[i:]) if keys.count(k) > 1]
 
 
 def _is_spare(member, table):

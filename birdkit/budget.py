@@ -19,7 +19,7 @@ import pandas as pd
 from .audio import ROW_S
 from .core import KitError, what_failed
 from .hear import SoundCache, hear_files
-from .rows import input_shapes, sound_key, window_inputs
+from .rows import heard_s, input_shapes, sound_key, window_inputs
 from .runtime import fastest
 
 # %% ../nbs/lib/43b_budget.ipynb #7f6b6420
@@ -79,7 +79,7 @@ def measure(
 def _measure_one(member, files, rows, share_s, load, setting, now, speed):
     "The network of a member; what it costs is added to `speed`."
     key, begin = sound_key(member.recipe), now()
-    cache = SoundCache(1, [key])
+    cache = SoundCache(1, [member.recipe])
     source = _source(files, rows, member)
     if key in speed.listen_s: source = partial(lambda inputs: inputs, source())       # in its pass it finds them in memory
     network = load(member.path, source, share_s, setting)[0]
@@ -88,7 +88,7 @@ def _measure_one(member, files, rows, share_s, load, setting, now, speed):
     both, count = _rate_s(files, rows, member, network, cache, patience_s, now)
     alone, _ = _rate_s(files[:count], rows[:count], member, network, cache, patience_s, now)
     speed.load_s[member.name], speed.network_s[member.name] = load_s, alone
-    speed.listen_s.setdefault(key, max(both - alone, 0.))
+    speed.listen_s[key] = max(speed.listen_s.get(key, 0.), both - alone)              # of several, that of the longest windows
     speed.sound_mb.setdefault(key, cache.bytes / 1e6 / max(len(cache.kept), 1) / (np.mean(rows) * ROW_S / 60))
     return network
 
@@ -240,11 +240,12 @@ def _choices(members, gain, budget_s, price):
 
 
 def _ways(members, speed, length_s):
-    "Each Way of making savings, frontend by frontend, 64 at most."
-    switches = list(dict.fromkeys((sound_key(m.recipe), s) for s in SAVINGS for m in members if s.used(m.recipe.infer)))
+    "Each Way of making savings, 64 at most: models of one frontend and window make the same ones."
+    kinds = [(sound_key(m.recipe), heard_s(m.recipe)) for m in members]
+    switches = list(dict.fromkeys((kind, s) for s in SAVINGS for kind, m in zip(kinds, members) if s.used(m.recipe.infer)))
     for on in product((False, True), repeat=min(len(switches), 6)):
         made = {switch for i, switch in enumerate(switches) if on[min(i, 5)]}             # from the sixth on they go together
-        savings = [[s for s in SAVINGS if (sound_key(m.recipe), s) in made] for m in members]
+        savings = [[s for s in SAVINGS if (kind, s) in made and s.used(m.recipe.infer)] for kind, m in zip(kinds, members)]
         changed, cost = [], speed
         for m, own in zip(members, savings):
             for saving in own: m, cost = _without(m, saving, cost, length_s)
@@ -255,10 +256,8 @@ def _ways(members, speed, length_s):
 def _without(member, saving, speed, length_s):
     "A member that saves something, and `speed` with what it costs then."
     changed = replace(member, recipe=member.recipe.but({saving.field: saving.without}))
-    own, key = sound_key(member.recipe), sound_key(changed.recipe)
     share = _hearings(changed.recipe.infer, length_s) / _hearings(member.recipe.infer, length_s)
-    return changed, replace(speed, network_s=speed.network_s | {member.name: share * speed.network_s[member.name]},
-                            listen_s={key: speed.listen_s[own]} | speed.listen_s, sound_mb={key: speed.sound_mb[own]} | speed.sound_mb)
+    return changed, replace(speed, network_s=speed.network_s | {member.name: share * speed.network_s[member.name]})
 
 
 def _hearings(infer, length_s):

@@ -185,7 +185,7 @@ def test_a_model_left_out_of_the_plan_takes_no_memory_from_those_in_it(tmp_path,
     import birdkit.hear as hear
     comp, export, files = world(tmp_path, 20)
     other, heard, listen = RECIPE.but({"frontend.n_mels": 16}), [], hear.listen
-    monkeypatch.setattr(hear, "listen", lambda samples, rows, recipe: heard.append(recipe.frontend.n_mels) or listen(samples, rows, recipe))
+    monkeypatch.setattr(hear, "listen", lambda samples, rows, *recipes: heard.append(recipes[0].frontend.n_mels) or listen(samples, rows, *recipes))
     members = [Member(f"{kind}{i}", RECIPE if kind == "a" else other, 1., 1., tmp_path / f"{kind}{i}", 1., CLASSES) for i, kind in enumerate("abba")]
     words = ["", "", "", "left out: no time"]
     network = lambda x: (np.full((len(x), 2), .5), np.full((len(x), 3, 2), .5))
