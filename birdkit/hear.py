@@ -12,37 +12,41 @@ import numpy as np
 
 from .audio import ROW_S, decode
 from .core import BROKEN, ahead, in_words
-from .rows import heard_s, listen, score_rows, sound_key
+from .rows import heard_s, listen, score_rows, sound_key, suits
 
 # %% ../nbs/lib/43a_hear.ipynb #9dba1ab6
 class SoundCache:
     "What recipes hear of files, kept up to a limit."
     def __init__(self,
         limit_gb=4.,   # Memory it may take
-        wanted=(),     # Keys (`sound_key`) worth keeping; others pass through
+        wanted=(),     # Recipes whose sounds are worth keeping; others pass through
     ):
-        self.limit, self.wanted, self.kept, self.bytes, self.lock = limit_gb * 1e9, set(wanted), {}, 0, Lock()
+        self.limit, self.kept, self.bytes, self.lock = limit_gb * 1e9, {}, 0, Lock()
+        self.keep_only(wanted)
 
     def sound(self,
         path,    # Of a sound file
         rows,    # Number of rows
         recipe,  # Recipe
     ):           # Sound; KitError where the file cannot be read
-        "Kept, or made now."
+        "Kept, or made now, for all recipes still wanted that share it."
         key = sound_key(recipe)
-        if (path, key) in self.kept: return self.kept[path, key]
-        made = listen(decode(path, rows * ROW_S + heard_s(recipe)).samples, rows, recipe)      # no more of a night than is asked for
+        kept = self.kept.get((path, key))
+        if kept and suits(kept, recipe): return kept
+        recipes = [recipe, *self.wanted.get(key, [])]
+        made = listen(decode(path, rows * ROW_S + max(map(heard_s, recipes))).samples, rows, *recipes)      # no more of a night than is asked for
         with self.lock:
-            if key in self.wanted and self.bytes + made.bytes <= self.limit:
+            if key in self.wanted and not kept and self.bytes + made.bytes <= self.limit:
                 self.kept[path, key] = made
                 self.bytes += made.bytes
         return made
 
     def keep_only(self,
-        keys,  # Keys still wanted
+        recipes,  # Recipes still wanted
     ):
         "Let go of everything else."
-        self.wanted = set(keys)
+        self.wanted = {}
+        for recipe in recipes: self.wanted.setdefault(sound_key(recipe), []).append(recipe)
         self.kept = {k: v for k, v in self.kept.items() if k[1] in self.wanted}
         self.bytes = sum(v.bytes for v in self.kept.values())
 

@@ -206,7 +206,7 @@ def label_recording(
     said, sounds = [], {}
     for t in teachers:
         key = sound_key(t.model.recipe)
-        if key not in sounds: sounds[key] = listen(samples, rows, t.model.recipe)
+        if key not in sounds: sounds[key] = listen(samples, rows, *(o.model.recipe for o in teachers if sound_key(o.model.recipe) == key))
         scores = score_rows(sounds[key], rows, t.model.recipe, in_turn(t.model.probabilities))
         if not np.isfinite(scores).all(): raise KitError(f"teacher {t.name} gives NaN or infinite scores: train it again, or leave it out")
         said.append(scores[:, pd.Index(t.model.classes).get_indexer(pd.Index(classes))])

@@ -163,7 +163,7 @@ class FileScores(NamedTuple):
 
 def _hear_stretch(stretch, group):
     "Rows of one stretch, for each member."
-    sound = listen(stretch.samples, stretch.rows, group[0][0].recipe)
+    sound = listen(stretch.samples, stretch.rows, *(member.recipe for member, _ in group))
     return [score_rows(sound, stretch.rows, member.recipe, network)[stretch.keep] for member, network in group]
 
 
