@@ -13,10 +13,10 @@ from .recipes_public import birdclef2023_02, plain
 birdclef2024_01 = plain.but(
     name="birdclef2024_01",
     about="pooled B0 of 10 s, CE, cleaned by a classifier; the smallest of six scores",
-    frontend=dict(n_mels=128, n_fft=1024, hop=500, fmin_hz=40., fmax_hz=15_000.),
+    frontend=dict(n_mels=128, n_fft=1024, hop=500, fmin_hz=40., fmax_hz=15_000., htk=False, top_db=100., scale="db", wave="none"),
     model=dict(backbone="efficientnet_b0.ra_in1k", head="pool"),
     loss=dict(name="soft_ce", options=(("normalise", True),), secondary=.5),
-    augment=dict(picture=(("xy_masking", dict(p=.5)), ("cutmix", dict(p=.5)))),
+    augment=dict(picture=(("xy_masking", dict(p=.9, mels=16, time=16, count=3, fill="min")), ("cutmix", dict(p=.9)))),
     data=dict(clean=(
         ("duplicates",),
         ("agreement", dict(how="swap", level=0.)),
@@ -25,16 +25,19 @@ birdclef2024_01 = plain.but(
         ("loudness", .8),
     )),
     sampling=dict(window_s=10., piece_s=60.),
-    optim=dict(epochs=12, batch=96, lr=3e-3, weight_decay=1e-2),
-    pseudo=dict(rounds=1, epochs=12, lr=3e-3),
-    infer=dict(output="clip"),
+    optim=dict(epochs=12, batch=96, lr=1e-3, weight_decay=1e-2),
+    pseudo=dict(rounds=1, epochs=12, lr=1e-3, share=.5, mix_p=0.),
+    infer=dict(output="clip", post=(("smooth", dict(kernel=(.2,) * 5)),)),
     ensemble=dict(
         blend="minimum",
         seeds=6,
         origin=(("year", 2024), ("rank", 1), ("public", .7386), ("private", .6891)),
-        sure="fields from the write-up; "
-             "Google's classifier is replaced by out-of-fold scores; "
-             "windows half a row off are left out; "
+        sure="fields from the write-up and the code; "
+             "the rows' mean and the loudness of pictures are those of the code, which blends by the mean; "
+             "up to twelve masks over time there, and labels of two rows are averaged, here joined by maximum; "
+             "the share of soundscapes in a batch is reconstructed; "
+             "Google's classifier is replaced by out-of-fold scores, and its labels of soundscapes are left out: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE}}'` takes them; "
              "its other final is left out: the mean of three of these and three RegNetY"),
 )
 
@@ -97,7 +100,8 @@ birdclef2024_03 = plain.but(
         ),
         origin=(("year", 2024), ("rank", 3), ("public", .7421), ("private", .6900)),
         sure="fields from the write-up; "
-             "the split of the fourteen weights over backbones is reconstructed"),
+             "the split of the fourteen weights over backbones is reconstructed; "
+             "the first level had other networks, whose place the same ones take here"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #550a8026
@@ -204,7 +208,9 @@ birdclef2024_07 = plain.but(
             ("rare", {"data.only": ("rare",), "optim.freeze": 1., "pseudo.rounds": 0}),
         ),
         origin=(("year", 2024), ("rank", 7)),
-        sure="backbones, the order of stages, the rare model; no number was told"),
+        sure="backbones, the order of stages, the rare model; no number was told; "
+             "BirdNET and Google's classifier, which labelled too, are left out: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE}}'` takes their labels"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #e597ff82
@@ -226,7 +232,7 @@ birdclef2024_08 = plain.but(
         origin=(("year", 2024), ("rank", 8)),
         sure="fields from the write-up; "
              "the share of soundscapes is reconstructed; "
-             "recordings without birds (ff1010) are left out"),
+             "recordings without birds (ff1010) and a slight test-time augmentation, told without its kind, are left out"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #de0ef5fb

@@ -41,7 +41,7 @@ birdclef2025_01 = plain.but(
         sure="fields and powers from the write-up; "
              "who taught whom is reconstructed; "
              "short clips lie anywhere in their window in all stages; "
-             "the shift of averaged frames is left out"),
+             "the specialist's 700 other species, and the shift of rows by frames, told without its number, are left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #996ef5e9
@@ -72,7 +72,8 @@ birdclef2025_02 = plain.but(
         origin=(("year", 2025), ("rank", 2), ("public", .925), ("private", .928)),
         sure="fields from the code; "
              "it differs from the write-up in smoothing and learning rate; "
-             "later rounds label all soundscapes here, not only those not used before"),
+             "later rounds label all soundscapes here, not only those not used before; "
+             "ESC-50 as a second kind of background is left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #7f5b519c
@@ -98,7 +99,8 @@ birdclef2025_03 = plain.but(
         members=tuple((f"{key}-{head}", {"model.backbone": name, "model.head": head, "model.options": (), "frontend.n_mels": bands, "ensemble.seeds": 2})
                       for key, name in _light_backbones.items() for head, bands in (("sed", 128), ("pool", 96))),
         origin=(("year", 2025), ("rank", 3), ("private", .927)),
-        sure="backbones, loss, mixes, band counts and the power adjustment; all else is reconstructed"),
+        sure="backbones, loss, mixes, band counts and the power adjustment; all else is reconstructed; "
+             "clips and soundscapes of 2023 are left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #1ff6d888
@@ -141,6 +143,7 @@ birdclef2025_04 = plain.but(
              "which backbone sees which mel is reconstructed; "
              "masks come one by one, there as one block; "
              "rows lie in the middle of their window, there two shared one; "
+             "ten other networks, trained with the AUC of hard labels, labelled there: students and labellers share one list here; "
              "clips mixed beforehand are left out"),
 )
 
@@ -171,6 +174,8 @@ birdclef2025_05 = plain.but(
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #88c52dfb
+_only_labels = {"ensemble.weight": 0., "ensemble.teach": 1., "pseudo.rounds": 0}
+
 birdclef2025_06 = plain.but(
     name="birdclef2025_06",
     about="SED with a double sigmoid, labels by the loudest frame; two models",
@@ -179,22 +184,24 @@ birdclef2025_06 = plain.but(
     pseudo=dict(rounds=2),
     infer=dict(output="frames"),
     ensemble=dict(
-        members=(("b3", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k"}), ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k"})),
+        members=(
+            ("b3", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k"}),
+            ("v2b3", {"model.backbone": "tf_efficientnetv2_b3.in21k"}),
+            ("b5", {"model.backbone": "tf_efficientnet_b5.ns_jft_in1k", **_only_labels}),
+        ),
         origin=(("year", 2025), ("rank", 6), ("public", .928), ("private", .923)),
         sure="head, loss, dropout and backbones; "
              "the rest is plain; "
-             "the loudest frame labels in the first round too; "
-             "a B5 that only labelled is left out"),
+             "the loudest frame labels in the first round too, and all three models do, there B3 alone"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #93977871
-_cnn = {
-    "model.head": "pool", "model.options": (("pool", "gem"),),
-    "frontend.n_mels": 192, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288,
-    "optim.average": "last",
-    "infer.precision": "f32", "infer.post": (("smooth", "long"),),
+_narrow = {"frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288, "optim.average": "last"}
+_cnn = {**_narrow, "model.head": "pool", "model.options": (("pool", "gem"),), "infer.precision": "f32"}
+_cnn_b3 = {      # The second author's
+    **_cnn, "model.backbone": "hgnetv2_b3.ssld_stage1_in22k_in1k", "optim.schedule": "linear", "pseudo.rounds": 0,
+    "infer.peak": .1, "infer.post": (("smooth", "long"), ("file_boost", .5)),
 }
-_cnn_b3 = {**_cnn, "model.backbone": "hgnetv2_b3.ssld_stage1_in22k_in1k"}
 
 birdclef2025_07 = plain.but(
     name="birdclef2025_07",
@@ -208,27 +215,29 @@ birdclef2025_07 = plain.but(
     sampling=dict(window_s=10.),
     optim=dict(epochs=40, lr=1e-3, weight_decay=1e-3, average="soup"),
     pseudo=dict(rounds=4, epochs=40, lr=1e-3, share=.5, mix_p=0.),
-    infer=dict(peak=.1, precision="int8", post=(("file_boost", .5),)),
+    infer=dict(precision="int8", post=(("file_boost", .5),)),
     ensemble=dict(
         blend="logit_min_max",
+        post=(("power", .5),),
         members=(
             ("sed", {}),
-            ("aves", {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("Aves",), "optim.average": "last"}),
+            ("aves", {**_narrow, "model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("Aves",), "pseudo.rounds": 0}),
             ("cnn15", {
-                **_cnn, "model.backbone": "hgnetv2_b3.ssld_stage2_ft_in1k", "sampling.window_s": 15.,
+                **_cnn, "model.backbone": "hgnetv2_b3.ssld_stage2_ft_in1k", "frontend.n_mels": 192, "sampling.window_s": 15.,
                 "pseudo.labels": (("subtract_min",),)}),
             ("cnn8", {**_cnn_b3, "sampling.window_s": 8.}),
             ("cnn5", {**_cnn_b3, "sampling.window_s": 5.}),
             ("rare", {
-                "model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("rare",), "loss.name": "focal_bce",
-                "loss.options": (("focal_weight", .25),), "optim.average": "last"}),
+                **_narrow, "model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("rare",), "pseudo.rounds": 0,
+                "loss.name": "focal_bce", "loss.options": (("focal_weight", .25),)}),
         ),
         origin=(("year", 2025), ("rank", 7), ("public", .924), ("private", .922)),
         sure="backbones, windows, mels, TTA and post-processing; "
-             "class lists of the experts are not public, and clips that BirdNET was sure of are not picked for them; "
+             "epochs, learning rate and augmentations are told of the networks of 5 and 8 s, and hold for all here; "
+             "class lists of the experts are not public: that of 15 s knows all classes here, an SED for the same birds is left out, "
+             "and clips that BirdNET was sure of are not picked; "
              "weights are averaged over epochs here, there over rounds; "
-             "min-max of logits is done by the blend; "
-             "the power of .5 after it is left out"),
+             "min-max of logits is done by the blend, and the file's level is added before it, there behind"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #2a2f6573
@@ -293,12 +302,20 @@ birdclef2025_09 = plain.but(
     pseudo=dict(rounds=1, labels=(("top_k", dict(share=.1)),)),
     infer=dict(output="frames", shift_frames=2, fmax_hz=14_000., formats=("onnx",), post=(("smooth", "narrow"),)),
     ensemble=dict(
-        members=(("v2b3", {"ensemble.seeds": 3}), ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k", "ensemble.seeds": 3})),
+        members=(
+            ("v2b3", {"ensemble.seeds": 3}),
+            ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k", "ensemble.seeds": 3}),
+            ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k", **_only_labels}),
+            ("cnn5", {
+                "model.backbone": "efficientnet_b0.ra_in1k", "model.head": "pool", "model.options": (),
+                "frontend.n_mels": 128, "frontend.hop": 1024, "frontend.fmax_hz": 14_000., "sampling.window_s": 5.,
+                "loss.name": "soft_ce", "loss.then": ((.67, "bce"),), "infer.output": "clip", "infer.fmax_hz": 0., **_only_labels}),
+        ),
         origin=(("year", 2025), ("rank", 9), ("public", .913), ("private", .921)),
         sure="mel, head, loss, kinds of augmentation, cleaning, labels and inference; "
              "epochs, learning rate, some chances and strengths, the number of windows and the decay of the average are reconstructed; "
-             "labels are of 5-s rows, there of 10 s; "
-             "its first stage also had a 5-s network"),
+             "when CE gives way to BCE in the network of 5 s too; "
+             "labels are of 5-s rows, there of 10 s"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #08462208
@@ -346,7 +363,9 @@ birdclef2025_11 = birdclef2023_02.but(
         ),
         origin=(("year", 2025), ("rank", 11), ("public", .920), ("private", .919)),
         sure="mels, caps, labels and loss; "
-             "the labels' weight and the split over the two mels are reconstructed, augmentation is the ancestor's"),
+             "the labels' weight and the split over the two mels are reconstructed, augmentation is the ancestor's, "
+             "one channel in place of its deltas too; "
+             "110 rare classes of past years are left out"),
 )
 
 # %% ../nbs/lib/30c_recipes_2025.ipynb #8c4bcdb1
@@ -391,6 +410,7 @@ birdclef2025_13 = birdclef2023_02.but(
         origin=(("year", 2025), ("rank", 13)),
         sure="sumix, cleaning, backbones; "
              "loss, other augmentations and schedules are the ancestor's; "
+             "silence is cut in place of cleaning by hand; "
              "how soundscape windows are put in is that of 2025 2nd, of 10 s here, there of 5 s"),
 )
 

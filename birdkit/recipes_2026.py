@@ -6,6 +6,7 @@
 __all__ = ['birdclef2026_01', 'birdclef2026_02', 'birdclef2026_03', 'birdclef2026_04', 'birdclef2026_05']
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #f1fd36e6
+from .recipes_2025 import birdclef2025_02
 from .recipes_public import plain
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #4cfc31bd
@@ -47,7 +48,8 @@ birdclef2026_01 = plain.but(
         origin=(("year", 2026), ("rank", 1), ("private", .9657)),
         sure="from the write-up; "
              "the labels' powers are 2025 1st's, and which animals the specialist hears is reconstructed; "
-             "labels of labelled soundscapes are joined by maximum, without clean copies; "
+             "labels of labelled soundscapes are joined by maximum, not brought to a sum of .5, without clean copies; "
+             "a model of genera, Perch's fifth of the blend and a mask of one site's species are left out; "
              "embeddings are learnt beside the labels, not before them: "
              "05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'`"),
 )
@@ -73,6 +75,8 @@ birdclef2026_02 = plain.but(
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #95d5f297
+_as_2025_02 = {group: vars(getattr(birdclef2025_02.members()[1], group)) for group in ("frontend", "model", "loss", "augment", "optim", "pretrain")}
+
 birdclef2026_03 = plain.but(
     name="birdclef2026_03",
     about="SE-ResNeXt, v2-S, one round, prior at .2",
@@ -83,11 +87,17 @@ birdclef2026_03 = plain.but(
     infer=dict(post=(("add_prior", dict(prior="prior", weight=.2)),)),
     ensemble=dict(
         blend="rank_mean",
-        members=(("seresnext", {}), ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "att_gem", "loss.name": "focal_bce"})),
+        members=(
+            ("seresnext", {}),
+            ("v2s", {
+                **_as_2025_02, "data.at_least": 100, "sampling.class_power": .5,
+                "pseudo.epochs": 50, "pseudo.lr": 1e-4, "infer.output": "clip", "infer.precision": "fp16"}),
+        ),
         origin=(("year", 2026), ("rank", 3), ("private", .9599)),
         sure="backbones, the round and the prior; "
-             "numbers are plain's; "
-             "distilled embeddings are left out"),
+             "numbers of the SE-ResNeXt are plain's, those of the v2-S are 2025 2nd's, but for its cleaning and its rounds; "
+             "distilled embeddings of the SE-ResNeXt are left out: "
+             "05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'` learns them in both"),
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #44ada7e0
@@ -98,8 +108,10 @@ birdclef2026_04 = plain.but(
     pseudo=dict(rounds=1),
     ensemble=dict(
         origin=(("year", 2026), ("rank", 4), ("private", .9590)),
-        sure="that soft labels were learnt; "
-             "they came from an outside model, which also gated the scores: both are left out, the rest is plain"),
+        sure="that soft labels were learnt, and that those of an outside model, Perch, alone helped: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE, pseudo.given_share: 1}}'` takes them (python -m birdkit.outside makes FILE); "
+             "without it the model labels itself; "
+             "that model also gated the scores, which is left out; the rest is plain"),
 )
 
 birdclef2026_05 = plain.but(
