@@ -192,10 +192,10 @@ def run_submission(
     join = partial(_joined, start=sheet.scores.copy(), how=possible_blend(export.blend, export.options), spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
     try: members, networks, table = _in_time(partial(make_plan, sheet, members, clock, load, cache_gb, facts), clock)
     except Exception as error: return sheet, _unheard(export.members, what_failed(error))
-    cache, keys = SoundCache(cache_gb), [sound_key(m.recipe) for m in members]
+    cache, planned = SoundCache(cache_gb), [m for m in members if not _is_spare(m, table)]
     for i, member in enumerate(members):
         begun = clock.elapsed_s()
-        cache.keep_only({k for k in keys[i:] if keys.count(k) > 1})          # what this model or a later one shares with another
+        cache.keep_only(_shared(planned if member in planned else members, i))
         reached, what = 0, _too_late(member, table, report, clock)
         if what and _is_spare(member, table): continue
         try:
@@ -265,6 +265,12 @@ def _facts(comp, lists, files):
     except Exception as error:
         print(f"post-processing knows no more than the scores: {what_failed(error)}")
         return dict.fromkeys(lists, {})
+
+
+def _shared(members, i):
+    "Keys of sounds that the i-th member or a later one shares with another; a model left out of the plan must not take the memory of those in it."
+    keys = [sound_key(m.recipe) for m in members]
+    return {k for k in keys[i:] if keys.count(k) > 1}
 
 
 def _is_spare(member, table):

@@ -256,7 +256,7 @@ def gate(
     scores,  # (rows, classes)
     by,      # Scores of the gating model on all rows, (rows, classes), NaN where it has none
 ):           # (rows, classes); KitError for other shapes
-    "Multiply scores by .5 + .5 rank of another model's (2026 2nd and 4th)."
+    "Multiply scores by .5 + .5 rank of another model's."
     if scores.shape != by.shape: raise KitError(f"scores of shape {scores.shape} and a gate of shape {by.shape}: give the same rows and classes")
     return scores * np.nan_to_num(.5 + .5 * ranks(by[None])[0], nan=1)
 
@@ -265,10 +265,12 @@ def gated_mean(
     stack,         # Scores of all rows, (models, rows, classes), NaN where a model has none
     weights=None,  # (models,) or (models, classes); None: equal
     by=(),         # Numbers of the gating models, whose mean is the gate; (): no gate
-):                 # (rows, classes)
-    "Mean of all, behind the gate of some of them."
-    found = mean(stack, weights)
-    return gate(found, mean(stack[list(by)])) if by else found
+):                 # (rows, classes); the plain mean where only gating models have a score
+    "Mean of the others, behind the gate of some (2026 2nd and 4th)."
+    by, w = np.atleast_1d(by).astype(int), _weights(weights, stack)
+    if not len(by): return _mean(stack, w)
+    others = _mean(stack, np.where(np.isin(np.arange(len(stack)), by)[:, None], 0, w))
+    return np.where(np.isnan(others), _mean(stack, w), gate(others, mean(stack[by])))
 
 # %% ../nbs/lib/42a_blend.ipynb #004db36b
 BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, logit_min_max, quantile_mix, matched_mean, gated_mean)}

@@ -44,9 +44,10 @@ def quantise(
 
 def to_scale_and_judge(
     clip,  # Number of each window's clip, (windows,)
-):         # Numbers of the windows to quantise by, of at most half of the clips and SCALE_BY, and of the others, which judge; rising, int both
+):         # Numbers of the windows to quantise by, of at most half of the clips and SCALE_BY, and of the others, which judge; rising, int both; KitError where there is one clip
     "Draw clips of all classes for either purpose; they come sorted by species."
     drawn = np.random.default_rng(0).permutation(np.unique(clip))
+    if len(drawn) < 2: raise KitError('infer.precision="int8" is scaled by some clips and judged on others, and there is one clip: take "f32"')
     scale = np.isin(clip, drawn[:min(SCALE_BY, len(drawn) // 2)])
     return np.flatnonzero(scale), np.flatnonzero(~scale)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .audio import SR
-from .core import KitError
+from .core import KitError, check_name
 from .mel import log_mel, mel_filters, resize_matrix, resolutions, scale_picture, taper, wave_level, with_channels
 from .raw import antialias, check_raw, fold_wave
 
@@ -106,7 +106,7 @@ class Frontend(nn.Module):
     ):
         super().__init__()
         window_s, inputs = recipe.sampling.window_s, recipe.model.inputs
-        if inputs not in ("mel", "raw", "both"): raise KitError(f'model.inputs={inputs!r} is unknown: give "mel", "raw" or "both"')
+        check_name("model.inputs=", inputs, ("mel", "raw", "both"))
         self.samples = int(window_s * SR)
         self.mel = MelFrontend(recipe.frontend, window_s) if inputs != "raw" else None
         self.raw = RawFrontend(recipe.raw, window_s) if inputs != "mel" else None

@@ -15,7 +15,7 @@ from scipy.fft import rfft
 from scipy.sparse import csr_array
 
 from .audio import SR, cut
-from .core import KitError
+from .core import KitError, check_name
 
 # %% ../nbs/lib/20_mel.ipynb #38eda5d3
 def hz_to_mel(
@@ -99,7 +99,7 @@ def log_mel(
     xp,     # The array module, numpy or torch
 ):          # Same shape: dB (or natural logarithms), no lower than top_db below the window's peak; KitError for an unknown scale
     "Log-mel: decibels (librosa's power_to_db) or natural logarithm."
-    if mel.scale not in SCALES: raise KitError(f"frontend.scale={mel.scale!r} is unknown: give one of {', '.join(SCALES)}")
+    check_name("frontend.scale=", mel.scale, SCALES)
     if mel.scale.startswith("log"): return xp.log(power + 1e-6)
     db = (10 if mel.power == 2 else 20) * xp.log10(power.clip(1e-10))
     return xp.maximum(db, xp.amax(db, (-2, -1), keepdims=True) - mel.top_db) if mel.top_db else db
@@ -149,10 +149,10 @@ def with_channels(
     xp,   # The array module
 ):        # (..., channels, height, width); KitError for unknown channels
     "One channel, three times the same, or the picture and its first and second differences."
+    check_name("frontend.channels=", mel.channels, ("mono", "rgb", "delta"))
     if mel.channels == "mono": return x[..., None, :, :]
     if mel.channels == "rgb": return xp.stack([x, x, x], -3)
-    if mel.channels == "delta": return xp.stack([x, deltas(x, xp), deltas(deltas(x, xp), xp)], -3)
-    raise KitError(f'frontend.channels={mel.channels!r} is unknown: give "mono", "rgb" or "delta"')
+    return xp.stack([x, deltas(x, xp), deltas(deltas(x, xp), xp)], -3)
 
 # %% ../nbs/lib/20_mel.ipynb #a8f8a90e
 def resolutions(
@@ -178,11 +178,11 @@ def wave_level(
     xp,    # The array module
 ):         # (...,): what the wave is divided by; 1e-5 and more, so that silence stays silence; KitError for an unknown `how`
     "Level of a waveform."
+    check_name("wave=", how, ("rms", "peak", "std", "none"))
     if how == "none": return wave[..., 0] * 0 + 1
     if how == "rms": return xp.sqrt((wave * wave).mean(-1)) + 1e-5
     if how == "peak": return xp.maximum(xp.amax(wave, -1), -xp.amin(wave, -1)) + 1e-5
-    if how == "std": return wave.std(-1, correction=0) + 1e-5 if xp is not np else wave.std(-1) + 1e-5
-    raise KitError(f'wave={how!r} is unknown: give "rms", "peak", "std" or "none"')
+    return wave.std(-1, correction=0) + 1e-5 if xp is not np else wave.std(-1) + 1e-5
 
 
 def cut_windows(

@@ -283,7 +283,7 @@ def add_prior(
 POST = {f.__name__: f for f in (smooth, gaussian, neighbour_max, adaptive_smooth, class_smooth, mix_mean, top_scale, file_boost,
                                 low_rank_power, cut_off, min_max, power, group_mix, group_max, add_prior)}
 ACROSS = ("min_max",)   # Steps that compare files: they need all of them
-FACTS = ("genus", "class_name", "prior", "counts")   # Words of steps that stand for what is known of classes and files, see submit.post_facts
+FACTS = ("genus", "species", "class_name", "prior", "counts")   # Words of steps that stand for what is known of classes and files, see submit.post_facts
 
 
 def needs_facts(
@@ -299,7 +299,7 @@ def check_post(
     steps,  # As of apply_post
 ):
     "Refuse a step that there is not, or one with wrong settings, before anything is heard."
-    facts = {name: np.array(["a", "b", "c"]) for name in ("genus", "class_name")} | {name: np.full(3, .5) for name in ("prior", "counts")}
+    facts = {name: np.array(["a", "b", "c"]) for name in ("genus", "species", "class_name")} | {name: np.full(3, .5) for name in ("prior", "counts")}
     apply_post(np.full((1, 12, 3), .5, "float32"), steps, **facts)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .audio import ROW_S, SR
-from .core import KitError, check_dims
+from .core import KitError, check_dims, check_name
 from .mel import cut_windows, mel_picture, mel_power, mel_windows, resolutions, wave_level
 from .raw import decimate, raw_windows
 from .recipe import check_dense
@@ -124,6 +124,11 @@ def window_inputs(
     return *inputs, raw_windows(sound.wave, starts, recipe.raw, window_s, gain(recipe.raw.wave))
 
 # %% ../nbs/lib/25_rows.ipynb #d1facc9a
+def _moved(loudest, shift):
+    "Maxima of rows where they lie and so many frames earlier and later, weights 1/2, 1/4, 1/4 (delta-shift)."
+    return .5 * loudest(0) + .25 * (loudest(-shift) + loudest(shift)) if shift else loudest(0)
+
+
 def window_scores(
     clip,      # Clip probabilities, (windows, classes)
     frames,    # Frame probabilities, (windows, frames, classes)
@@ -132,11 +137,11 @@ def window_scores(
     shift=0,   # Frames the row is moved each way; the three maxima weigh 1/4, 1/2, 1/4
 ):             # (windows, classes); KitError for an unknown infer.output
     "One probability for each window and class."
-    if output not in ("clip", "frames", "mean"): raise KitError(f'infer.output={output!r} is unknown: give "clip", "frames" or "mean"')
+    check_name("infer.output=", output, ("clip", "frames", "mean"))
     if output == "clip": return clip
     n, own = check_dims(frames, "windows frames classes").shape[1], row_frames(frames.shape[1], window_s)
     loudest = lambda by: frames[:, np.arange(own.start + by, own.stop + by).clip(0, n - 1)].max(1)
-    best = .5 * loudest(0) + .25 * (loudest(-shift) + loudest(shift)) if shift else frames[:, own].max(1)
+    best = _moved(loudest, shift)
     return best if output == "frames" else (clip + best) / 2
 
 
@@ -175,6 +180,7 @@ def average_frames(
 def frames_to_rows(
     frames,  # Frames of a recording, (frames, classes)
     rows,    # Number of rows, together as long as the frames
+    shift=0, # As in window_scores
 ):           # (rows, classes)
     "The loudest frame of each row; a frame longer than a row serves all rows it covers."
     n = len(frames)
@@ -183,7 +189,8 @@ def frames_to_rows(
     middle = ((np.arange(rows) + .5) * n / rows).astype(int)
     begin, end = np.where(end > begin, begin, middle), np.where(end > begin, end, middle + 1)
     padded = np.vstack([frames, frames[-1:]])                               # so that an end may be n
-    return np.maximum.reduceat(padded, np.c_[begin, end].ravel())[::2]      # every second slice, [begin, end), is a row
+    at = lambda by: np.c_[(begin + by).clip(0, n - 1), (end + by).clip(1, n)].ravel()
+    return _moved(lambda by: np.maximum.reduceat(padded, at(by))[::2], shift)      # every second slice, [begin, end), is a row
 
 # %% ../nbs/lib/25_rows.ipynb #323f6214
 def whole_picture(
@@ -209,10 +216,10 @@ def score_sound(
 ):            # (rows, classes); KitError for an unknown infer.average
     "Windows, the network, rows."
     i, window_s = recipe.infer, heard_s(recipe)
+    check_name("infer.average=", i.average, ("windows", "frames"))
     if i.dense and hasattr(network, "whole"): clip, frames = network.whole(*whole_picture(sound, rows, recipe))
     else: clip, frames = network(*window_inputs(sound, rows, recipe, peak))
-    if i.average == "frames": return frames_to_rows(average_frames(frames, window_starts(rows, recipe), window_s, rows * ROW_S), rows)
-    if i.average != "windows": raise KitError(f'infer.average={i.average!r} is unknown: give "windows" or "frames"')
+    if i.average == "frames": return frames_to_rows(average_frames(frames, window_starts(rows, recipe), window_s, rows * ROW_S), rows, i.shift_frames)
     return to_rows(window_scores(clip, frames, i.output, window_s, i.shift_frames), i.stride_s, i.overlap_weight)
 
 

@@ -61,7 +61,7 @@ _FIRST = Lock()
 
 @cache
 def _first_request():
-    "The first request of the process, for nothing: where two threads made it at once, they waited for each other for ever (OpenVINO 2026.4.1, which looks for numpy's functions then)."
+    "An empty request before all others: OpenVINO 2026.4.1 deadlocks where two threads make the first one of a process at once (it then looks for numpy's functions)."
     import openvino as ov
     x = ov.opset13.parameter([1], np.float32)
     request = ov.Core().compile_model(ov.Model([ov.opset13.relu(x)], [x]), "CPU").create_infer_request()
@@ -320,8 +320,8 @@ def _check_file(path, digest):
 
 def made_at(
     path,  # A manifest
-):         # Sortable: what the manifest says, and the date of its file, which is that of a download where it came as one
-    "When an export was made."
+):         # Text, empty where the manifest does not say, and seconds; a downloaded file has the date of its download
+    "When an export was made, to sort by: the manifest's date, then that of its file."
     try: said = str(read_json(path, "export the models again").get("made", ""))
     except (ValueError, AttributeError): said = ""
     return said, Path(path).stat().st_mtime

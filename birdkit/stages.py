@@ -392,10 +392,12 @@ def judging_windows(
         own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
         fold = held_fold(run, data)
         unheard = [] if fold == "all" else split_clips(data, clips, fold)[1]
-        some = _judges(unheard if len(unheard) else clips, own, most)
+        some = _judges(unheard, own, most) if len(unheard) else unheard
+        held_out = len(some) > 1                                    # one sets the scale, another one judges
+        if not held_out: some = _judges(clips, own, most)
         heard = recipe.but({"sampling.window_s": heard_s(recipe), "frontend": heard_mel(recipe)})
         inputs, owner = clip_inputs(data.store, some, Frontend(heard), 2)
-        return Judging(inputs, some.targets[owner][:, own], owner, len(unheard) > 0)
+        return Judging(inputs, some.targets[owner][:, own], owner, held_out)
     return _windows
 
 

@@ -181,6 +181,21 @@ def test_models_of_one_frontend_decode_each_file_once(tmp_path, monkeypatch):
     assert sorted(decoded) == sorted(files)
 
 
+def test_a_model_left_out_of_the_plan_takes_no_memory_from_those_in_it(tmp_path, monkeypatch):
+    import birdkit.hear as hear
+    comp, export, files = world(tmp_path, 20)
+    other, heard, listen = RECIPE.but({"frontend.n_mels": 16}), [], hear.listen
+    monkeypatch.setattr(hear, "listen", lambda samples, rows, recipe: heard.append(recipe.frontend.n_mels) or listen(samples, rows, recipe))
+    members = [Member(f"{kind}{i}", RECIPE if kind == "a" else other, 1., 1., tmp_path / f"{kind}{i}", 1., CLASSES) for i, kind in enumerate("abba")]
+    words = ["", "", "", "left out: no time"]
+    network = lambda x: (np.full((len(x), 2), .5), np.full((len(x), 3, 2), .5))
+    monkeypatch.setattr("birdkit.anytime.make_plan", lambda *given: (members, {m.name: network for m in members}, pd.DataFrame(dict(model=[m.name for m in members], plan=words, minutes=1.))))
+    room_gb = 20 * listen(np.zeros(5 * SR, "float32"), 1, other).bytes / 1e9              # for one sound of all files
+    report = run_submission(comp, replace(export, members=members), files, tmp_path / "submission.csv", Clock(90), load=stub(), cache_gb=room_gb)[1]
+    assert report.what.tolist() == ["heard all files"] * 4
+    assert [heard.count(mels) for mels in (8, 16)] == [40, 20]
+
+
 @pytest.mark.parametrize("broken", VALUES)
 def test_a_model_that_breaks_in_its_pass_costs_only_itself(tmp_path, broken):
     comp, export, files = world(tmp_path, 4)

@@ -160,7 +160,7 @@ def test_a_name_as_long_as_disks_take_costs_nothing(tmp_path, models):
     for i, name in enumerate(names): os.rename(folder / f"{i:03}.wav", folder / name)
     assert [detect(folder, models, tmp_path / "out")[2:4] for _ in range(2)] == [(2, 0), (0, 2)]
     assert len(list((tmp_path / "out/raven").iterdir())) == len(list((tmp_path / "out/audacity").iterdir())) == 2
-    assert sorted(pd.read_csv(tmp_path / "out/detections.csv").recording.unique()) <= sorted(names)
+    assert set(pd.read_csv(tmp_path / "out/detections.csv").recording) == set(names)
 
 
 def test_a_killed_run_goes_on_where_it_ended(tmp_path, models):
