@@ -20,6 +20,7 @@ from .learner import Callback, SkipStep, StopTraining
 SHAPES = dict(    # Factor on the learning rate at step i of all, with cycles of this many steps
     flat=lambda i, total, cycle: 1.,
     cosine=lambda i, total, cycle: .5 * (1 + math.cos(math.pi * min(1, i / total))),
+    linear=lambda i, total, cycle: max(0, 1 - i / total),
     restarts=lambda i, total, cycle: .5 * (1 + math.cos(math.pi * (i % cycle) / cycle)),
 )
 
@@ -27,7 +28,7 @@ SHAPES = dict(    # Factor on the learning rate at step i of all, with cycles of
 class Schedule(Callback):
     "The learning rate over the steps of a training."
     def __init__(self,
-        name="cosine",   # "flat"; "cosine" down to 0; "restarts" of it (SGDR; 2025 1st); "one_cycle" (2026 1st)
+        name="cosine",   # "flat"; "cosine" down to 0; "linear" (2025 7th); "restarts" of the cosine (SGDR; 2025 1st); "one_cycle" (2026 1st)
         warmup=.05,      # Share of all steps that rise first
         cycle_epochs=5,  # Epochs of a cycle of "restarts"
     ):

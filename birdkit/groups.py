@@ -139,7 +139,7 @@ class Optim:
     head_lr_mult: float = 3.     # Factor on `lr` for the head, which starts from nothing
     layer_decay: float = 1.      # Factor on the learning rate from each backbone stage to the one before it, below 1 to slow early stages (timm's layer_decay); 1 = all alike
     weight_decay: float = 1e-2   # Pull of the weights towards 0 in each step; decoupled from the gradient but in "adam"
-    schedule: str = "cosine"     # "cosine" down to 0; "restarts" of it every `cycle_epochs` (2025 1st); "one_cycle"; "flat"
+    schedule: str = "cosine"     # "cosine" down to 0; "linear" (2025 7th); "restarts" of the cosine every `cycle_epochs` (2025 1st); "one_cycle"; "flat"
     cycle_epochs: int = 5        # See schedule
     warmup: float = .05          # Share of the steps in which lr rises first, 0 to 1
     freeze: float = 0.           # Share of the steps in which only the head learns before the backbone is unfrozen, 0 to 1; 1 = it never is (rare-class heads, 2024 7th)
@@ -211,7 +211,8 @@ class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
     seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
-    weight: float = 1.           # Of a member's scores
+    weight: float = 1.           # Of a member's scores; one of 0 is not exported
+    teach: float = 0.            # Weight of its soft labels in 05_distill; 0: as `weight`. With a weight of 0 a member labels and does nothing else (2025 6th)
     blend: str = "mean"          # How scores are joined, a name of birdkit.blend
     options: tuple = ()          # Its further arguments, pairs; models by the names of their members: (("pair", ("rexnet", "raw")),) (2024 4th)
     post: tuple = ()             # Steps of birdkit.post on the joined scores; those of `infer.post` come before, on each model's

@@ -188,7 +188,8 @@ def as_teacher(
     learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(held_fold(folder, data))]) if unheard else set()
     if (folder / LEFT_OUT).exists():
         learnt |= set(data.soundscapes.recording) - set(read_json(folder / LEFT_OUT, "run 05_distill"))
-    return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), model.recipe.ensemble.weight)
+    e = model.recipe.ensemble
+    return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), e.teach or e.weight)
 
 # %% ../nbs/lib/32a_labels.ipynb #9f8df57b
 TURN = Lock()   # Networks work in turn: each uses all cores, and threads beside it prepare what comes next

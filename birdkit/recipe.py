@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['FURTHER_FORMATS', 'POSITIVE', 'SHARES', 'PRECISIONS', 'BOOKS', 'Recipe', 'load_recipe', 'check_further_formats',
-           'check_dense', 'check_precision', 'check_recipe', 'all_recipes', 'list_recipes', 'find_recipe', 'changes',
-           'diff']
+           'check_dense', 'check_precision', 'check_recipe', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes',
+           'find_recipe', 'changes', 'diff']
 
 # %% ../nbs/lib/04a_recipe.ipynb #9fad0576
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, check_name, nearest, read_json, write_json
+from .core import KitError, check_name, nearest, read_json, short_hash, write_json
 from .groups import Augment, Data, Ensemble, Infer, Loss, Mel, Model, Optim, Pretrain, Pseudo, Raw, Sampling
 
 # %% ../nbs/lib/04a_recipe.ipynb #224be773
@@ -182,6 +183,29 @@ def check_recipe(
         if member.infer.dense: check_dense(member)
     return recipe
 
+# %% ../nbs/lib/04a_recipe.ipynb #a40d5411
+def cost_mark(
+    recipe,  # Recipe
+):           # Short text
+    "A digest of all that a recipe's costs follow from: networks, pictures, windows, epochs, numbers of models."
+    told = []
+    for m in recipe.members():
+        n, window_s = m.model, m.infer.window_s or m.sampling.window_s
+        network = n.inputs, n.backbone, n.raw_backbone, n.head, n.options, n.hidden, n.parts
+        pictures = m.frontend.shape(window_s) if n.inputs != "raw" else (), m.raw.shape(window_s) if n.inputs != "mel" else ()
+        heard = m.infer.average, window_s, m.infer.stride_s, m.infer.peak > 0
+        told.append((network, pictures, heard, m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs, m.ensemble.seeds, m.ensemble.weight > 0))
+    return short_hash(repr(told))
+
+
+def known_costs(
+    recipes,  # {name: Recipe}
+):            # DataFrame by name: minutes for 700 soundscapes and train_pflop for 28,000 clips; NaN where they are not known
+    "What recipes cost when that was measured, of those that have not changed since (see `birdkit.costs`)."
+    table = pd.read_csv(files("birdkit") / "costs.csv", index_col="recipe").reindex(list(recipes))
+    table[table.mark != [cost_mark(r) for r in recipes.values()]] = None
+    return table[["minutes", "train_pflop"]]
+
 # %% ../nbs/lib/04a_recipe.ipynb #46126a6a
 BOOKS = tuple(f"birdkit.recipes_{book}" for book in ("kit", "public", "2024", "2025", "2026"))
 
@@ -193,13 +217,15 @@ def all_recipes():  # {name: Recipe}
 
 
 def list_recipes():  # DataFrame, one line a recipe
-    "What recipes there are; `birdkit.costs` adds what they cost on this machine."
-    return pd.DataFrame([_line(r) for r in all_recipes().values()])
+    "What recipes there are, and what they cost where that was measured; `birdkit.costs` measures it on this machine."
+    recipes = all_recipes()
+    table, costs = pd.DataFrame([_line(r) for r in recipes.values()]), known_costs(recipes).reset_index()
+    return table.assign(minutes=costs.minutes.round(1), train_pflop=costs.train_pflop.round().astype("Int64"), about=table.pop("about"))
 
 
 def _line(recipe):
-    "One line of the table."
-    members, facts, p = recipe.members(), dict(recipe.ensemble.origin), recipe.pseudo
+    "One line of the table; members that only label are not counted."
+    members, facts, p = [m for m in recipe.members() if m.ensemble.weight], dict(recipe.ensemble.origin), recipe.pseudo
     several = lambda values: " ".join(dict.fromkeys(str(v) for v in values))
     labels = f"{p.rounds} x {p.how}: {several(name for name, *_ in p.labels)}".removesuffix(": ") if any(m.pseudo.rounds for m in members) else ""
     return dict(recipe=recipe.name, year=facts.get("year", ""), rank=facts.get("rank", ""), public=facts.get("public", ""), private=facts.get("private", ""),

@@ -13,17 +13,32 @@ from .recipes_public import birdclef2023_02, plain
 birdclef2024_01 = plain.but(
     name="birdclef2024_01",
     about="pooled B0 of 10 s, CE, cleaned by a classifier; the smallest of six scores",
-    frontend=dict(n_mels=128, n_fft=1024, hop=500, fmin_hz=40., fmax_hz=15_000.),
+    frontend=dict(n_mels=128, n_fft=1024, hop=500, fmin_hz=40., fmax_hz=15_000., htk=False, top_db=100., scale="db", wave="none"),
     model=dict(backbone="efficientnet_b0.ra_in1k", head="pool"),
     loss=dict(name="soft_ce", options=(("normalise", True),), secondary=.5),
-    augment=dict(picture=(("xy_masking", dict(p=.5)), ("cutmix", dict(p=.5)))),
-    data=dict(clean=(("duplicates",), ("agreement", dict(how="swap", level=0.)), ("agreement", dict(how="drop", level=0.)), ("agreement", dict(how="soften", weight=.05)), ("loudness", .8))),
+    augment=dict(picture=(("xy_masking", dict(p=.9, mels=16, time=16, count=3, fill="min")), ("cutmix", dict(p=.9)))),
+    data=dict(clean=(
+        ("duplicates",),
+        ("agreement", dict(how="swap", level=0.)),
+        ("agreement", dict(how="drop", level=0.)),
+        ("agreement", dict(how="soften", weight=.05)),
+        ("loudness", .8),
+    )),
     sampling=dict(window_s=10., piece_s=60.),
-    optim=dict(epochs=12, batch=96, lr=3e-3, weight_decay=1e-2),
-    pseudo=dict(rounds=1, epochs=12, lr=3e-3),
-    infer=dict(output="clip"),
-    ensemble=dict(blend="minimum", seeds=6, origin=(("year", 2024), ("rank", 1), ("public", .7386), ("private", .6891)),
-                  sure="fields from the write-up; Google's classifier is replaced by out-of-fold scores; windows half a row off are left out; its other final is left out: the mean of three of these and three RegNetY"),
+    optim=dict(epochs=12, batch=96, lr=1e-3, weight_decay=1e-2),
+    pseudo=dict(rounds=1, epochs=12, lr=1e-3, share=.5, mix_p=0.),
+    infer=dict(output="clip", post=(("smooth", dict(kernel=(.2,) * 5)),)),
+    ensemble=dict(
+        blend="minimum",
+        seeds=6,
+        origin=(("year", 2024), ("rank", 1), ("public", .7386), ("private", .6891)),
+        sure="fields from the write-up and the code; "
+             "the rows' mean and the loudness of pictures are those of the code, which blends by the mean; "
+             "up to twelve masks over time there, and labels of two rows are averaged, here joined by maximum; "
+             "the share of soundscapes in a batch is reconstructed; "
+             "Google's classifier is replaced by out-of-fold scores, and its labels of soundscapes are left out: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE}}'` takes them; "
+             "its other final is left out: the mean of three of these and three RegNetY"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #cdbb91d1
@@ -33,16 +48,32 @@ birdclef2024_02 = plain.but(
     frontend=dict(n_mels=128, hop=512, fmin_hz=20., fmax_hz=16_000., channels="rgb", size=(128, 128)),
     model=dict(head="pool", options=(("pool", "gem"), ("drops", 5))),
     loss=dict(name="focal_bce", options=(("bce_weight", .5), ("focal_weight", .5))),
-    augment=dict(wave=(("amplitude", dict(exponent=(-.5, .1))),), picture=(("flip", dict(p=.5)), ("xy_cutout", dict(p=.5)), ("mixup", dict(p=.5)), ("stretch_time", dict(p=.5)), ("stretch_mels", dict(p=.5)),
-                                                                                  ("stretch_time", dict(p=.5, pieces=4)), ("stretch_mels", dict(p=.5, pieces=4)))),
+    augment=dict(
+        wave=(("amplitude", dict(exponent=(-.5, .1))),),
+        picture=(
+            ("flip", dict(p=.5)),
+            ("xy_cutout", dict(p=.5)),
+            ("mixup", dict(p=.5)),
+            ("stretch_time", dict(p=.5)),
+            ("stretch_mels", dict(p=.5)),
+            ("stretch_time", dict(p=.5, pieces=4)),
+            ("stretch_mels", dict(p=.5, pieces=4)),
+        )),
     sampling=dict(pick="first", within_s=5.),
     optim=dict(epochs=50, lr=1e-3, warmup=.06, average="soup", average_from=.24, keep=10),
     pseudo=dict(rounds=3, epochs=50, lr=1e-3, mix="sum", mix_p=.35, labels=(("normalise_max", dict(least=(2., 2., .1))),)),   # from the third round on
     infer=dict(post=(("smooth", "sum"),)),
-    ensemble=dict(members=(("128", {"ensemble.seeds": 2}), ("256", {"frontend.size": (256, 256)}), ("64x128", {"frontend.n_mels": 64, "frontend.size": (64, 128)}),
-                           ("64", {"frontend.n_mels": 64, "frontend.hop": 1024, "frontend.size": (64, 64)}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"})),
-                  origin=(("year", 2024), ("rank", 2), ("public", .7253), ("private", .6904)),
-                  sure="fields from the write-up; which picture sizes made up the six, the pieces of local stretches and the number of epochs in the soup are reconstructed"),
+    ensemble=dict(
+        members=(
+            ("128", {"ensemble.seeds": 2}),
+            ("256", {"frontend.size": (256, 256)}),
+            ("64x128", {"frontend.n_mels": 64, "frontend.size": (64, 128)}),
+            ("64", {"frontend.n_mels": 64, "frontend.hop": 1024, "frontend.size": (64, 64)}),
+            ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"}),
+        ),
+        origin=(("year", 2024), ("rank", 2), ("public", .7253), ("private", .6904)),
+        sure="fields from the write-up; "
+             "which picture sizes made up the six, the pieces of local stretches and the number of epochs in the soup are reconstructed"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #434eecc7
@@ -58,34 +89,60 @@ birdclef2024_03 = plain.but(
     optim=dict(epochs=30, batch=128),
     pseudo=dict(rounds=1, epochs=88, share=.6, mix_p=0., labels=(), student=(("optim.batch", 320),)),
     infer=dict(formats=("onnx",)),
-    ensemble=dict(post=(("file_boost", .8), ("smooth", "wide")),
-                  members=(("vit", {"ensemble.seeds": 5}), ("mnasnet", {"model.backbone": "mnasnet_100.rmsp_in1k", "ensemble.seeds": 5}),
-                           ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "frontend.n_mels": 128, "frontend.width": 313, "frontend.size": (), "pseudo.rounds": 0, "ensemble.seeds": 4})),
-                  origin=(("year", 2024), ("rank", 3), ("public", .7421), ("private", .6900)),
-                  sure="fields from the write-up; the split of the fourteen weights over backbones is reconstructed"),
+    ensemble=dict(
+        post=(("file_boost", .8), ("smooth", "wide")),
+        members=(
+            ("vit", {"ensemble.seeds": 5}),
+            ("mnasnet", {"model.backbone": "mnasnet_100.rmsp_in1k", "ensemble.seeds": 5}),
+            ("v2s", {
+                "model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "frontend.n_mels": 128, "frontend.width": 313,
+                "frontend.size": (), "pseudo.rounds": 0, "ensemble.seeds": 4}),
+        ),
+        origin=(("year", 2024), ("rank", 3), ("public", .7421), ("private", .6900)),
+        sure="fields from the write-up; "
+             "the split of the fourteen weights over backbones is reconstructed; "
+             "the first level had other networks, whose place the same ones take here"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #550a8026
+_noisy = (      # What 2024 4th did to every wave
+    ("background_snr", dict(p=.5, snr_db=(3., 30.))),
+    ("gain", dict(p=.5)),
+    ("inject_noise", dict(p=.3)),
+    ("add_noise", dict(p=.3)),
+    ("mixup", dict(p=.5)),
+)
+
 birdclef2024_04 = plain.but(
     name="birdclef2024_04",
     about="SE-ResNeXt, ReXNet, InceptionNeXt and a raw-signal SED; shifted windows, cut-off, int8",
     frontend=dict(n_mels=128, hop=627, fmin_hz=0., fmax_hz=16_000., wave="none"),
     model=dict(backbone="seresnext26ts.ch_in1k", head="pool", options=(("pool", "gem"),)),
     loss=dict(name="bce"),
-    augment=dict(wave=(("background_snr", dict(p=.5, snr_db=(3., 30.))), ("gain", dict(p=.5)), ("inject_noise", dict(p=.3)), ("add_noise", dict(p=.3)), ("mixup", dict(p=.5)))),
+    augment=dict(wave=_noisy),
     data=dict(clean=(("duplicates",),)),
     sampling=dict(window_s=15., class_power=.5),
     pretrain=dict(epochs=30),
     infer=dict(stride_s=2.5, precision="int8"),
     ensemble=dict(
-        blend="add_geometric", options=(("pair", ("rexnet", "raw")),), post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5))),
-        members=(("seresnext", {"ensemble.weight": .3}), ("rexnet", {"model.backbone": "rexnet_150.nav_in1k", "ensemble.weight": .25}),
-                 ("inception", {"model.backbone": "inception_next_atto.sail_in1k", "model.options": (("pool", "attention"),), "sampling.window_s": 5., "ensemble.weight": .15,
-                                "augment.wave": (("background_snr", dict(p=.5, snr_db=(3., 30.))), ("gain", dict(p=.5)), ("inject_noise", dict(p=.3)), ("add_noise", dict(p=.3)), ("mixup", dict(p=.5)), ("sumup", dict(p=.5)))}),
-                 ("raw", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "model.inputs": "raw", "model.head": "sed", "model.options": (), "loss.name": "focal", "sampling.window_s": 5., "sampling.pick": "first",
-                          "sampling.within_s": 5., "data.at_least": 15, "augment.wave": (("cutmix", dict(p=.5)), ("gain", dict(p=.5))), "ensemble.weight": .3})),
+        blend="add_geometric",
+        options=(("pair", ("rexnet", "raw")),),
+        post=(("smooth", "wide"), ("cut_off", dict(level=.1, factor=.5))),
+        members=(
+            ("seresnext", {"ensemble.weight": .3}),
+            ("rexnet", {"model.backbone": "rexnet_150.nav_in1k", "ensemble.weight": .25}),
+            ("inception", {
+                "model.backbone": "inception_next_atto.sail_in1k", "model.options": (("pool", "attention"),),
+                "augment.wave": (*_noisy, ("sumup", dict(p=.5))), "sampling.window_s": 5., "ensemble.weight": .15}),
+            ("raw", {
+                "model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "model.inputs": "raw", "model.head": "sed", "model.options": (),
+                "loss.name": "focal", "data.at_least": 15, "augment.wave": (("cutmix", dict(p=.5)), ("gain", dict(p=.5))),
+                "sampling.window_s": 5., "sampling.pick": "first", "sampling.within_s": 5., "ensemble.weight": .3}),
+        ),
         origin=(("year", 2024), ("rank", 4), ("public", .7469), ("private", .6877)),
-        sure="fields and weights from the write-up; the small InceptionNeXt has another backbone; the attention head as the InceptionNeXt's, windows of 15 s at inference too, and the kernel are reconstructed"),
+        sure="fields and weights from the write-up; "
+             "the small InceptionNeXt has another backbone; "
+             "the attention head as the InceptionNeXt's, windows of 15 s at inference too, and the kernel are reconstructed"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #40e58a22
@@ -97,11 +154,20 @@ birdclef2024_05 = plain.but(
     model=dict(backbone="hgnetv2_b0.ssld_stage2_ft_in1k", inputs="raw", head="pool"),
     loss=dict(name="bce"),
     augment=dict(wave=(("mixup", dict(p=1.)),)),
-    ensemble=dict(members=(("raw", {"ensemble.weight": .5}),
-                           ("mel", {"model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "mel", "augment.picture": (("xy_cutout", dict(p=.5)),), "ensemble.weight": .4}),
-                           ("both", {"model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "both", "model.raw_backbone": "hgnetv2_b0.ssld_stage2_ft_in1k", "ensemble.weight": .1})),
-                  origin=(("year", 2024), ("rank", 5), ("public", .7440), ("private", .6872)),
-                  sure="fields from the write-up; epochs and learning rate are plain's; waves beyond 1 were divided by their peak there, which decoded clips seldom reach"),
+    ensemble=dict(
+        members=(
+            ("raw", {"ensemble.weight": .5}),
+            ("mel", {
+                "model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "mel",
+                "augment.picture": (("xy_cutout", dict(p=.5)),), "ensemble.weight": .4}),
+            ("both", {
+                "model.backbone": "efficientnet_b0.ra_in1k", "model.inputs": "both",
+                "model.raw_backbone": "hgnetv2_b0.ssld_stage2_ft_in1k", "ensemble.weight": .1}),
+        ),
+        origin=(("year", 2024), ("rank", 5), ("public", .7440), ("private", .6872)),
+        sure="fields from the write-up; "
+             "epochs and learning rate are plain's; "
+             "waves beyond 1 were divided by their peak there, which decoded clips seldom reach"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #077104f5
@@ -114,8 +180,15 @@ birdclef2024_06 = birdclef2023_02.but(
     sampling=dict(window_s=5., best_of=3),
     pseudo=dict(rounds=1, how="pieces", share=.5, mix_p=0.),
     infer=dict(shift_frames=0, post=(("smooth", "wide"), ("mix_mean", .2))),
-    ensemble=dict(members=(("resnet18", {}), ("resnet34", {"model.backbone": "resnet34d.ra2_in1k"}), ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"})),
-                  origin=(("year", 2024), ("rank", 6)), sure="sampling, pieces and post-processing; number of windows and schedules are reconstructed, augmentation is the ancestor's"),
+    ensemble=dict(
+        members=(
+            ("resnet18", {}),
+            ("resnet34", {"model.backbone": "resnet34d.ra2_in1k"}),
+            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"}),
+        ),
+        origin=(("year", 2024), ("rank", 6)),
+        sure="sampling, pieces and post-processing; "
+             "number of windows and schedules are reconstructed, augmentation is the ancestor's"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #c63e0be4
@@ -126,10 +199,18 @@ birdclef2024_07 = plain.but(
     augment=dict(wave=(("sumix", dict(p=.5)),)),
     pseudo=dict(rounds=2, how="online"),
     infer=dict(precision="int8"),
-    ensemble=dict(blend="logit_mean",
-                  members=(("v2s", {}), ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k"}), ("resnet34", {"model.backbone": "resnet34d.ra2_in1k", "model.head": "pool"}),
-                           ("rare", {"data.only": ("rare",), "optim.freeze": 1., "pseudo.rounds": 0})),
-                  origin=(("year", 2024), ("rank", 7)), sure="backbones, the order of stages, the rare model; no number was told"),
+    ensemble=dict(
+        blend="logit_mean",
+        members=(
+            ("v2s", {}),
+            ("seresnext", {"model.backbone": "seresnext26t_32x4d.bt_in1k"}),
+            ("resnet34", {"model.backbone": "resnet34d.ra2_in1k", "model.head": "pool"}),
+            ("rare", {"data.only": ("rare",), "optim.freeze": 1., "pseudo.rounds": 0}),
+        ),
+        origin=(("year", 2024), ("rank", 7)),
+        sure="backbones, the order of stages, the rare model; no number was told; "
+             "BirdNET and Google's classifier, which labelled too, are left out: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE}}'` takes their labels"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #e597ff82
@@ -145,8 +226,13 @@ birdclef2024_08 = plain.but(
     optim=dict(epochs=15),
     pretrain=dict(epochs=15),
     pseudo=dict(rounds=1, epochs=15, share=.25, mix_p=0.),
-    ensemble=dict(blend="logit_mean", members=(("nfnet", {}), ("b0", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k"}), ("nfnet-cnn", {"model.head": "pool"})),
-                  origin=(("year", 2024), ("rank", 8)), sure="fields from the write-up; the share of soundscapes is reconstructed; recordings without birds (ff1010) are left out"),
+    ensemble=dict(
+        blend="logit_mean",
+        members=(("nfnet", {}), ("b0", {"model.backbone": "tf_efficientnet_b0.ns_jft_in1k"}), ("nfnet-cnn", {"model.head": "pool"})),
+        origin=(("year", 2024), ("rank", 8)),
+        sure="fields from the write-up; "
+             "the share of soundscapes is reconstructed; "
+             "recordings without birds (ff1010) and a slight test-time augmentation, told without its kind, are left out"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #de0ef5fb
@@ -158,9 +244,16 @@ birdclef2024_09 = plain.but(
     augment=dict(wave=(("cutmix", dict(p=.5)), ("mixup", dict(p=.5)))),
     pseudo=dict(rounds=1, how="domain", options=(("weight", 1e-4), ("temperature", .1)), share=.5, mix_p=0.),
     infer=dict(output="clip", post=(("smooth", "flat"),)),
-    ensemble=dict(members=(("nfnet", {"ensemble.seeds": 2}), ("v2b0", {"model.backbone": "tf_efficientnetv2_b0.in1k"}), ("rexnet", {"model.backbone": "rexnet_100.nav_in1k"})),
-                  origin=(("year", 2024), ("rank", 9)),
-                  sure="head, loss weight, temperature and smoothing; the mel is plain's; BCE as the mean over classes, beside which the weight counts, is the usual one, not told"),
+    ensemble=dict(
+        members=(
+            ("nfnet", {"ensemble.seeds": 2}),
+            ("v2b0", {"model.backbone": "tf_efficientnetv2_b0.in1k"}),
+            ("rexnet", {"model.backbone": "rexnet_100.nav_in1k"}),
+        ),
+        origin=(("year", 2024), ("rank", 9)),
+        sure="head, loss weight, temperature and smoothing; "
+             "the mel is plain's; "
+             "BCE as the mean over classes, beside which the weight counts, is the usual one, not told"),
 )
 
 # %% ../nbs/lib/30b_recipes_2024.ipynb #b8104916

@@ -6,6 +6,7 @@
 __all__ = ['birdclef2026_01', 'birdclef2026_02', 'birdclef2026_03', 'birdclef2026_04', 'birdclef2026_05']
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #f1fd36e6
+from .recipes_2025 import birdclef2025_02
 from .recipes_public import plain
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #4cfc31bd
@@ -18,18 +19,39 @@ birdclef2026_01 = plain.but(
     augment=dict(wave=(("half_mix", dict(p=.5)),)),
     sampling=dict(labelled=.5),
     optim=dict(epochs=15, lr=2e-4, schedule="one_cycle"),
-    pseudo=dict(rounds=3, epochs=15, lr=2e-4, mix="half", mix_p=.75, labels=(("power", (1., 1 / .65, 1 / .55, 1 / .6)), ("sum_cap", dict(most=.75)), ("file_weights", "peaks"))),
+    pseudo=dict(
+        rounds=3,
+        epochs=15,
+        lr=2e-4,
+        mix="half",
+        mix_p=.75,
+        labels=(("power", (1., 1 / .65, 1 / .55, 1 / .6)), ("sum_cap", dict(most=.75)), ("file_weights", "peaks"))),
     infer=dict(shift_frames=2),
     ensemble=dict(
         blend="rank_mean",
-        post=(("add_prior", dict(prior="prior", weight=.5)), ("neighbour_max", dict(width=0, share=.2)), ("class_smooth", dict(group="class_name")), ("group_mix", dict(group="genus", share=.15)),
-              ("group_mix", dict(group="class_name", share=.05))),
-        members=(("regnety", {"model.backbone": "regnety_032.ra_in1k", "ensemble.seeds": 2}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "ensemble.seeds": 2}),
-                 ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160, "frontend.width": 512, "ensemble.seeds": 2}),
-                 ("special", {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "data.only": ("Amphibia", "Insecta", "Mammalia", "Reptilia"), "optim.epochs": 40, "pseudo.rounds": 0}),
-                 ("nfnet-mlp", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "model.head": "mlp", "model.options": ()})),
+        post=(
+            ("add_prior", dict(prior="prior", weight=.5)),
+            ("neighbour_max", dict(width=0, share=.2)),
+            ("class_smooth", dict(group="class_name")),
+            ("group_mix", dict(group="genus", share=.15)),
+            ("group_mix", dict(group="class_name", share=.05)),
+        ),
+        members=(
+            ("regnety", {"model.backbone": "regnety_032.ra_in1k", "ensemble.seeds": 2}),
+            ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "ensemble.seeds": 2}),
+            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160, "frontend.width": 512, "ensemble.seeds": 2}),
+            ("special", {
+                "model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "data.only": ("Amphibia", "Insecta", "Mammalia", "Reptilia"),
+                "optim.epochs": 40, "pseudo.rounds": 0}),
+            ("nfnet-mlp", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "model.head": "mlp", "model.options": ()}),
+        ),
         origin=(("year", 2026), ("rank", 1), ("private", .9657)),
-        sure="from the write-up; the labels' powers are 2025 1st's, and which animals the specialist hears is reconstructed; labels of labelled soundscapes are joined by maximum, without clean copies; embeddings are learnt beside the labels, not before them: 05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'`"),
+        sure="from the write-up; "
+             "the labels' powers are 2025 1st's, and which animals the specialist hears is reconstructed; "
+             "labels of labelled soundscapes are joined by maximum, not brought to a sum of .5, without clean copies; "
+             "a model of genera, Perch's fifth of the blend and a mask of one site's species are left out; "
+             "embeddings are learnt beside the labels, not before them: "
+             "05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'`"),
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #84e62d76
@@ -42,13 +64,19 @@ birdclef2026_02 = plain.but(
     sampling=dict(labelled=.25),
     optim=dict(clip_norm=5., average="swa"),
     pseudo=dict(rounds=5, how="replace", options=(("p", .55),), share=.1, labelled=1.),
-    ensemble=dict(post=(("top_scale", dict(top=1, power=.4)),),
-                  members=(("v2s", {}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"}), ("insects", {"data.only": ("Insecta",), "pseudo.rounds": 0})),
-                  origin=(("year", 2026), ("rank", 2), ("public", .959), ("private", .9601)),
-                  sure="loss, rounds and specialist from the code; backbones beside v2-S are reconstructed, a tenth of each batch from labelled soundscapes, post-processing, averaged weights and the gradient's limit are others' of that year; insects drawn five times, gates and sonotypes that mirror one another are left out"),
+    ensemble=dict(
+        post=(("top_scale", dict(top=1, power=.4)), ("group_max", dict(group="species"))),
+        members=(("v2s", {}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"}), ("insects", {"data.only": ("Insecta",), "pseudo.rounds": 0})),
+        origin=(("year", 2026), ("rank", 2), ("public", .959), ("private", .9601)),
+        sure="loss, rounds and specialist from the code; "
+             "backbones beside v2-S are reconstructed, a tenth of each batch from labelled soundscapes, post-processing, "
+             "averaged weights and the gradient's limit are others' of that year; "
+             "insects drawn five times, and gates by a model that is not told, are left out"),
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #95d5f297
+_as_2025_02 = {group: vars(getattr(birdclef2025_02.members()[1], group)) for group in ("frontend", "model", "loss", "augment", "optim", "pretrain")}
+
 birdclef2026_03 = plain.but(
     name="birdclef2026_03",
     about="SE-ResNeXt, v2-S, one round, prior at .2",
@@ -57,8 +85,19 @@ birdclef2026_03 = plain.but(
     sampling=dict(labelled=.25),
     pseudo=dict(rounds=1, labels=(("file_weights", "site"),)),
     infer=dict(post=(("add_prior", dict(prior="prior", weight=.2)),)),
-    ensemble=dict(blend="rank_mean", members=(("seresnext", {}), ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "att_gem", "loss.name": "focal_bce"})),
-                  origin=(("year", 2026), ("rank", 3), ("private", .9599)), sure="backbones, the round and the prior; numbers are plain's; distilled embeddings are left out"),
+    ensemble=dict(
+        blend="rank_mean",
+        members=(
+            ("seresnext", {}),
+            ("v2s", {
+                **_as_2025_02, "data.at_least": 100, "sampling.class_power": .5,
+                "pseudo.epochs": 50, "pseudo.lr": 1e-4, "infer.output": "clip", "infer.precision": "fp16"}),
+        ),
+        origin=(("year", 2026), ("rank", 3), ("private", .9599)),
+        sure="backbones, the round and the prior; "
+             "numbers of the SE-ResNeXt are plain's, those of the v2-S are 2025 2nd's, but for its cleaning and its rounds; "
+             "distilled embeddings of the SE-ResNeXt are left out: "
+             "05_distill with `-y '{overrides: {pseudo.how: embed, pseudo.options: [[path, FILE], [labels, 1.]]}}'` learns them in both"),
 )
 
 # %% ../nbs/lib/30d_recipes_2026.ipynb #44ada7e0
@@ -67,7 +106,12 @@ birdclef2026_04 = plain.but(
     about="one round of pseudo-labels",
     sampling=dict(labelled=.25),
     pseudo=dict(rounds=1),
-    ensemble=dict(origin=(("year", 2026), ("rank", 4), ("private", .9590)), sure="that soft labels were learnt; they came from an outside model, which also gated the scores: both are left out, the rest is plain"),
+    ensemble=dict(
+        origin=(("year", 2026), ("rank", 4), ("private", .9590)),
+        sure="that soft labels were learnt, and that those of an outside model, Perch, alone helped: "
+             "05_distill with `-y '{overrides: {pseudo.given: FILE, pseudo.given_share: 1}}'` takes them (python -m birdkit.outside makes FILE); "
+             "without it the model labels itself; "
+             "that model also gated the scores, which is left out; the rest is plain"),
 )
 
 birdclef2026_05 = plain.but(
@@ -80,5 +124,9 @@ birdclef2026_05 = plain.but(
     pretrain=dict(epochs=30),
     pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, mix_p=0.),
     infer=dict(stride_s=2.5, overlap_weight=.5, post=(("gaussian", .65),)),
-    ensemble=dict(origin=(("year", 2026), ("rank", 5), ("private", .9582)), sure="the order of the ladder; numbers are plain's, the width of the smoothing others' of that year; the batch norm behind FilterAugment is reconstructed, distilled embeddings and outside members are left out"),
+    ensemble=dict(
+        origin=(("year", 2026), ("rank", 5), ("private", .9582)),
+        sure="the order of the ladder; "
+             "numbers are plain's, the width of the smoothing others' of that year; "
+             "the batch norm behind FilterAugment is reconstructed, distilled embeddings and outside members are left out"),
 )

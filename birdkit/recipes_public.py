@@ -31,9 +31,20 @@ birdclef2023_02 = plain.but(
     model=dict(backbone="tf_efficientnetv2_s.in21k_ft_in1k", head="sed", drop=.5, options=(("clip", "probability"),)),
     loss=dict(name="soft_ce", options=(("smooth", .1),), then=((.67, "bce"),), frame=.5, secondary=.9),
     augment=dict(
-        wave=(("additive_mixup", dict(p=.7)), ("background_snr", dict(p=.6, snr_db=(0., 3.))), ("gain", dict(p=.8)),
-              ("audiomentations", dict(name="PitchShift", p=.4, min_semitones=-4, max_semitones=4)), ("shift", dict(p=.4)), ("add_noise", dict(p=.3))),
-        picture=(("mixup", dict(p=.15, alpha=2.)), ("mask_time", dict(p=.5, width=60, count=1)), ("mask_mels", dict(p=.5, width=24, count=1)), ("fade_high", dict(p=.5)))),
+        wave=(
+            ("additive_mixup", dict(p=.7)),
+            ("background_snr", dict(p=.6, snr_db=(0., 3.))),
+            ("gain", dict(p=.8)),
+            ("audiomentations", dict(name="PitchShift", p=.4, min_semitones=-4, max_semitones=4)),
+            ("shift", dict(p=.4)),
+            ("add_noise", dict(p=.3)),
+        ),
+        picture=(
+            ("mixup", dict(p=.15, alpha=2.)),
+            ("mask_time", dict(p=.5, width=60, count=1)),
+            ("mask_mels", dict(p=.5, width=24, count=1)),
+            ("fade_high", dict(p=.5)),
+        )),
     sampling=dict(window_s=10.),
     optim=dict(epochs=90, batch=96, lr=3e-4, weight_decay=1e-3, average="ema", ema=.999),
     pretrain=dict(epochs=110),
@@ -60,7 +71,10 @@ public2025_seresnext = birdclef2023_02.but(
     model=dict(backbone="seresnext26t_32x4d.bt_in1k", backbone_drop=.2, drop_path=.2),
     loss=dict(name="focal_bce", options=(), then=()),
     infer=dict(shift_frames=2, post=(("smooth", "narrow"),)),
-    ensemble=dict(origin=(("year", 2025), ("public", .857)), sure="inference read in the notebook; bands and limits of the mel, augmentation and schedule are those of 2023, with FocalBCE"),
+    ensemble=dict(
+        origin=(("year", 2025), ("public", .857)),
+        sure="inference read in the notebook; "
+             "bands and limits of the mel, augmentation and schedule are those of 2023, with FocalBCE"),
 )
 
 
@@ -72,8 +86,11 @@ def blended(
 ):            # Recipe, an ensemble of recipes that share nothing
     "An ensemble of whole recipes."
     first = next(iter(parts.values()))[0]
-    members = tuple((key, {**changes(first, recipe), "about": recipe.about, "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "ensemble.sure": recipe.ensemble.sure})
-                    for key, (recipe, weight) in parts.items())
+    members = tuple(
+        (key, {
+            **changes(first, recipe), "about": recipe.about,
+            "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "ensemble.sure": recipe.ensemble.sure})
+        for key, (recipe, weight) in parts.items())
     sure = "; ".join(f"{key}: {recipe.ensemble.sure}" for key, (recipe, _) in parts.items())
     return first.but(name=name, about=about, ensemble=dict(members=members, seeds=1, origin=tuple(origin.items()), sure=sure))
 
@@ -94,6 +111,14 @@ course2024 = plain.but(
     augment=dict(wave=(("gain", dict(p=.5)), ("add_noise", dict(p=.3)), ("shift", dict(p=.5))), picture=(("mask_time", dict(p=.5)), ("mask_mels", dict(p=.5)))),
     pseudo=dict(rounds=1, labels=(("threshold", dict(keep=.5, zero=.1)),), share=.25, mix_p=0.),
     infer=dict(formats=("jit",)),
-    ensemble=dict(members=(("b0", {"ensemble.seeds": 6}), ("b1", {"model.backbone": "efficientnet_b1.ra4_e3600_r240_in1k", "ensemble.seeds": 6}), ("b2", {"model.backbone": "efficientnet_b2.ra_in1k", "ensemble.seeds": 6})),
-                  origin=(("year", 2024),), sure="backbones, folds and masks; strengths and loss are reconstructed; changes of volume have no effect on pictures that are scaled, as here"),
+    ensemble=dict(
+        members=(
+            ("b0", {"ensemble.seeds": 6}),
+            ("b1", {"model.backbone": "efficientnet_b1.ra4_e3600_r240_in1k", "ensemble.seeds": 6}),
+            ("b2", {"model.backbone": "efficientnet_b2.ra_in1k", "ensemble.seeds": 6}),
+        ),
+        origin=(("year", 2024),),
+        sure="backbones, folds and masks; "
+             "strengths and loss are reconstructed; "
+             "changes of volume have no effect on pictures that are scaled, as here"),
 )

@@ -1,6 +1,8 @@
 """What is known for certain of each system: write-ups, code and pages, independent of the recipe books; see test_facts.py for the keys"""
 
 NARROW, WIDE, LIGHT, LONG = (.2, .6, .2), (.1, .2, .4, .2, .1), (.1, .8, .1), (.1, .3, 1.2, 2.4, 1.2, .3, .1)   # Kernels that several systems share
+SEEN_BY_EXPERTS = {"frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288}    # 2025 7th
+ONLY_LABELS = {"ensemble.weight": 0., "ensemble.teach": 1., "pseudo.rounds": 0}
 
 FACTS = {
     # What everybody starts from
@@ -52,9 +54,11 @@ FACTS = {
     "birdclef2024_01": {
         "origin": {"year": 2024, "rank": 1, "public": .7386, "private": .6891}, "ensemble.blend": "minimum", "models": 6, "backbones": {"efficientnet_b0"},
         "frontend.n_mels": 128, "frontend.n_fft": 1024, "frontend.hop": 500, "frontend.fmin_hz": 40., "frontend.fmax_hz": 15_000., "frontend.power": 2.,
-        "sampling.window_s": 10., "shape": (1, 128, 640), "sampling.pick": "random", "sampling.piece_s": 60., "infer.stride_s": 5., "pseudo.rounds": 1,
+        "frontend.htk": False, "frontend.norm": "slaney", "frontend.scale": "db", "frontend.top_db": 100., "frontend.wave": "none",       # its code: librosa's mel and power_to_db
+        "sampling.window_s": 10., "shape": (1, 128, 640), "sampling.pick": "random", "sampling.piece_s": 60., "infer.stride_s": 5., "kernel": (.2, .2, .2, .2, .2),
+        "pseudo.rounds": 1, "pseudo.how": "mix", "pseudo.mix_p": 0., "pseudo.start": "backbone", "optim.lr": 1e-3, "optim.epochs": 12,
         "model.head": "pool", "loss.name": "soft_ce", "loss.options.normalise": True, "loss.secondary": .5, "optim.name": "adamw", "optim.batch": 96, "optim.schedule": "cosine",
-        "augment.picture.xy_masking": True, "augment.picture.cutmix": True, "augment.picture.mixup": False, "augment.picture.flip": False, "augment.wave.add_noise": False,
+        "augment.picture.xy_masking.p": .9, "augment.picture.xy_masking.mels": 16, "augment.picture.xy_masking.time": 16, "augment.picture.cutmix.p": .9, "augment.picture.mixup": False, "augment.picture.flip": False, "augment.wave.add_noise": False,
         "data.clean.duplicates": True, "data.clean.agreement.how": {"drop", "swap", "soften"}, "data.clean.agreement.level": (0., 0., None), "data.clean.agreement.weight": (None, None, .05),
         "data.clean.loudness.quantile": .8,
     },
@@ -231,31 +235,30 @@ FACTS = {
     },
     "birdclef2025_06-b3": {"model.backbone": "tf_efficientnet_b3.ns_jft_in1k"},
     "birdclef2025_06-v2b3": {"model.backbone": "tf_efficientnetv2_b3.in21k"},
+    "birdclef2025_06-b5": {"model.backbone": "tf_efficientnet_b5.ns_jft_in1k", **ONLY_LABELS},
     "birdclef2025_07": {
         "origin": {"year": 2025, "rank": 7, "public": .924, "private": .922}, "backbones": {"tf_efficientnetv2_s", "hgnetv2_b5", "hgnetv2_b3"}, "ensemble.blend": "logit_min_max",
         "augment.wave.add_background": True, "augment.wave.gain": True, "augment.wave.inject_noise": True, "augment.wave.add_noise.colours": ("white", "pink"),
         "augment.picture.mixup": True, "augment.picture.mask_mels": True, "augment.picture.mask_time": True, "data.clean.speech.collections": ("CSA",),
-        "pseudo.rounds": 4, "pseudo.share": .5, "infer.peak": .1,
+        "pseudo.rounds": 4, "pseudo.share": .5, "ensemble.post.power.exponent": .5,
         "pseudo.lr": 1e-3, "optim.lr": 1e-3, "optim.weight_decay": 1e-3, "optim.epochs": 40, "optim.batch": 64,
     },
     "birdclef2025_07-sed": {
         "model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "sed", "sampling.window_s": 10., "infer.precision": "int8",
         "frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.width": 384,
-        "infer.post.file_boost.weight": .5, "infer.post.min_max": False,          # min-max of logits: the blend's
+        "infer.post.smooth": False, "infer.post.file_boost.weight": .5, "infer.post.min_max": False,          # min-max of logits: the blend's
     },
-    "birdclef2025_07-aves": {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("Aves",)},
+    "birdclef2025_07-aves": {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "model.head": "sed", "data.only": ("Aves",), "sampling.window_s": 10., "pseudo.rounds": 0, **SEEN_BY_EXPERTS},
     "birdclef2025_07-cnn15": {
         "model.backbone": "hgnetv2_b3.ssld_stage2_ft_in1k", "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.window_s": 15., "pseudo.labels.subtract_min": True,
-        "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288, "kernel": LONG,
+        "infer.post.smooth": False, "infer.peak": 0., **SEEN_BY_EXPERTS, "frontend.n_mels": 192,
     },
-    "birdclef2025_07-cnn5": {
-        "model.backbone": "hgnetv2_b3.ssld_stage1_in22k_in1k", "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.window_s": 5.,
-        "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288, "kernel": LONG,
-    },
-    "birdclef2025_07-cnn8": {"model.backbone": "hgnetv2_b3.ssld_stage1_in22k_in1k", "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.window_s": 8.,
-                             "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288, "kernel": LONG},
-    "birdclef2025_07-rare": {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "data.only": ("rare",), "loss.name": "focal_bce", "loss.options.bce_weight": 1.,
-                             "loss.options.focal_weight": .25},
+    **{f"birdclef2025_07-cnn{window_s}": {
+        "model.backbone": "hgnetv2_b3.ssld_stage1_in22k_in1k", "model.head": "pool", "model.options.pool": "gem", "loss.name": "bce", "sampling.window_s": float(window_s),
+        "optim.schedule": "linear", "pseudo.rounds": 0, "infer.peak": .1, "kernel": LONG, **SEEN_BY_EXPERTS,
+    } for window_s in (5, 8)},
+    "birdclef2025_07-rare": {"model.backbone": "hgnetv2_b5.ssld_stage2_ft_in1k", "model.head": "sed", "data.only": ("rare",), "loss.name": "focal_bce", "loss.options.bce_weight": 1.,
+                             "loss.options.focal_weight": .25, "sampling.window_s": 10., "pseudo.rounds": 0, **SEEN_BY_EXPERTS},
     "birdclef2025_08": {
         "origin": {"year": 2025, "rank": 8}, "models": 3,
         "frontend.n_mels": 192, "frontend.n_fft": 2048, "frontend.win": 1024, "frontend.hop": 512, "frontend.fmin_hz": 40., "frontend.fmax_hz": 14_000., "frontend.power": 2.,
@@ -282,6 +285,11 @@ FACTS = {
         "data.clean.speech.how": "half", "data.clean.speech.share": .5, "optim.average": "ema", "pseudo.labels.top_k.share": .1,
         "infer.output": "frames", "infer.shift_frames": 2, "infer.fmax_hz": 14_000., "infer.formats": ("onnx",), "infer.post.file_boost": False, "kernel": NARROW,
         "sampling.best_of": 3, "models": 6, "augment.wave.audiomentations.min_semitones": -4, "augment.wave.audiomentations.max_semitones": 4,
+    },
+    "birdclef2025_09-nfnet": {"backbones": {"eca_nfnet_l0"}, "model.head": "sed", **ONLY_LABELS},
+    "birdclef2025_09-cnn5": {
+        "backbones": {"efficientnet_b0"}, "model.head": "pool", "sampling.window_s": 5., "frontend.n_mels": 128, "frontend.hop": 1024, "frontend.fmin_hz": 20., "frontend.fmax_hz": 14_000.,
+        "loss.name": "soft_ce", "loss.then": ((None, "bce"),), **ONLY_LABELS,
     },
     "birdclef2025_10": {
         "origin": {"year": 2025, "rank": 10, "public": .915, "private": .921}, "models": 10, "backbones": {"convnext_tiny", "tf_efficientnetv2_s"},
@@ -347,7 +355,7 @@ FACTS = {
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
         "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
-        "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4,
+        "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4, "ensemble.post.group_max.group": "species",
     },
     "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
     "birdclef2026_02-insects": {"data.only": ("Insecta",)},
@@ -356,12 +364,13 @@ FACTS = {
         "pseudo.labels.file_weights.by": "site", "infer.post.add_prior.weight": .2,
     },
     "birdclef2026_03-seresnext": {"backbones": {"seresnext26t_32x4d"}},
-    "birdclef2026_03-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k", "model.head": "att_gem"},      # that of 2025 2nd
     "birdclef2026_04": {"origin": {"year": 2026, "rank": 4, "private": .95902}},
     "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True},
 }
 
 FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"] for member, alike in (("v2b3-b", "b2-b"), ("v2s-b", "b2-b"), ("v2b2-c", "b3-c"), ("lite4-c", "b3-c"))}
+OF_TRAINING = "frontend", "model", "loss", "augment", "optim"
+FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef2025_02"] | FACTS["birdclef2025_02-v2s"]).items() if key.split(".")[0] in OF_TRAINING}     # that of 2025 2nd
 
 NO_STUDENTS = ("pseudo.rounds",)
 APART = {   # Keys in which members differ from what is known of the whole: specialists and first levels are no students, other heads have other options, the raw signal other mixes
@@ -370,5 +379,6 @@ APART = {   # Keys in which members differ from what is known of the whole: spec
     "birdclef2024_04-raw": ("model.options.pool", "augment.wave.background_snr.p", "augment.wave.background_snr.snr_db", "augment.wave.inject_noise", "augment.wave.add_noise.colours", "augment.wave.mixup"),
     "birdclef2025_02-v2s-mlp": ("model.head", "model.options.pool", "model.options.early", "model.options.activation"),
     "birdclef2025_08-seresnext": ("model.options.shares",),
+    "birdclef2025_09-cnn5": ("model.options.clip", "loss.options.bce_weight", "loss.options.focal_weight", "infer.output", "infer.fmax_hz"),
     "birdclef2025_10-convnext-sed": ("model.head",),
 }

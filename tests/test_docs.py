@@ -18,10 +18,12 @@ def outputs(path):
 
 
 def test_the_readme_lists_the_recipes_as_they_are():
-    lines = README[README.index("| recipe | public |"):].split("\n\n")[0].splitlines()[2:]
-    told = [[cell.strip() for cell in line.split("|")[1:-1]][:9] for line in lines]
-    table = list_recipes().query("recipe != 'plain'")[["recipe", "public", "private", "models", "backbones", "window_s", "loss", "soft_labels", "post"]]
-    assert told == table.assign(backbones=table.backbones.str.replace("efficientnet", "eff")).astype(str).to_numpy().tolist()
+    lines = README[README.index("| recipe | year |"):].split("\n\n")[0].splitlines()[2:]
+    told = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    table = list_recipes().query("recipe != 'plain'").drop(columns="about")
+    cost = lambda v: "" if pd.isna(v) else f"{v:.1f}" if v < 10 and v % 1 else f"{v:,.0f}"
+    as_told = dict(backbones=table.backbones.str.replace("efficientnet", "eff"), minutes=table.minutes.map(cost), train_pflop=table.train_pflop.map(cost))
+    assert told == table.assign(**as_told).astype(str).to_numpy().tolist()
 
 
 def test_the_overview_shows_the_recipes_as_they_are():

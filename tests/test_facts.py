@@ -24,8 +24,8 @@ OPTIONS = {"model.options": ("model.head", HEADS), "loss.options": ("loss.name",
 
 
 def several(recipe, read):
-    "What is read of each member of an ensemble, in order."
-    return tuple(read(m) for m in recipe.members())
+    "What is read of each member of an ensemble, in order; one that only labels is not of it, but where it is asked alone."
+    return tuple(read(m) for m in recipe.members() if m.ensemble.weight or m.name == recipe.name)
 
 
 def kernel(recipe):
@@ -40,7 +40,7 @@ SPECIAL = {
     "models": lambda r: sum(several(r, lambda m: m.ensemble.seeds)),
     "backbones": lambda r: set(several(r, lambda m: m.model.backbone.split(".")[0])),
     "weights": partial(several, read=lambda m: m.ensemble.weight),
-    "mel_weights": lambda r: tuple(pd.Series(several(r, lambda m: m.ensemble.weight)).groupby([m.frontend.n_mels for m in r.members()], sort=False).sum()),
+    "mel_weights": lambda r: tuple(pd.Series(several(r, lambda m: m.ensemble.weight)).groupby(list(several(r, lambda m: m.frontend.n_mels)), sort=False).sum()),
     "kernel": kernel,
 }
 

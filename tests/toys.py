@@ -81,9 +81,9 @@ def toy_export(folder, labels=LABELS):
     return folder
 
 
-def tones(path, per_class=5, seconds=6, seed=0):
-    "A competition in the layout of 2025 whose classes are tones of their own pitch, of four animal classes."
-    path, rng = toy_folder(path, 2025, test_s=(10, 10)), np.random.default_rng(seed)
+def tones(path, per_class=5, seconds=6, seed=0, year=2025):
+    "A competition whose classes are tones of their own pitch, of four animal classes; in 2026 with labelled soundscapes."
+    path, rng = toy_folder(path, year, test_s=(10, 10)), np.random.default_rng(seed)
     t = np.arange(seconds * SR) / SR
     for k, label in enumerate(LABELS):
         for i in range(per_class):
