@@ -18,7 +18,7 @@ import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
 from .core import KitError, atomic, cores, count, progress
-from .shards import Decoders, Job, Shard, check_part, parse_spans, shard_path
+from .shards import Decoders, Job, Shard, check_part, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
 COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_ns", "settings", "full_s", "spans",
@@ -272,19 +272,19 @@ class AudioStore:
         "Samples of one window; stretches of a recording that are kept lie one behind the other."
         shard, offset, samples, scale = self._where(key)
         length = samples - start if length is None else length
-        if shard < 0: return self._original(key, start, length)
+        if shard < 0: return self._original(key, start, length, scale)
         y = cut(self._maps[shard][offset:offset + samples] if samples else np.zeros(0, "<i2"), start, length).astype("float32")
         y *= np.float32(scale)
         return y
 
-    def _original(self, key, start, length):
-        "A window from the recording's own file, of each stretch what lies in it."
+    def _original(self, key, start, length, scale):
+        "A window from the recording's own file, of each stretch what lies in it; in the steps of 16 bits that a shard would have it in."
         at, pieces, path = 0, np.zeros(length, "float32"), self.index.path[key]
         for a, b in parse_spans(self.index.spans[key]) if path else ():
             low, high = max(start, at), min(start + length, at + b - a)
             if low < high: pieces[low - start:high - start] = decode_window(path, a + low - at, high - low)
             at += b - a
-        return pieces
+        return pieces if scale == 1 else in_steps(pieces, scale) * np.float32(scale)       # 1: the first versions did not note it
 
     def _where(self, key):
         if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: run 01_prepare again")
