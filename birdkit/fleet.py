@@ -312,7 +312,7 @@ def fold_of(
     return text if text == "all" else int(text)
 
 
-def _minutes(text): return text if text == "auto" else float(text)
+def _minutes(text): return text if text.startswith("auto") else float(text)
 
 
 def _parser():
