@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'KEPT', 'SCRATCH', 'AT_EXIT_S', 'KitError', 'in_words',
            'what_failed', 'last_line', 'count', 'few', 'derived_seed', 'command', 'check_dims', 'nearest', 'check_name',
-           'apply_steps', 'atomic', 'write_json', 'read_json', 'write_table', 'read_table', 'refuse_row', 'short_hash',
-           'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs', 'Workspace', 'quiet', 'progress', 'cores', 'ahead',
-           'Clock']
+           'step_arguments', 'apply_steps', 'atomic', 'write_json', 'read_json', 'write_table', 'read_table',
+           'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs', 'Workspace', 'quiet',
+           'progress', 'cores', 'ahead', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
 import atexit, base64, hashlib, json, os, sys, time
@@ -126,6 +126,13 @@ def check_name(
     if name not in choices: raise KitError(f"{what}{name!r} is unknown; {nearest(name, choices)}")
 
 # %% ../nbs/lib/00_core.ipynb #af0310c3
+def step_arguments(
+    arguments,  # What stands behind a step's name
+):              # List of arguments, dict of keywords
+    "A step's arguments: a dict alone is keywords."
+    return ([], arguments[0]) if arguments and isinstance(arguments[0], dict) else (list(arguments), {})
+
+
 def apply_steps(
     x,         # What goes through the chain
     steps,     # Tuples: (name,), (name, {keywords}) or (name, argument, ...)
@@ -134,13 +141,16 @@ def apply_steps(
     *context,  # Further positional arguments of every function, such as a random generator
 ):             # What comes out of the last step; KitError for an unknown step or arguments it does not take
     "Run named steps in order."
-    for name, *arguments in steps:
+    for name, *rest in steps:
         check_name(f"{where}: step ", name, table)
-        arguments, keywords = ([], arguments[0]) if arguments and isinstance(arguments[0], dict) else (arguments, {})
+        arguments, keywords = step_arguments(rest)
+        run = partial(table[name], x, *context, *arguments, **keywords)
         try:
-            signature(table[name]).bind(x, *context, *arguments, **keywords)
-            x = table[name](x, *context, *arguments, **keywords)
-        except TypeError as error: raise KitError(f"{where}: step {name!r}: {in_words(error)}; it takes {', '.join(_options(table[name], context))}") from error
+            signature(table[name]).bind(*run.args, **run.keywords)
+            x = run()
+        except TypeError as error:
+            takes = ", ".join(_options(table[name], context))
+            raise KitError(f"{where}: step {name!r}: {in_words(error)}; it takes {takes}") from error
     return x
 
 
