@@ -172,8 +172,13 @@ def batch_parts(
     return clips, round(clips * share / (1 - share))
 
 # %% ../nbs/lib/13a_batches.ipynb #f4226549
+def _readers():
+    "Threads that read ahead: beside a GPU all cores but one, else half of them, since the network needs them too."
+    return max(1, min(8, cores() - 1) if torch.cuda.is_available() else min(4, cores() // 2))
+
+
 class Batches:
-    "Batches of an epoch, read ahead in a thread."
+    "Batches of an epoch, read ahead in threads."
     def __init__(self,
         store,        # AudioStore
         clips,        # Clips
@@ -206,7 +211,7 @@ class Batches:
     ):            # Iterator of Batch
         "One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler); begun later, it gives the batches it would have given."
         order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
-        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=max(1, min(4, cores() // 2)))
+        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=_readers())
 
     def read(self,
         index,  # Clips of the batch
@@ -260,7 +265,7 @@ class Batches:
         return np.stack([window_label(s.labels[i], start_s + k * s.piece_s, s.piece_s) for k in range(round(window_s / s.piece_s))])
 
     def _scapes(self, clips, rng):
-        "Soundscape windows beside the clips, and those that stand for themselves; which these are does not hang on whether the first are read."
+        "Soundscape windows beside the clips, then those that stand for themselves; the second are the same whether the first are read or not."
         index = rng.choice(len(self.scapes.keys), clips + self.alone, p=self.scapes.weights)
         places = [(i, self._start(i, rng)) for i in index]
         return *self._listen(places[:clips * self.beside]), *self._listen(places[clips:])

@@ -8,7 +8,7 @@ __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'MOUNTS', 'CARRIED', 'TEXTS', 'RECO
            'parse_seconds', 'attached', 'attached_files', 'attached_folders', 'take_over', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
-import ast, csv, os, shutil, subprocess, sys
+import ast, csv, os, re, shutil, subprocess, sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,11 +116,12 @@ def _classes(path):
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
 
 
-def attached():  # list of Path, the newest layout first
+def attached():  # list of Path, the newest layout first, of one layout the newest year
     "Competition folders among Kaggle's inputs, by their marker files."
     folders = [f for f in _mounted() if _complete(f)]
-    age = lambda f: -(f / "train.csv").exists() - (f / "train_soundscapes_labels.csv").exists()
-    return sorted(folders, key=age)
+    layout = lambda f: (f / "train.csv").exists() + (f / "train_soundscapes_labels.csv").exists()
+    year = lambda f: int(max(re.findall(r"20\d\d", f.name), default=0))
+    return sorted(folders, key=lambda f: (-layout(f), -year(f)))
 
 
 def _newest(folders):
@@ -195,7 +196,7 @@ def _left_behind(top):
 def take_over(
     space,  # Workspace of this session
 ):          # list of files and folders that were copied
-    "Copy what earlier sessions left in attached notebooks' outputs, where this workspace has none of it: of each run the newest; what is left out is told."
+    "Copy results of earlier sessions from attached notebooks' outputs: what is here stays, of two copies the newest is taken; prints what it copies and what it leaves."
     found = [x for marker in attached_files(space.MARKER) for x in _left_behind(marker.parent)]
     copied = []
     for old, name, changed_s in sorted(found, key=lambda x: -x[2]):

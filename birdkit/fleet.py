@@ -214,7 +214,7 @@ def with_trained_members(
     runs,   # List of Run
     place,  # Place
 ):          # The same runs
-    "Runs without the members that 04_train leaves out; what becomes of a run is told by the others."
+    "The same runs, without members that have no class in this competition: 04_train leaves those out, too."
     recipes = {run.recipe.name: run.recipe for run in runs}
     if not any(m.data.only for recipe in recipes.values() for m in recipe.members()): return runs
     data = Prepared.load(place.space.prepared, place.data)
@@ -312,7 +312,7 @@ def fold_of(
     return text if text == "all" else int(text)
 
 
-def _minutes(text): return text if text == "auto" else float(text)
+def _minutes(text): return text if text.startswith("auto") else float(text)
 
 
 def _parser():

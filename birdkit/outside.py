@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import ROW_S, SR, n_rows
+from .audio import ROW_S
 from .competition import Competition
 from .core import KitError, Workspace, command, few, read_table, short_hash
-from .labels import Labels, in_turn, keep_labels, labels_of
+from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
 from .teachers import hear_rows, load_teacher, match_names, read_names
 
@@ -73,7 +73,7 @@ def with_given(
 def _soundscapes(data):
     "Soundscapes, and the number of rows of each."
     keys = data.soundscapes.recording.to_numpy(object)
-    return keys, np.array([n_rows(data.store.length(key) / SR) for key in keys], int)
+    return keys, rows_of(data, keys)
 
 
 def given_alone(

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from .core import KitError, apply_steps, check_dims, check_name
+from .core import KitError, apply_steps, check_dims, check_name, step_arguments
 
 # %% ../nbs/lib/42_post.ipynb #932d65e5
 EPS = 1e-7   # Scores are kept so far from 0 and 1 in logits: float32 has no finer step below 1
@@ -291,8 +291,8 @@ def needs_facts(
     known=(),  # Words whose facts are at hand
 ):             # bool
     "Does a step name facts that only a competition gives, and that are not at hand?"
-    words = [v for a in step[1:] for v in (a.values() if isinstance(a, dict) else [a])]
-    return any(isinstance(w, str) and w in FACTS and w not in known for w in words)
+    arguments, keywords = step_arguments(step[1:])
+    return any(isinstance(w, str) and w in FACTS and w not in known for w in (*arguments, *keywords.values()))
 
 
 def check_post(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, nearest, read_json, read_table
+from .core import KitError, nearest, read_json, read_table, step_arguments
 from .metrics import class_auc
 from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players
 from .pseudo import apply_labels, file_weights, steps_of_round
@@ -79,8 +79,8 @@ def step_by_step(
 def _worded(name, *arguments):
     "A step in words, such as threshold keep=0.5 zero=0.1."
     said = lambda x: f"{x:.3g}" if isinstance(x, (int, float)) else str(x)
-    pairs = arguments[0].items() if arguments and isinstance(arguments[0], dict) else [("", x) for x in arguments]
-    return " ".join([name, *(f"{k}={said(x)}" if k else said(x) for k, x in pairs)])
+    arguments, keywords = step_arguments(arguments)
+    return " ".join([name, *map(said, arguments), *(f"{k}={said(x)}" for k, x in keywords.items())])
 
 
 def before_after(

@@ -6,7 +6,7 @@
 __all__ = ['SESSION_MIN', 'SPARE_MIN', 'process_begun_s', 'training_minutes', 'training_limit']
 
 # %% ../nbs/lib/33f_sessions.ipynb #2d7ce130
-import os, time
+import os, re, time
 from functools import partial
 from pathlib import Path
 
@@ -27,16 +27,18 @@ def process_begun_s(
 
 
 def training_minutes(
-    minutes,  # A number; or "auto": what is left of a Kaggle session, without limit elsewhere
+    minutes,  # A number; "auto": what is left of a Kaggle session, without limit elsewhere; "auto 540": of one of 540 minutes
     begun_s=None,   # When the session began, s since 1970; by default when the machine's first process did
 ):            # Minutes, or None for no limit; KitError for anything else, 0 or less
     "Time that training may take from now."
-    if minutes != "auto":
-        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
+    auto = re.fullmatch(r"auto(?: (\d+))?", str(minutes))
+    if not auto:
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
+            raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, "auto", or "auto 540" for a session of 540 minutes')
         return minutes
     if not on_kaggle(): return None
     begun_s = process_begun_s() if begun_s is None else begun_s
-    return max(1., SESSION_MIN - SPARE_MIN - (time.time() - begun_s) / 60)
+    return max(1., int(auto[1] or SESSION_MIN) - SPARE_MIN - (time.time() - begun_s) / 60)
 
 
 def training_limit(

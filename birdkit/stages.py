@@ -178,7 +178,7 @@ def pretrain(
 ):           # The trained model, history DataFrame
     "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
     recipe = check_recipe(recipe.but(dict(recipe.pretrain.changes)))
-    data, folder = prepare(past, space, recipe.data, seed, space.root / "past", scapes=False), space.pretrained(recipe.name)
+    data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
     clips = make_clips(data, secondary=recipe.loss.secondary)
     clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
     torch.manual_seed(seed)

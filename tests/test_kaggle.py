@@ -96,7 +96,7 @@ def test_names_may_stand_behind_options(monkeypatch, capsys):
     monkeypatch.setattr("birdkit.kaggle.build", lambda names, **options: asked.append((names, options)) or [])
     for words in ("--owner ada --competition birdclef-2025 -p fold 2 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels -p fold 2 --competition birdclef-2025"):
         main(["build", *words.split()])
-    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", parameters=dict(fold=2)))] * 2
+    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", after=[], attach=[], parameters=dict(fold=2)))] * 2
     with pytest.raises(SystemExit): main(["build", "--ownr", "ada", "birdkit-submit"])
     assert "--ownr" in capsys.readouterr().err
 
@@ -195,6 +195,21 @@ def test_kaggles_client_refuses_what_we_refuse(built, tmp_path, change):
     (tmp_path / "kernel" / META["kernel"]).write_text(json.dumps(meta))
     assert len(kernel_problems(meta, tmp_path / "kernel")) == 1
     with pytest.raises(AssertionError, match="ValueError"): ask_client(read_upload(tmp_path / "kernel"))
+
+
+def test_a_push_keeps_what_is_attached(tmp_path, kaggle_server, monkeypatch):
+    "Kaggle's client sends all inputs with every push, so what was attached on the site is gone if it is not among them."
+    for name in ("kaggle_datasets", "nbs"): copytree(ROOT / name, tmp_path / name, ignore=ignore_patterns("build"))
+    copy(ROOT / "settings.ini", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    kaggle_server.answers |= dict(IntrospectToken=dict(active=True, username="ada"), SaveKernel=dict(ref="/ada/birdkit-train", url="https://www.kaggle.com/ada/birdkit-train", versionNumber=2))
+    main("push birdkit-train -p fold 1 --after ada/birdkit-train --attach grace/bird-weights --attach birdclef-2025".split())
+    sent = json.loads(next(body for path, body in kaggle_server.asked if path.endswith("SaveKernel")))
+    assert sent["kernelDataSources"] == ["ada/birdkit-train"] and sent["datasetDataSources"] == ["ada/birdkit-wheels", "grace/bird-weights"]
+    assert sent["competitionDataSources"] == ["birdclef-2026", "birdclef-2025"]
+    for option in ("--after birdkit-train", "--attach grace/Bird_Weights"):
+        with pytest.raises(SystemExit, match=f"{option.split()[1]}' is not owner/slug"): main(f"push birdkit-train {option}".split())
 
 
 def test_kaggles_client_pushes_all_of_it(built, kaggle_server, monkeypatch):
