@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
-           'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes',
-           'parity_sound', 'Judging', 'judging_windows']
+           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members',
+           'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging', 'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -27,7 +27,9 @@ from .competition import Competition, attached_folders
 from .core import KitError, atomic, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
+from .labelled import clipless_note
 from .labels import held_fold
+from .mixing import BEHIND
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
@@ -247,6 +249,26 @@ def labelled_windows(
     return Scapes(keys.astype(object), lengths, labels)
 
 
+def tell_clipless(
+    data,     # Prepared
+    recipes,  # Of the members
+):
+    "Say which classes have no clip."
+    note = clipless_note(data, labelled_windows(data), recipes)
+    if note: print(note)
+
+
+def scapes_to_mix(
+    data,    # Prepared
+    recipe,  # Recipe
+):           # Scapes, or None
+    "What is mixed into clips: all soundscapes as backgrounds; where the recipe learns from labelled ones, these, and the others behind clips where its chain puts them there."
+    truth = labelled_windows(data) if recipe.sampling.labelled else None
+    if truth is None: return background_scapes(data)
+    behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
+    return replace(truth, behind=background_scapes(data, truth.keys) if behind else None)
+
+
 def voices(
     data,    # Prepared
     space,   # Workspace
@@ -273,7 +295,7 @@ def train_fold(
     "One supervised model, kept in `runs/<recipe>/fold<k>`."
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
-    scapes = narrow_scapes(labelled_windows(data) if recipe.sampling.labelled else None, data.classes, classes) or background_scapes(data)
+    scapes = narrow_scapes(scapes_to_mix(data, recipe), data.classes, classes)
     scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe))
