@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
-           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members',
-           'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging', 'judging_windows']
+           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'judge_labelled', 'find_runs',
+           'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging', 'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -24,11 +24,12 @@ from .batches import Scapes, make_clips
 from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition, attached_folders
-from .core import KitError, atomic, few, read_json, read_table, write_json
+from .core import KitError, atomic, count, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
-from .labelled import clipless_note
+from .labelled import clipless_note, hear_labelled, split_labelled
 from .labels import held_fold
+from .metrics import mean_auc
 from .mixing import BEHIND
 from .models import borrow_backbone
 from .prepare import prepare
@@ -261,12 +262,14 @@ def tell_clipless(
 def scapes_to_mix(
     data,    # Prepared
     recipe,  # Recipe
+    fold,    # The fold to hold out, or "all"
 ):           # Scapes, or None
-    "What is mixed into clips: all soundscapes as backgrounds; where the recipe learns from labelled ones, these, and the others behind clips where its chain puts them there."
-    truth = labelled_windows(data) if recipe.sampling.labelled else None
-    if truth is None: return background_scapes(data)
+    "What is mixed into clips: soundscapes as backgrounds; where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there."
+    truth = labelled_windows(data)
+    learn, held = split_labelled(data, truth, fold)
+    if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)
     behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
-    return replace(truth, behind=background_scapes(data, truth.keys) if behind else None)
+    return replace(learn, behind=background_scapes(data, truth.keys) if behind else None)
 
 
 def voices(
@@ -295,11 +298,12 @@ def train_fold(
     "One supervised model, kept in `runs/<recipe>/fold<k>`."
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
-    scapes = narrow_scapes(scapes_to_mix(data, recipe), data.classes, classes)
+    scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
     scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe))
     with on_device(model): _keep_windows(model, data, folder, fold)
+    judge_labelled(model, data, folder, fold)
     return model, history, folder
 
 
@@ -329,6 +333,23 @@ def judge_scenes(
     with on_device(model): auc = score_scenes(scenes, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | {"scene_auc": auc})
     return scenes, auc
+
+
+def judge_labelled(
+    model,   # TrainedModel
+    data,    # Prepared
+    folder,  # Folder of the run
+    fold,    # The fold it held out, or "all"
+):
+    "Score a model on the rows of the labelled soundscapes that it has not learnt from; kept as soundscape_auc in metrics.json, and said."
+    held = narrow_scapes(split_labelled(data, labelled_windows(data), fold)[1], data.classes, model.classes)
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    if facts.pop("soundscape_auc", None) is None and held is None: return
+    if held is not None:
+        with on_device(model): truth, scores = hear_labelled(data.store, held, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
+        if np.isfinite(auc := mean_auc(truth, scores)): facts["soundscape_auc"] = auc
+        print(f"{folder.parent.name}/{folder.name}: macro ROC-AUC {auc:.3f} on {count(len(truth), 'labelled row')} of {count(len(held.keys), 'soundscape')} that it has not learnt from")
+    write_json(folder / "metrics.json", facts)
 
 
 def find_runs(

@@ -1,16 +1,20 @@
 "A competition with labelled soundscapes, one of whose classes has no clip: who learns from them, and who is tested on them."
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from birdkit import steps
+from birdkit import distill, stages, steps
 from birdkit.audio import SR, write_ogg
 from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
+from birdkit.labelled import labelled_folds, split_labelled
 from birdkit.prepare import prepare
 from birdkit.recipe import find_recipe
-from birdkit.stages import cleaned_clips, tell_clipless, train_fold
+from birdkit.runs import list_runs, show_table
+from birdkit.stages import cleaned_clips, judge_labelled, labelled_windows, tell_clipless, train_fold
 from toys import LABELS, tones
 
 CICADA, OTHERS = LABELS[0], LABELS[1:]
@@ -77,3 +81,62 @@ def test_classes_without_a_clip_are_named(tmp_path, capsys):
     assert capsys.readouterr().out == f"of 4 classes 1 ({CICADA}) have no clip; 1 ({CICADA}) are learnt from labelled soundscapes\n"
     tell_clipless(data, [find_recipe("birdclef2025_01")])
     assert "birdclef2025_01 does not learn from these: override sampling.labelled with .25" in capsys.readouterr().out
+
+
+def given_scapes(monkeypatch, module):
+    "The soundscapes that each training of a module is given."
+    given, train = [], module.train_run
+    monkeypatch.setattr(module, "train_run", lambda model, data, clips, folder, fold, step, scapes, *more, **options: given.append(scapes) or train(model, data, clips, folder, fold, step, scapes, *more, **options))
+    return given
+
+
+def site(keys): return {key.split("_")[-3] for key in keys}
+
+
+def test_a_fold_is_tested_on_soundscapes_it_has_not_learnt_from(tmp_path, monkeypatch, capsys):
+    space, data, clips = world(tmp_path)
+    folds = dict(zip(truth_keys := labelled_windows(data).keys, labelled_folds(data, labelled_windows(data))))
+    assert len(truth_keys) == 6 and sorted(set(folds.values())) == [0, 1, 2] and all(len(site(k for k in folds if folds[k] == f)) == 1 for f in range(3))
+    given = given_scapes(monkeypatch, stages)
+    for share in (.25, 0.):
+        recipe = RECIPE.but({"name": f"tiny-{share}", "sampling.labelled": share})
+        for fold in (0, 1, "all"):
+            held, run = {k for k in folds if folds[k] == fold}, train_fold(data, clips, space, recipe, fold)[2]
+            scapes = given.pop()
+            assert held.isdisjoint(scapes.keys) and len(scapes.keys) == (6 if share else 8) - len(held)
+            assert not share or site(scapes.behind.keys) == {"S04"}                  # nobody labelled those
+            score = json.loads((run / "metrics.json").read_text()).get("soundscape_auc")
+            assert score is None if fold == "all" else 0 <= score <= 1
+            assert (f"fold{fold}: macro ROC-AUC" in capsys.readouterr().out) == (fold != "all")
+    table = list_runs(space)
+    assert table.soundscape_auc.notna().sum() == 4 and "soundscape_auc" in show_table(table)
+
+
+def test_a_model_that_knows_is_scored_best(tmp_path):
+    space, data, clips = world(tmp_path)
+    model, _, run = train_fold(data, clips, space, RECIPE, 0)
+    truth = split_labelled(data, labelled_windows(data), 0)[1]
+    rows = {data.store.window(key).tobytes(): y for key, y in zip(truth.keys, truth.labels)}
+    known = lambda sound, count, *_: rows[sound.tobytes()]
+    for score, wanted in ((known, 1.), (lambda *x: 1 - known(*x), 0.), (lambda *x: 0 * known(*x), .5)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(stages, "score_rows", score)
+            judge_labelled(model, data, run, 0)
+        assert json.loads((run / "metrics.json").read_text())["soundscape_auc"] == wanted
+
+
+def test_students_of_a_fold_do_not_learn_its_soundscapes(tmp_path, monkeypatch):
+    space, data, clips = world(tmp_path)
+    truth = labelled_windows(data)
+    folds = labelled_folds(data, truth)
+    runs = {RECIPE.name: [train_fold(data, clips, space, RECIPE, fold)[2] for fold in (0, 1)]}
+    given = given_scapes(monkeypatch, distill)
+    tested = distill.distill_round(runs, 1, [RECIPE.but({"pseudo.patience": 1, "pseudo.labels": []})], data, clips, space)
+    for fold, scapes, run in zip((0, 1), given, tested.runs["tiny"], strict=True):
+        assert set(truth.keys[folds == fold]).isdisjoint(scapes.keys) and set(truth.keys[folds != fold]) <= set(scapes.keys)
+        assert "soundscape_auc" in json.loads((run / "metrics.json").read_text())
+    given.clear()
+    distill.distill_round(runs, 1, [RECIPE.but({"pseudo.labels": []})], data, clips, space)
+    (scapes,) = given                                                        # it holds out nothing, and learns all that people said
+    labels = dict(zip(scapes.keys, scapes.labels))
+    assert all(np.array_equal(labels[key], rows) for key, rows in zip(truth.keys, truth.labels)) and len(labels) == 8
