@@ -117,6 +117,7 @@ class Scapes:
     swap: float = 0.            # Chance that a soundscape window of a clip's primary class takes the place of the clip's (2025 2nd)
     level: float = .5           # Its class is labelled above this
     piece_s: float = 0.         # Windows have a label for each piece of this length, s; 0: one label
+    behind: object = None       # Further Scapes, without labels: a window of them is read for each clip too, as its background
 
 
 def window_label(
@@ -153,6 +154,7 @@ class Batch:
     scape_targets: torch.Tensor = None   # Their soft labels, (B, C), or (B, pieces, C)
     alone: torch.Tensor = None        # Soundscape windows that stand for themselves, (k, T)
     alone_targets: torch.Tensor = None   # Their soft labels, (k, C), or (k, pieces, C)
+    behind: torch.Tensor = None       # A window without labels for each clip, where those beside have labels, (B, T)
 
     def to(self,
         device,  # torch device
@@ -268,7 +270,14 @@ class Batches:
         "Soundscape windows beside the clips, then those that stand for themselves; the second are the same whether the first are read or not."
         index = rng.choice(len(self.scapes.keys), clips + self.alone, p=self.scapes.weights)
         places = [(i, self._start(i, rng)) for i in index]
-        return *self._listen(places[:clips * self.beside]), *self._listen(places[clips:])
+        return *self._listen(places[:clips * self.beside]), *self._listen(places[clips:]), self._behind(clips, rng)
+
+    def _behind(self, clips, rng):
+        "Windows of soundscapes without labels; None where there are none. They are drawn last, so that all else is as it would be without them."
+        s = self.scapes.behind
+        if s is None: return None
+        index = rng.choice(len(s.keys), clips, p=s.weights)
+        return torch.from_numpy(np.stack([self.store.window(s.keys[i], pick_start(s.lengths[i], self.samples, rng), self.samples) for i in index]))
 
     def _listen(self, places):
         "Soundscape windows and their labels; None where there are none."

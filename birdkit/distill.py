@@ -11,15 +11,18 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .core import KitError, read_json, write_json
 from .heldout import split_clips
+from .labelled import split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, part_of, predict_labels, with_truth
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .stages import known_classes, labelled_windows, narrow_clips, narrow_scapes, start_model, voices
+from .stages import judge_labelled, known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, start_model, voices
 from .students import check_lessons, make_student
 from .trained import TrainedModel, load_model, on_device
-from .training import background_scapes, train_run, why_stopped
+from .training import train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #4d472bf9
 @dataclass(frozen=True)
@@ -90,11 +93,13 @@ def _check_taught(labels, learn):
         raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
 
 
-def _heard(labels, part, pseudo, data):
-    "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out."
-    labels = with_truth(labels.align(data.classes), labelled_windows(data), pseudo.labelled)
-    if part is None: return labels, []
-    out = part_of(labels.keys, pseudo.parts) == part
+def _heard(labels, part, pseudo, data, fold="all"):
+    "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out: its part, and labelled ones of its fold, which other teachers have learnt."
+    learn, held = split_labelled(data, labelled_windows(data), fold)
+    labels = with_truth(labels.align(data.classes), learn, pseudo.labelled)
+    if part is None and held is None: return labels, []
+    out = np.isin(labels.keys, [] if held is None else held.keys)
+    if part is not None: out |= part_of(labels.keys, pseudo.parts) == part
     return labels[~out], labels.keys[out].tolist()
 
 
@@ -120,15 +125,16 @@ def train_student(
     fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
     if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
-    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data) if "soundscapes" in labels else (None, [])
-    scapes = background_scapes(data) if heard is None else labelled_scapes(heard, data)
+    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data, fold) if "soundscapes" in labels else (None, [])
+    scapes = scapes_to_mix(data, recipe.but({"sampling.labelled": 0.}), fold) if heard is None else labelled_scapes(heard, data)
     told = labels["clips"].align(classes) if "clips" in labels else None
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), told)
     if mine.rows is not None: _check_taught(told, split_clips(data, mine, fold)[0])
     bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
-    _, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
+    student, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
                            bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
+    judge_labelled(student, data, run, fold)
     return run, history
 
 

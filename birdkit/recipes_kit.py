@@ -11,6 +11,7 @@ from .recipe import Mel, Recipe
 # %% ../nbs/lib/30_recipes_kit.ipynb #7bf19b09
 base = Recipe("base", about="EfficientNet-B0 and attention head, 5 s; for a GPU").but(
     loss=dict(name="ce_bce"),
+    sampling=dict(labelled=.25),
     infer=dict(post=(("top_scale", 1),)),
 )
 

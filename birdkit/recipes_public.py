@@ -17,7 +17,7 @@ plain = base.but(
     data=dict(clean=()),
     loss=dict(name="focal_bce"),
     augment=dict(wave=(), power=(), picture=()),
-    sampling=dict(best_of=1, class_power=0.),
+    sampling=dict(best_of=1, class_power=0., labelled=0.),
     optim=dict(batch=64, head_lr_mult=1., clip_norm=0., ema=0., average="last", weight_decay=1e-4),
     pseudo=dict(rounds=0, start="backbone", labels=()),
     infer=dict(stride_s=5., post=()),

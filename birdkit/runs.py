@@ -20,7 +20,7 @@ from .recipe import diff, load_recipe
 
 # %% ../nbs/lib/35_runs.ipynb #f1b1b43d
 FILES = "history.csv", "metrics.json", "recipe.json", "weights.pt", "last.pt"   # A folder with one of these is a run
-SCORES = "auc", "scene_auc", "loss"
+SCORES = "auc", "scene_auc", "soundscape_auc", "loss"
 
 
 def runs_root(
@@ -105,7 +105,7 @@ def read_run(
 
 def list_runs(
     space,  # Workspace, or any folder with runs
-):          # DataFrame: run, recipe, fold, seed, epochs done and of how many, minutes, auc, scene_auc, loss, state, size_mb, when
+):          # DataFrame: run, recipe, fold, seed, epochs done and of how many, minutes, auc, scene_auc, soundscape_auc, loss, state, size_mb, when
     "Every run, one line each; columns that no run fills are left out."
     rows = [read_run(folder, name) for name, folder in run_folders(space).items()]
     table = pd.DataFrame(rows)
@@ -200,7 +200,7 @@ def show_table(
     table,  # DataFrame
 ):          # Text
     "A table for a terminal: few digits, gaps where nothing is known."
-    digits = dict(minutes=1, auc=4, scene_auc=4, loss=4, size_mb=1)
+    digits = dict(minutes=1, auc=4, scene_auc=4, soundscape_auc=4, loss=4, size_mb=1)
     texts = {c: table[c].map(lambda x, d=digits.get(c): "" if pd.isna(x) else str(x) if d is None else f"{x:.{d}f}") for c in table}
     return pd.DataFrame(texts).to_string(index=False)
 

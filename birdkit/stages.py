@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
-           'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes',
-           'parity_sound', 'Judging', 'judging_windows']
+           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'judge_labelled', 'find_runs',
+           'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging', 'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -23,10 +23,13 @@ from .batches import Scapes, make_clips
 from .clean import kept_rules, tell_rules
 from .cleaning import find_scores, label_arrays, save_scores, score_recordings
 from .competition import Competition, attached_folders
-from .core import KitError, atomic, few, read_json, read_table, write_json
+from .core import KitError, atomic, count, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
+from .labelled import clipless_note, hear_labelled, split_labelled
 from .labels import held_fold
+from .metrics import mean_auc
+from .mixing import BEHIND
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
@@ -246,6 +249,28 @@ def labelled_windows(
     return Scapes(keys.astype(object), lengths, labels)
 
 
+def tell_clipless(
+    data,     # Prepared
+    recipes,  # Of the members
+):
+    "Say which classes have no clip."
+    note = clipless_note(data, labelled_windows(data), recipes)
+    if note: print(note)
+
+
+def scapes_to_mix(
+    data,    # Prepared
+    recipe,  # Recipe
+    fold,    # The fold to hold out, or "all"
+):           # Scapes, or None
+    "What is mixed into clips: soundscapes as backgrounds; where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there."
+    truth = labelled_windows(data)
+    learn, held = split_labelled(data, truth, fold)
+    if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)
+    behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
+    return replace(learn, behind=background_scapes(data, truth.keys) if behind else None)
+
+
 def voices(
     data,    # Prepared
     space,   # Workspace
@@ -272,11 +297,12 @@ def train_fold(
     "One supervised model, kept in `runs/<recipe>/fold<k>`."
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
-    scapes = narrow_scapes(labelled_windows(data) if recipe.sampling.labelled else None, data.classes, classes) or background_scapes(data)
+    scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
     scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe))
     with on_device(model): _keep_windows(model, data, folder, fold)
+    judge_labelled(model, data, folder, fold)
     return model, history, folder
 
 
@@ -306,6 +332,23 @@ def judge_scenes(
     with on_device(model): auc = score_scenes(scenes, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | {"scene_auc": auc})
     return scenes, auc
+
+
+def judge_labelled(
+    model,   # TrainedModel
+    data,    # Prepared
+    folder,  # Folder of the run
+    fold,    # The fold it held out, or "all"
+):
+    "Score a model on the rows of the labelled soundscapes that it has not learnt from; kept as soundscape_auc in metrics.json, and said."
+    held = narrow_scapes(split_labelled(data, labelled_windows(data), fold)[1], data.classes, model.classes)
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    if facts.pop("soundscape_auc", None) is None and held is None: return
+    if held is not None:
+        with on_device(model): truth, scores = hear_labelled(data.store, held, lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities))
+        if np.isfinite(auc := mean_auc(truth, scores)): facts["soundscape_auc"] = auc
+        print(f"{folder.parent.name}/{folder.name}: macro ROC-AUC {auc:.3f} on {count(len(truth), 'labelled row')} of {count(len(held.keys), 'soundscape')} that it has not learnt from")
+    write_json(folder / "metrics.json", facts)
 
 
 def find_runs(

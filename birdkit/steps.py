@@ -15,7 +15,7 @@ from .augment import apply_picture, apply_power, apply_wave
 from .frontend import unit_level
 from .groups import Pseudo
 from .losses import deep, dual, find_loss
-from .mixing import Sample, append_scapes, join_scape
+from .mixing import BEHIND, Sample, append_scapes, join_scape
 
 # %% ../nbs/lib/31f_steps.ipynb #92f33b8b
 def pictures_of(
@@ -81,7 +81,7 @@ def clip_sample(
     labelled=False,  # Let soundscape windows with labels come along, to be joined
 ):                   # Sample of the clips
     "Labelled clips, mixed as the recipe says; soundscapes without labels are background, those with labels are not, since what sings in them would be denied."
-    sample = Sample(levelled(learner, batch.wave), batch.targets, batch.weight)
+    sample = Sample(levelled(learner, batch.wave), batch.targets, batch.weight, behind=batch.behind)
     if batch.scape_targets is None: sample = replace(sample, scape=batch.scape)
     elif labelled: sample = replace(sample, scape=levelled(learner, batch.scape), scape_targets=batch.scape_targets)
     return apply_wave(sample, learner.model.recipe.augment, learner.gen, getattr(learner, "bank", None))
@@ -121,6 +121,6 @@ def hears_beside(
 ):           # Whether soundscape windows beside the clips are to be read
     "Does the recipe's chain or the step hear a soundscape window beside each clip? A step that does not tell might."
     chain, labelled = {name for name, *_ in recipe.augment.wave}, scapes.labels is not None
-    if chain & ({"join_scape"} if labelled else {"add_background", "background_snr"}): return True
+    if chain & ({"join_scape"} if labelled else set(BEHIND)): return True
     mixed = {supervised: recipe.sampling.labelled, noisy_student: recipe.pseudo.mix_p}
     return bool(labelled and mixed[step]) if step in mixed else getattr(step, "hears_beside", lambda scapes: True)(scapes)

@@ -31,10 +31,11 @@ from .trained import choose_device, load_model, on_device
 
 # %% ../nbs/lib/32_training.ipynb #204df21d
 def background_scapes(
-    data,  # Prepared
-):         # Scapes without labels, or None where there are none
-    "All unlabelled soundscapes, as backgrounds."
-    keys = data.soundscapes.recording.to_numpy(object)
+    data,     # Prepared
+    but=(),   # Soundscapes to leave out
+):            # Scapes without labels, or None where there are none
+    "Soundscapes as backgrounds."
+    keys = data.soundscapes.recording[~data.soundscapes.recording.isin(but)].to_numpy(object)
     return Scapes(keys, np.array([data.store.length(k) for k in keys])) if len(keys) else None
 
 
