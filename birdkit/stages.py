@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
-           'voices', 'train_fold', 'judge_scenes', 'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes',
-           'parity_sound', 'Judging', 'judging_windows']
+           'voices', 'train_fold', 'judge_scenes', 'in_time', 'find_runs', 'find_members', 'lead_of', 'class_prior',
+           'data_notes', 'parity_sound', 'Judging', 'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -24,6 +24,7 @@ from .batches import Scapes, make_clips
 from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition, attached_folders
+from .callbacks import TIME_UP
 from .core import KitError, atomic, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
@@ -309,18 +310,35 @@ def judge_scenes(
     return scenes, auc
 
 
+def in_time(
+    members,  # Recipes of the members
+    place,    # Function of a member: the folder of its run
+    minutes,  # As the notebook was given it; a number is the time of each training, so that all are begun
+):            # Iterator over the members
+    "Members to train one after the other; where the session's time was up for one, those behind it are not begun, and named."
+    for i, member in enumerate(members, 1):
+        yield member
+        if minutes != "auto" or not why_stopped(place(member)).startswith(TIME_UP): continue
+        if left := members[i:]: print(f"{', '.join(m.name for m in left)}: not begun, the session's time is up; the same command goes on later")
+        return
+
+
+def _folders(space, name):
+    "Folders of a recipe's trained models, in the order of their names."
+    return sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
+
+
 def find_runs(
     space,    # Workspace
     name,     # Name of a recipe or round
     classes,  # The competition's labels; a specialist has some of them
-):            # Folders of runs; those only partly trained are told
+):            # Folders of runs
     "Trained models of a recipe; KitError where there are none, or one is of another competition."
-    folders = sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
+    folders = _folders(space, name)
     if not folders: raise KitError(f"no trained model in {space.root / 'runs' / name}: run 04_train with this recipe")
     for folder in folders:
         if set(read_json(folder / "classes.json", "run 04_train")) - set(classes):
             raise KitError(f"{folder} was trained for other classes than this competition's: remove it, or give another work folder")
-        if why := why_stopped(folder): print(f"{folder} is only partly trained and is used as it is ({why})")
     return folders
 
 
@@ -328,9 +346,18 @@ def find_members(
     space,    # Workspace
     members,  # Recipes of the members
     classes,  # The competition's labels
-):            # {member: folders of its runs}
-    "Trained models of all members."
-    return {m.name: find_runs(space, m.name, classes) for m in members}
+):            # {member: folders of its runs}, of those that have one; KitError where nobody has
+    "Trained models of the members. Half-trained ones are taken only where no model of all classes was trained to its end; what is left out is told."
+    names = [m.name for m in members if _folders(space, m.name)]
+    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
+    runs = sum(found.values(), [])
+    stopped = {f: why for f in runs if (why := why_stopped(f))}
+    enough = any(set(classes) <= set(read_json(f / "classes.json", "run 04_train")) for f in runs if f not in stopped)
+    for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
+    for m in members:
+        if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")
+    if enough: found = {name: [f for f in folders if f not in stopped] for name, folders in found.items()}
+    return {name: folders for name, folders in found.items() if folders}
 
 
 def lead_of(
