@@ -32,7 +32,7 @@ def training_minutes(
 ):            # Minutes, or None for no limit; KitError for anything else, 0 or less
     "Time that training may take from now."
     if minutes != "auto":
-        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
         return minutes
     if not on_kaggle(): return None
     begun_s = process_begun_s() if begun_s is None else begun_s

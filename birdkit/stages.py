@@ -21,14 +21,14 @@ import torch
 from .agreement import find_scores, save_scores, score_recordings
 from .audio import ROW_S, SR
 from .batches import Scapes, make_clips
+from .callbacks import TIME_UP
 from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition, attached_folders
-from .callbacks import TIME_UP
 from .core import KitError, atomic, few, read_json, read_table, write_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
-from .labels import held_fold
+from .labels import held_fold, in_turn
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
@@ -194,7 +194,7 @@ def keep_pretrained(
     recipe,  # Recipe
     past,    # "none" removes it; with anything else it stays
 ):           # Whether there is a backbone, which start_model takes
-    "Where there is nothing to learn from: what becomes of the backbone that an earlier run of 03_pretrain left."
+    "Where there are no other species to learn from: keep the backbone of an earlier 03_pretrain, or delete it where `past` is none."
     folder = space.pretrained(recipe.name)
     if past == "none": shutil.rmtree(folder, ignore_errors=True)
     there = (folder / "backbone.pt").exists()
@@ -288,7 +288,7 @@ def _keep_windows(model, data, folder, fold, most_s=60.):
     if fold == "all" or not is_whole(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
     mine = data.recordings[data.recordings.fold == fold]
     if mine.empty: return
-    hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, model.probabilities)
+    hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, in_turn(model.probabilities))
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, most_s), model.classes)
 
 
@@ -366,7 +366,7 @@ def lead_of(
     space,    # Workspace
     fold,     # The fold it holds out
 ):            # Folder of the run whose backbone it borrows, as text; "" where it learns a backbone of its own
-    "A frozen backbone is that of a member of all classes with the same networks."
+    "The run from which a member with a frozen backbone takes it: another member, of all classes, with the same frontend and backbone."
     if member.optim.freeze < 1: return ""
     same = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs) == (member.frontend, member.raw, member.model.backbone, member.model.inputs)
     runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and same(m)]
@@ -414,7 +414,7 @@ def judging_windows(
     clips,     # Clips of all classes
     most=200,  # Clips to take of the classes that a model knows, and as many of others, drawn once
 ):             # Function of a run's folder and the recipe it will be heard with: Judging
-    "Labelled windows, as inference cuts them, on which an exported network is compared with its int8 form; of clips that it has not heard, where a fold was held out."
+    "Labelled windows, cut as inference cuts them, to compare a float32 network with its int8 form; from held-out clips where a fold was held out."
     def _windows(run, recipe):
         own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
         fold = held_fold(run, data)

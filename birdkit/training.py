@@ -26,7 +26,7 @@ from .loggers import loggers_from_env
 from .optimiser import Compile, Freeze, Layout, Precision, choose_precision, make_optimiser
 from .prepare import deal
 from .recipe import check_recipe, load_recipe
-from .steps import hears_beside, supervised
+from .steps import check_last_mix, hears_beside, supervised
 from .trained import choose_device, load_model, on_device
 
 # %% ../nbs/lib/32_training.ipynb #204df21d
@@ -119,7 +119,7 @@ def train_run(
     "Train one model and keep it; a killed or stopped run goes on where it was."
     recipe, epochs = check_recipe(model.recipe), model.recipe.optim.epochs if epochs is None else epochs
     _check_task(recipe, model.classes, epochs)
-    _check_chains(recipe)
+    _check_chains(recipe, scapes, step)
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
     mark = json.dumps([asdict(as_learnt(recipe)), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
@@ -146,9 +146,10 @@ def _check_task(recipe, classes, epochs):
     if softmax and len(classes) == 1: raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: set loss.name (and loss.then) to bce, focal_bce or ce_bce")
 
 
-def _check_chains(recipe):
-    "Refuse mixes of the mel that the raw input beside it does not hear; say which steps a raw input alone passes by."
+def _check_chains(recipe, scapes, step):
+    "Refuse mixes of the mel that the raw input beside it does not hear, and mixes behind the last one; say which steps a raw input alone passes by."
     inputs, augment = recipe.model.inputs, recipe.augment
+    check_last_mix(recipe, "sampling.labelled" if step is supervised and recipe.sampling.labelled and scapes and scapes.labels is not None else "")
     mixes, idle = late_mixes(augment), ", ".join(name for name, *_ in augment.power + augment.picture)
     if inputs == "both" and mixes: raise KitError(f'model.inputs="both": {mixes[0]} mixes pictures of mels, but not the raw input, to which the labels would be wrong: move it to augment.wave')
     if inputs == "raw" and idle: print(f'model.inputs="raw" has no mel: augment.power and augment.picture do nothing ({idle})')
@@ -186,7 +187,7 @@ def _finished(folder, mark):
 
 
 def _again(folder, recipe, data, held):
-    "A finished model, heard and weighed as the recipe says now, also when it teaches; scored on the clips that are held out now, and known to hold out these."
+    "A finished model under today's recipe, which is saved with it, so that it also teaches that way; scored again if other clips are held out now."
     model = load_model(folder)
     model.recipe = recipe
     if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
