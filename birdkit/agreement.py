@@ -18,7 +18,7 @@ import pandas as pd
 
 from .audio import ROW_S
 from .cleaning import Scores, lay_segments
-from .core import KitError, ahead, atomic, check_dims, check_name, few, nearest, progress
+from .core import KitError, atomic, check_dims, check_name, few, nearest, progress
 from .metrics import auc_columns
 from .plots import BLUE, DPI, GREY, ORANGE, mel_image
 
@@ -26,14 +26,13 @@ from .plots import BLUE, DPI, GREY, ORANGE, mel_image
 def score_recordings(
     keys,         # Recordings to hear, (n,)
     durations_s,  # Their durations, s, (n,)
-    hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes); runs in threads
+    hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes)
     most_s=None,  # Hear at most this much of each, s; None: all of it
 ):                # Scores of all rows; a remainder of .5 s or more is a row of its own, a shorter one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
     heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
     rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)
-    said = ahead(lambda one: check_dims(hear(*one), "rows classes"), zip(keys, rows.tolist()))
-    probs = list(progress(said, "score held-out recordings", len(rows)))
+    probs = [check_dims(hear(key, int(n)), "rows classes") for key, n in zip(progress(keys, "score held-out recordings"), rows)]
     if not probs: raise KitError("no recording is held out: score a fold that has some")
     start_s = ROW_S * np.concatenate([np.arange(n, dtype=float) for n in rows])
     last = np.cumsum(rows) - 1

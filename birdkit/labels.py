@@ -184,7 +184,7 @@ def as_teacher(
     data,    # Prepared
     unheard=True,   # Clips that it learnt from count as learnt; False: it may label them
 ):           # Teacher
-    "A finished run as a teacher: it learnt from all clips but its fold, and where LEFT_OUT tells of soundscapes from all others."
+    "A finished run as a teacher: `learnt` are the clips outside its fold and, where it left soundscapes out (LEFT_OUT), all other soundscapes."
     learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(held_fold(folder, data))]) if unheard else set()
     if (folder / LEFT_OUT).exists():
         learnt |= set(data.soundscapes.recording) - set(read_json(folder / LEFT_OUT, "run 05_distill"))

@@ -313,12 +313,12 @@ def judge_scenes(
 def in_time(
     members,  # Recipes of the members
     place,    # Function of a member: the folder of its run
-    minutes,  # As the notebook was given it; a number is the time of each training, so that all are begun
+    minutes,  # As the notebook was given it: a number is the time of each training, so that all are begun, and "auto" that of the session
 ):            # Iterator over the members
     "Members to train one after the other; where the session's time was up for one, those behind it are not begun, and named."
     for i, member in enumerate(members, 1):
         yield member
-        if minutes != "auto" or not why_stopped(place(member)).startswith(TIME_UP): continue
+        if not isinstance(minutes, str) or not why_stopped(place(member)).startswith(TIME_UP): continue
         if left := members[i:]: print(f"{', '.join(m.name for m in left)}: not begun, the session's time is up; the same command goes on later")
         return
 
