@@ -347,12 +347,12 @@ def find_members(
     members,  # Recipes of the members
     classes,  # The competition's labels
 ):            # {member: folders of its runs}, of those that have one; KitError where nobody has
-    "Trained models of the members. Half-trained ones are taken only where no model of all classes was trained to its end; what is left out is told."
+    "Trained models of the members. Half-trained ones are taken only where no model of all classes that is exported was trained to its end; what is left out is told."
     names = [m.name for m in members if _folders(space, m.name)]
     found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
-    runs = sum(found.values(), [])
-    stopped = {f: why for f in runs if (why := why_stopped(f))}
-    enough = any(set(classes) <= set(read_json(f / "classes.json", "run 04_train")) for f in runs if f not in stopped)
+    stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
+    counted = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]       # others are not exported
+    enough = any(set(classes) <= set(read_json(f / "classes.json", "run 04_train")) for f in counted if f not in stopped)
     for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
     for m in members:
         if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")
