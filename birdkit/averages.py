@@ -75,7 +75,7 @@ def _gathering(norms):
 
 @torch.no_grad()
 def refresh_norms(
-    learner,  # Learner whose averaged model is meant; its model, where both are one
+    learner,  # Learner; the averaged model is updated, which may be the model itself
     most=20,  # Batches to listen to
 ):
     "Recompute the statistics of the averaged model's batch norms on training batches, mixed and augmented as in training."

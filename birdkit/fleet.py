@@ -26,7 +26,7 @@ from .recipe import Recipe, load_recipe
 from .sessions import training_limit
 from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members
 from .together import train_together, world_size
-from .training import as_learnt
+from .training import as_learnt, reached_end
 
 # %% ../nbs/lib/37_fleet.ipynb #2d8dbcdd
 class Run(NamedTuple):
@@ -125,7 +125,7 @@ def _is_trained(recipe, run, folder, changed_s):
     try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
     same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
-    return same and facts.get("epochs", -1) >= facts.get("of", 0) and (folder / "metrics.json").stat().st_mtime >= changed_s
+    return same and "epochs" in facts and reached_end(facts) and (folder / "metrics.json").stat().st_mtime >= changed_s
 
 
 def first_folder(
@@ -283,7 +283,7 @@ def describe_end(
     if code: return f"failed after {seconds / 60:.1f} min: {log_end(beside(run, place, '.log'))}"
     try: facts = read_json(first_folder(run, place) / "metrics.json", "train again")
     except KitError as error: return str(error)
-    how = "finished" if facts["epochs"] >= facts["of"] else f"stopped after {facts['epochs']} of {facts['of']} epochs"
+    how = "finished" if reached_end(facts) else f"stopped after {facts['epochs']} of {facts['of']} epochs"
     return how + (f", AUC {facts['auc']:.4f}" if "auc" in facts else "") + f", {seconds / 60:.1f} min"
 
 

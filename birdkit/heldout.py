@@ -135,7 +135,7 @@ def unscored(
     folder,  # Folder of a finished run
     held,    # Clips that are held out now, or None
 ):           # dict for keep_scores: what stays true of the run; None where it was scored on just these clips
-    "Held-out clips may change after a training, as where 02_clean goes by its scores."
+    "What to keep of a run's metrics.json if it must be scored again, because other clips are held out now; None if its score still holds."
     facts = read_json(folder / "metrics.json", "run 04_train")
     if facts.get("held", "") == _name(held): return None
     print(f"{folder.parent.name}/{folder.name} is scored anew, on the clips that are held out now")

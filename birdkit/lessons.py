@@ -22,6 +22,7 @@ from .steps import clip_sample, heard_loss, inputs_of, levelled, network_loss, s
 class Mix:
     "The noisy student: soundscapes mixed into clips and beside them (2025 1st)."
     __name__ = "mix"
+    joins = True   # Are soundscapes with labels mixed into its clips, as pseudo.mix_p says?
 
     def __init__(self,
         recipe,  # Recipe
@@ -65,6 +66,7 @@ class Mix:
 class Replace(Mix):
     "Soundscape windows of its class take a clip's place (2025 2nd)."
     __name__ = "replace"
+    joins = False
 
     def __init__(self,
         recipe,    # Recipe
@@ -97,6 +99,7 @@ def join_pieces(
 class Pieces(Mix):
     "Soundscapes by the piece, clips by the loudest of their pieces (2024 6th)."
     __name__ = "pieces"
+    joins = False
 
     def __init__(self,
         recipe,   # Recipe
@@ -209,6 +212,7 @@ class Self(Mix):
 class Domain(Mix):
     "Embeddings of clips and soundscapes that cannot be told apart (CAD; 2024 9th)."
     __name__ = "domain"
+    joins = False
 
     def __init__(self,
         recipe,          # Recipe

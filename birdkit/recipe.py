@@ -143,7 +143,9 @@ def check_dense(
 # %% ../nbs/lib/04a_recipe.ipynb #58d9bb59
 POSITIVE = ("optim.epochs", "pretrain.epochs", "pseudo.epochs", "optim.batch", "optim.accumulate", "optim.cycle_epochs", "optim.lr", "pseudo.lr",
             "optim.head_lr_mult", "sampling.best_of", "sampling.window_s")   # Fields of which a training needs more than 0
-SHARES = "optim.warmup", "optim.freeze", "optim.average_from"   # Shares of the training: neither steps nor epochs
+SHARES = {"the training": ("optim.warmup", "optim.freeze", "optim.average_from"),                 # Neither steps nor epochs
+          "what is heard": ("sampling.labelled", "pseudo.labelled", "pseudo.mix_p", "pseudo.share"),
+          "the labels": ("pseudo.given_share",)}
 
 
 PRECISIONS = ("f32", "fp16", "int8")
@@ -173,9 +175,9 @@ def check_recipe(
         for path in POSITIVE:
             if not (value := _value(member, path)) > 0:
                 raise KitError(f"{path}={value!r} is nothing to train with: give {'1 or more' if isinstance(value, int) else 'a number above 0'}")
-        for path in SHARES:
+        for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
             value = _value(member, path)
-            if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of the training: give 0 to 1")
+            if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
         o = member.optim
         if o.average == "ema" and not 0 < o.ema < 1: raise KitError(f"optim.average='ema' needs optim.ema above 0 and below 1, such as .99, not {o.ema:g}")
         check_precision(member.infer)

@@ -22,6 +22,7 @@ from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
 from .prepare import Prepared
 from .stages import choose_recipe, cleaned_clips, train_fold
+from .training import reached_end
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9
 TRIED = "frontend", "raw", "model", "loss", "augment", "sampling", "optim"   # Groups that training on clips sees
@@ -234,7 +235,7 @@ def one_trial(
         study.tell(trial, state=state.FAIL)
         print(f"{name}  failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return error
-    if facts["epochs"] >= facts["of"]: study.tell(trial, facts["auc"])
+    if reached_end(facts): study.tell(trial, facts["auc"])
     elif prune.pruned or clock.left_s() > 0: _prune(study, trial, folder / name)
     else: _give_out_again(study, name, trial)
     print(_line(name, facts, changes, study), flush=True)
@@ -248,7 +249,7 @@ def _prune(study, trial, folder):
 
 def _line(name, facts, changes, study):
     "A line on a trial that is done."
-    done = "" if facts["epochs"] >= facts["of"] else f" after {facts['epochs']} of {facts['of']} epochs"
+    done = "" if reached_end(facts) else f" after {facts['epochs']} of {facts['of']} epochs"
     best = best_trial(study)
     return f"{name}  AUC {facts['auc']:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {_flow(changes)}"
 

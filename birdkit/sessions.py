@@ -33,7 +33,7 @@ def training_minutes(
     "Time that training may take from now."
     auto = re.fullmatch(r"auto(?: (\d+))?", str(minutes))
     if not auto:
-        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or minutes <= 0:
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not minutes > 0:
             raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, "auto", or "auto 540" for a session of 540 minutes')
         return minutes
     if not on_kaggle(): return None

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
-           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'judge_labelled', 'find_runs',
-           'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging', 'judging_windows']
+           'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'judge_labelled', 'in_time',
+           'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging',
+           'judging_windows']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -20,6 +21,7 @@ import torch
 
 from .audio import ROW_S, SR
 from .batches import Scapes, make_clips
+from .callbacks import TIME_UP
 from .clean import kept_rules, tell_rules
 from .cleaning import find_scores, label_arrays, save_scores, score_recordings
 from .competition import Competition, attached_folders
@@ -27,7 +29,7 @@ from .core import KitError, atomic, count, few, read_json, read_table, write_jso
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
 from .labelled import clipless_note, hear_labelled, split_labelled
-from .labels import held_fold
+from .labels import held_fold, in_turn
 from .metrics import mean_auc
 from .mixing import BEHIND
 from .models import borrow_backbone
@@ -195,7 +197,7 @@ def keep_pretrained(
     recipe,  # Recipe
     past,    # "none" removes it; with anything else it stays
 ):           # Whether there is a backbone, which start_model takes
-    "Where there is nothing to learn from: what becomes of the backbone that an earlier run of 03_pretrain left."
+    "Where there are no other species to learn from: keep the backbone of an earlier 03_pretrain, or delete it where `past` is none."
     folder = space.pretrained(recipe.name)
     if past == "none": shutil.rmtree(folder, ignore_errors=True)
     there = (folder / "backbone.pt").exists()
@@ -312,7 +314,7 @@ def _keep_windows(model, data, folder, fold, most_s=60.):
     if fold == "all" or not is_whole(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
     mine = data.recordings[data.recordings.fold == fold]
     if mine.empty: return
-    hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, model.probabilities)
+    hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, in_turn(model.probabilities))
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, most_s), model.classes)
 
 
@@ -351,18 +353,35 @@ def judge_labelled(
     write_json(folder / "metrics.json", facts)
 
 
+def in_time(
+    members,  # Recipes of the members
+    place,    # Function of a member: the folder of its run
+    minutes,  # As the notebook was given it: a number is the time of each training, so that all are begun, and "auto" that of the session
+):            # Iterator over the members
+    "Members to train one after the other; where the session's time was up for one, those behind it are not begun, and named."
+    for i, member in enumerate(members, 1):
+        yield member
+        if not isinstance(minutes, str) or not why_stopped(place(member)).startswith(TIME_UP): continue
+        if left := members[i:]: print(f"{', '.join(m.name for m in left)}: not begun, the session's time is up; the same command goes on later")
+        return
+
+
+def _folders(space, name):
+    "Folders of a recipe's trained models, in the order of their names."
+    return sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
+
+
 def find_runs(
     space,    # Workspace
     name,     # Name of a recipe or round
     classes,  # The competition's labels; a specialist has some of them
-):            # Folders of runs; those only partly trained are told
+):            # Folders of runs
     "Trained models of a recipe; KitError where there are none, or one is of another competition."
-    folders = sorted(f.parent for f in (space.root / "runs" / name).glob("*/weights.pt"))
+    folders = _folders(space, name)
     if not folders: raise KitError(f"no trained model in {space.root / 'runs' / name}: run 04_train with this recipe")
     for folder in folders:
         if set(read_json(folder / "classes.json", "run 04_train")) - set(classes):
             raise KitError(f"{folder} was trained for other classes than this competition's: remove it, or give another work folder")
-        if why := why_stopped(folder): print(f"{folder} is only partly trained and is used as it is ({why})")
     return folders
 
 
@@ -370,9 +389,18 @@ def find_members(
     space,    # Workspace
     members,  # Recipes of the members
     classes,  # The competition's labels
-):            # {member: folders of its runs}
-    "Trained models of all members."
-    return {m.name: find_runs(space, m.name, classes) for m in members}
+):            # {member: folders of its runs}, of those that have one; KitError where nobody has
+    "Trained models of the members. Half-trained ones are taken only where no model of all classes that is exported was trained to its end; what is left out is told."
+    names = [m.name for m in members if _folders(space, m.name)]
+    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
+    stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
+    counted = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]       # others are not exported
+    enough = any(set(classes) <= set(read_json(f / "classes.json", "run 04_train")) for f in counted if f not in stopped)
+    for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
+    for m in members:
+        if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")
+    if enough: found = {name: [f for f in folders if f not in stopped] for name, folders in found.items()}
+    return {name: folders for name, folders in found.items() if folders}
 
 
 def lead_of(
@@ -381,7 +409,7 @@ def lead_of(
     space,    # Workspace
     fold,     # The fold it holds out
 ):            # Folder of the run whose backbone it borrows, as text; "" where it learns a backbone of its own
-    "A frozen backbone is that of a member of all classes with the same networks."
+    "The run from which a member with a frozen backbone takes it: another member, of all classes, with the same frontend and backbone."
     if member.optim.freeze < 1: return ""
     same = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs) == (member.frontend, member.raw, member.model.backbone, member.model.inputs)
     runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and same(m)]
@@ -429,7 +457,7 @@ def judging_windows(
     clips,     # Clips of all classes
     most=200,  # Clips to take of the classes that a model knows, and as many of others, drawn once
 ):             # Function of a run's folder and the recipe it will be heard with: Judging
-    "Labelled windows, as inference cuts them, on which an exported network is compared with its int8 form; of clips that it has not heard, where a fold was held out."
+    "Labelled windows, cut as inference cuts them, to compare a float32 network with its int8 form; from held-out clips where a fold was held out."
     def _windows(run, recipe):
         own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
         fold = held_fold(run, data)

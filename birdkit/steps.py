@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pictures_of', 'inputs_of', 'heard_loss', 'network_loss', 'levelled', 'clip_sample', 'student_sample', 'supervised',
-           'noisy_student', 'hears_beside']
+           'noisy_student', 'check_last_mix', 'hears_beside']
 
 # %% ../nbs/lib/31f_steps.ipynb #c3a1d500
 from dataclasses import replace
@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 
 from .augment import apply_picture, apply_power, apply_wave
+from .core import KitError
 from .frontend import unit_level
 from .groups import Pseudo
 from .losses import deep, dual, find_loss
-from .mixing import BEHIND, Sample, append_scapes, join_scape
+from .mixing import BEHIND, MIXES, Sample, append_scapes, join_scape
 
 # %% ../nbs/lib/31f_steps.ipynb #92f33b8b
 def pictures_of(
@@ -114,6 +115,22 @@ def noisy_student(
     return network_loss(learner, student_sample(learner, batch, learner.model.recipe.pseudo))
 
 # %% ../nbs/lib/31f_steps.ipynb #b3dcbcf6
+def check_last_mix(
+    recipe,    # Recipe of one model
+    joins="",  # The field by which soundscapes with labels are mixed in behind augment.wave; "" where none are
+):
+    "Refuse a mixup with two losses behind which something else is mixed in: it would have a third label."
+    a, said = recipe.augment, lambda rest: rest[0].values() if rest and isinstance(rest[0], dict) else rest
+    late = a.power + a.picture if recipe.model.inputs != "raw" else ()
+    mixes = [step for step in a.wave if step[0] in (*MIXES, "add_background", "join_scape")] + [(joins,)] * bool(joins) + [step for step in late if step[0] in MIXES]
+    two = [i for i, (name, *rest) in enumerate(mixes[:-1]) if name == "mixup" and "losses" in said(rest)]
+    if not two: return
+    behind = mixes[two[0] + 1][0]
+    to_picture = recipe.model.inputs == "mel" and recipe.pseudo.how != "embed"
+    remedy = "move it to the end of augment.picture" if to_picture else f"set {joins} to 0" if behind == joins else "move it to the end of augment.wave"
+    raise KitError(f'{recipe.name}: mixup with labels="losses" must be the last mix, and {behind} mixes in more behind it: {remedy}, or give it labels="convex"')
+
+
 def hears_beside(
     recipe,  # Recipe
     scapes,  # Scapes

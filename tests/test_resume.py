@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT, papermill
 
-from birdkit.core import read_json, read_table, write_table
+from birdkit.core import read_json, read_table, write_json, write_table
 
 CODE = """
 import sys, time
@@ -129,6 +129,18 @@ def test_a_round_that_is_stopped_is_not_exported(pipeline, demo, tmp_path):
         assert [m["name"] for m in read_json(tmp_path / "export/tiny/manifest.json", "")["models"]] == [exported]
         assert ("round 1 stopped: time is up after" in (tmp_path / "out.ipynb").read_text()) == bool(limit)
     assert "going on after epoch 0" in (tmp_path / "out.ipynb").read_text()
+
+
+def test_a_member_that_was_not_trained_to_its_end_is_left_out(pipeline, demo, tmp_path):
+    for name in ("prepared", "clean"): (tmp_path / name).symlink_to(pipeline["work"] / name)
+    for member in "ab": shutil.copytree(pipeline["work"] / "runs/tiny/fold0", tmp_path / f"runs/tiny-{member}/fold0")
+    stopped = tmp_path / "runs/tiny-b/fold0/metrics.json"
+    write_json(stopped, read_json(stopped, "") | dict(epochs=0, of=4, stopped="time is up after 3% of the training"))
+    done = papermill("nbs/05_distill.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny", "-p", "rounds", "0", "-y", "{overrides: {ensemble.members: [[a, {}], [b, {}], [c, {}]]}}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [m["name"] for m in read_json(tmp_path / "export/tiny/manifest.json", "")["models"]] == ["tiny-a-fold0"]
+    said = (tmp_path / "out.ipynb").read_text()
+    assert "tiny-b/fold0 is only partly trained and is left out (time is up after 3%" in said and "tiny-c has no trained model and is left out" in said
 
 
 def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path):
