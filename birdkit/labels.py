@@ -237,8 +237,9 @@ def rows_of(
     rows = np.array([n_rows(data.store.length(k) / SR) for k in keys], int)
     if most: rows = rows.clip(max=most)
     if (size := 4 * len(keys) * rows.max(initial=0) * len(data.classes)) > MOST_BYTES:
-        longest = f"{keys[rows.argmax()]} lasts {rows.max() * ROW_S / 60:.0f} min, and all have as many rows as the longest"
-        raise KitError(f"labels of {count(len(keys), 'recording')} would take {size / 1e9:.1f} GB, too much for this machine: {longest}. Cut long ones into files of a minute, or remove them, and run 01_prepare again")
+        longest, what = f"{keys[rows.argmax()]} lasts {rows.max() * ROW_S / 60:.0f} min", f"labels of {count(len(keys), 'recording')}"
+        raise KitError(f"{what} would take {size / 1e9:.1f} GB, too much for this machine: {longest}, and all have as many rows as the longest; "
+                       "cut long ones into files of a minute, or remove them, and run 01_prepare again")
     return rows
 
 
