@@ -71,6 +71,7 @@ birdclef2026_02 = plain.but(
         sure="loss, rounds and specialist from the code; "
              "backbones beside v2-S are reconstructed, a tenth of each batch from labelled soundscapes, post-processing, "
              "averaged weights and the gradient's limit are others' of that year; "
+             "which sonotypes mirror one another is not told: here all of a species do; "
              "insects drawn five times, and gates by a model that is not told, are left out"),
 )
 
