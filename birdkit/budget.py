@@ -19,7 +19,7 @@ import pandas as pd
 from .audio import ROW_S
 from .core import KitError, what_failed
 from .hear import SoundCache, hear_files
-from .rows import heard_s, input_shapes, sound_key, window_inputs
+from .rows import infer_window_s, input_shapes, sound_key, window_inputs
 from .runtime import fastest
 
 # %% ../nbs/lib/43b_budget.ipynb #7f6b6420
@@ -241,7 +241,7 @@ def _choices(members, gain, budget_s, price):
 
 def _ways(members, speed, length_s):
     "Each Way of making savings, 64 at most: models of one frontend and window make the same ones."
-    kinds = [(sound_key(m.recipe), heard_s(m.recipe)) for m in members]
+    kinds = [(sound_key(m.recipe), infer_window_s(m.recipe)) for m in members]
     switches = list(dict.fromkeys((kind, s) for s in SAVINGS for kind, m in zip(kinds, members) if s.used(m.recipe.infer)))
     for on in product((False, True), repeat=min(len(switches), 6)):
         made = {switch for i, switch in enumerate(switches) if on[min(i, 5)]}             # from the sixth on they go together

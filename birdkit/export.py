@@ -25,7 +25,7 @@ from .faster import try_dense, try_fp16, try_int8
 from .post import check_post
 from .recipe import check_precision
 from .rounds import held_out_scores, runs_that_judge
-from .rows import heard_s, input_shapes
+from .rows import infer_window_s, input_shapes
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
 from .trained import load_model
 
@@ -90,7 +90,7 @@ def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     network = load_network(path)
     return model.classes, dict(
         name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=value, classes=list(model.classes), parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
-        ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=heard_s(recipe), row_s=ROW_S,
+        ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=infer_window_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})
 
 

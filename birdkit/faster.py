@@ -20,7 +20,7 @@ from .convert import parity, time_windows, to_openvino, write_network
 from .core import KitError
 from .metrics import mean_auc
 from .recipe import check_dense
-from .rows import heard_s, input_shapes, listen, score_rows, window_scores
+from .rows import infer_window_s, input_shapes, listen, score_rows, window_scores
 from .runtime import DenseNetwork, load_network, trunk_and_head
 
 # %% ../nbs/lib/40b_faster.ipynb #174c518a
@@ -73,7 +73,7 @@ def _auc(targets, scores):
 def _heard(recipe, clip, frames):
     "Scores of windows by the output that the recipe makes its rows of."
     i = recipe.infer
-    return window_scores(clip, frames, "frames" if i.average == "frames" else i.output, heard_s(recipe), i.shift_frames)
+    return window_scores(clip, frames, "frames" if i.average == "frames" else i.output, infer_window_s(recipe), i.shift_frames)
 
 
 def try_int8(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .audio import ROW_S, decode
 from .core import BROKEN, ahead, in_words
-from .rows import heard_s, listen, score_rows, sound_key, suits
+from .rows import infer_window_s, listen, score_rows, sound_key, suits
 
 # %% ../nbs/lib/43a_hear.ipynb #9dba1ab6
 class SoundCache:
@@ -34,7 +34,7 @@ class SoundCache:
         kept = self.kept.get((path, key))
         if kept and suits(kept, recipe): return kept
         recipes = [recipe, *self.wanted.get(key, [])]
-        made = listen(decode(path, rows * ROW_S + max(map(heard_s, recipes))).samples, rows, *recipes)      # no more of a night than is asked for
+        made = listen(decode(path, rows * ROW_S + max(map(infer_window_s, recipes))).samples, rows, *recipes)      # no more of a night than is asked for
         with self.lock:
             if key in self.wanted and not kept and self.bytes + made.bytes <= self.limit:
                 self.kept[path, key] = made

@@ -20,8 +20,8 @@ import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, ahead, atomic, check_dims, check_name, count, few, nearest, progress, read_json, write_table
-from .prepare import deal
-from .rows import heard_s, listen, score_rows, sound_key
+from .prepare import fold_digest
+from .rows import infer_window_s, listen, score_rows, sound_key
 
 # %% ../nbs/lib/32a_labels.ipynb #006f669e
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def held_fold(
 ):           # The fold it held out, or "all"; KitError where the folds were dealt anew since
     "What a run has not heard; one that does not say how its folds were dealt is taken as it is."
     facts = read_json(folder / "metrics.json", "run 04_train")
-    if facts.get("deal", now := deal(data.recordings, facts["fold"])) != now:
+    if facts.get("deal", now := fold_digest(data.recordings, facts["fold"])) != now:
         gone = facts["fold"] != "all" and not (data.recordings.fold == facts["fold"]).any()
         remedy = "remove it: there is no such fold" if gone else "run 04_train again, or 01_prepare as it was then"
         raise KitError(f"{folder} held out other clips than fold {facts['fold']} has now: {remedy}")
@@ -258,7 +258,7 @@ def predict_labels(
         with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), only, minutes)
     _check(teachers, data, source, combine)
     keys, rows = _to_label(data, source, only)
-    told = dict(teachers=[t.name for t in teachers], window_s=[heard_s(t.model.recipe) for t in teachers])
+    told = dict(teachers=[t.name for t in teachers], window_s=[infer_window_s(t.model.recipe) for t in teachers])
     facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told))
     return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz", minutes)
 

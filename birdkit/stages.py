@@ -35,7 +35,7 @@ from .mixing import BEHIND
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
-from .rows import heard_mel, heard_s, score_rows
+from .rows import infer_mel, infer_window_s, score_rows
 from .scenes import make_scenes, score_scenes
 from .speech import bank_waves, voice_bank
 from .steps import supervised
@@ -465,7 +465,7 @@ def judging_windows(
         some = _judges(unheard, own, most) if len(unheard) else unheard
         held_out = len(some) > 1                                    # one sets the scale, another one judges
         if not held_out: some = _judges(clips, own, most)
-        heard = recipe.but({"sampling.window_s": heard_s(recipe), "frontend": heard_mel(recipe)})
+        heard = recipe.but({"sampling.window_s": infer_window_s(recipe), "frontend": infer_mel(recipe)})
         inputs, owner = clip_inputs(data.store, some, Frontend(heard), 2)
         return Judging(inputs, some.targets[owner][:, own], owner, held_out)
     return _windows

@@ -22,7 +22,7 @@ from .audio import ROW_S, SR, cut, opened, tells_frames, whole_ogg
 from .blend import align, blend, possible_blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
-from .rows import heard_s, input_shapes, listen, score_rows, sound_key
+from .rows import infer_window_s, input_shapes, listen, score_rows, sound_key
 from .runtime import fastest, load_export
 
 # %% ../nbs/lib/46a_stretches.ipynb #d13c3464
@@ -99,7 +99,7 @@ def stretch_rows(
 ):            # Rows from one stretch to the next, and rows heard on each side of it
     "How to cut recordings so that their rows stay the same."
     unit = lcm(*map(_unit, recipes))
-    reach_s = max(max(heard_s(r), ROW_S) + (max(r.frontend.n_fft, *r.frontend.stack, 0) + r.frontend.hop) / SR for r in recipes)
+    reach_s = max(max(infer_window_s(r), ROW_S) + (max(r.frontend.n_fft, *r.frontend.stack, 0) + r.frontend.hop) / SR for r in recipes)
     return -(-rows // unit) * unit, int(reach_s // ROW_S) + 1
 
 

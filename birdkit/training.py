@@ -24,7 +24,7 @@ from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscor
 from .learner import Learner
 from .loggers import loggers_from_env
 from .optimiser import Compile, Freeze, Layout, Precision, choose_precision, make_optimiser
-from .prepare import deal
+from .prepare import fold_digest
 from .recipe import check_recipe, load_recipe
 from .steps import check_last_mix, hears_beside, supervised
 from .trained import choose_device, load_model, on_device
@@ -134,7 +134,7 @@ def train_run(
     with _room(recipe.optim): learner.fit(epochs)
     averaged = _sound(learner.averaged.eval(), folder)
     averaged.save(folder)
-    facts = dict(mark=short_hash(mark), fold=fold, deal=deal(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
+    facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
     keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")
     return averaged.cpu(), pd.DataFrame(learner.history)
@@ -195,7 +195,7 @@ def _again(folder, recipe, data, held):
     if (facts := unscored(folder, held)) is not None:
         with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
     facts = read_json(folder / "metrics.json", "run 04_train")
-    write_json(folder / "metrics.json", facts | dict(deal=deal(data.recordings, facts["fold"])))
+    write_json(folder / "metrics.json", facts | dict(deal=fold_digest(data.recordings, facts["fold"])))
     return model
 
 
