@@ -145,7 +145,7 @@ def export_runs(
     post=(),          # Steps of birdkit.post on the blend
     options=(),       # Further arguments of the blend, from blend_options
     formats=(),       # Further FORMATS beside OpenVINO, and those of the recipes
-    validation=None,  # Function of a run's folder and of how it will be heard, a Recipe: stages.Judging of int8
+    validation=None,  # Function of a run's folder and of how it will be heard, a Recipe: handover.Judging of int8
     values=None,      # What each model is worth to the ensemble, by name; by default the held-out AUC of its run, 1 where there is none
     infer=None,       # Infer of each model, by name; by default as its run was trained with
 ):                    # The manifest, as a dict

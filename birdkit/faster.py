@@ -79,7 +79,7 @@ def _heard(recipe, clip, frames):
 def try_int8(
     path,        # Of the float32 network, an .xml file
     recipe,      # Recipe by which it will be heard
-    validation,  # Function of a run's folder and a Recipe: stages.Judging
+    validation,  # Function of a run's folder and a Recipe: handover.Judging
     run,         # Folder of its run
 ):               # dict of what was measured, with "kept"
     "Quantise a network in place if it is worth it; what was measured."

@@ -6,14 +6,12 @@
 __all__ = ['choose_recipe', 'cleaned_clips', 'known_classes', 'narrow_clips', 'narrow_scapes', 'trained_members', 'member_scores',
            'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'start_model', 'labelled_windows',
            'tell_clipless', 'scapes_to_mix', 'voices', 'train_fold', 'judge_scenes', 'judge_labelled', 'in_time',
-           'find_runs', 'find_members', 'lead_of', 'class_prior', 'data_notes', 'parity_sound', 'Judging',
-           'judging_windows']
+           'find_runs', 'find_members', 'lead_of']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,16 +24,14 @@ from .clean import kept_rules, tell_rules
 from .cleaning import find_scores, label_arrays, save_scores, score_recordings
 from .competition import Competition, attached_folders
 from .core import KitError, atomic, count, few, read_json, read_table, write_json
-from .frontend import Frontend
-from .heldout import clip_inputs, split_clips
 from .labelled import clipless_note, hear_labelled, split_labelled
-from .labels import held_fold, in_turn
+from .labels import in_turn
 from .metrics import mean_auc
 from .mixing import BEHIND
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
-from .rows import infer_mel, infer_window_s, score_rows
+from .rows import score_rows
 from .scenes import make_scenes, score_scenes
 from .speech import bank_waves, voice_bank
 from .steps import supervised
@@ -416,64 +412,3 @@ def lead_of(
     found = next((str(r) for r in runs if (r / "weights.pt").exists()), "")
     if not found: print(f"{member.name}: no trained member has the same backbone; it keeps its own pretrained weights")
     return found
-
-# %% ../nbs/lib/34_stages.ipynb #78f53c4d
-def class_prior(
-    clips,    # Clips
-    classes,  # Labels of their columns
-):            # Series by label, chance of each class in a row where nothing could be heard
-    "Share of each class among the labels, no class at zero."
-    share = pd.Series(clips.targets.sum(0) + .5, list(classes))
-    return share / share.sum()
-
-
-def data_notes(
-    data,  # Prepared
-):         # One line
-    "Where the recordings came from, in numbers."
-    licences = data.recordings.license.value_counts()
-    named = ", ".join(f"{name or 'not stated'} ({n})" for name, n in licences.items())
-    return f"{len(data.recordings)} recordings of {Path(data.facts['data']).name}; licences: {named}"
-
-
-def parity_sound(
-    data,  # Prepared
-):         # (T,) float32
-    "Real sound to compare exported networks on: a soundscape, else the longest clip."
-    if len(data.soundscapes): return data.store.window(data.soundscapes.recording[0])
-    return data.store.window(data.recordings.recording[data.recordings.duration_s.argmax()])
-
-
-class Judging(NamedTuple):
-    "Labelled windows that an int8 network is scaled by and judged on."
-    inputs: tuple        # (windows, channels, height, width) each
-    targets: np.ndarray  # (windows, classes of the run)
-    clip: np.ndarray     # Number of the clip each is of, (windows,)
-    held_out: bool       # Has the run not learnt from them?
-
-
-def judging_windows(
-    data,      # Prepared
-    clips,     # Clips of all classes
-    most=200,  # Clips to take of the classes that a model knows, and as many of others, drawn once
-):             # Function of a run's folder and the recipe it will be heard with: Judging
-    "Labelled windows, cut as inference cuts them, to compare a float32 network with its int8 form; from held-out clips where a fold was held out."
-    def _windows(run, recipe):
-        own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
-        fold = held_fold(run, data)
-        unheard = [] if fold == "all" else split_clips(data, clips, fold)[1]
-        some = _judges(unheard, own, most) if len(unheard) else unheard
-        held_out = len(some) > 1                                    # one sets the scale, another one judges
-        if not held_out: some = _judges(clips, own, most)
-        heard = recipe.but({"sampling.window_s": infer_window_s(recipe), "frontend": infer_mel(recipe)})
-        inputs, owner = clip_inputs(data.store, some, Frontend(heard), 2)
-        return Judging(inputs, some.targets[owner][:, own], owner, held_out)
-    return _windows
-
-
-def _judges(clips, own, most):
-    "At most this many clips of the classes in the columns `own`, and as many of others; of clips whose classes are all known, where there are any."
-    sure = np.flatnonzero(clips.all_known) if clips.all_known.any() else np.arange(len(clips))
-    drawn = np.random.default_rng(0).permutation(sure)
-    mine = clips.targets[drawn][:, own].any(1)
-    return clips[np.sort(np.r_[drawn[mine][:most], drawn[~mine][:most]])]

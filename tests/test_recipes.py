@@ -19,7 +19,8 @@ from birdkit.recipe import all_recipes, find_recipe, list_recipes
 from birdkit.review import clip_weights, no_review
 from birdkit.rows import input_shapes
 from birdkit.runtime import load_export
-from birdkit.stages import class_prior, cleaned_clips, find_members, judging_windows, labelled_windows, lead_of, parity_sound, train_fold, trained_members
+from birdkit.handover import class_prior, judging_windows, parity_sound
+from birdkit.stages import cleaned_clips, find_members, labelled_windows, lead_of, train_fold, trained_members
 from birdkit.submit import find_sample
 from birdkit.trained import TrainedModel
 from toys import tones

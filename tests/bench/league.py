@@ -25,7 +25,8 @@ from birdkit.export import export_runs
 from birdkit.metrics import mean_auc
 from birdkit.recipe import changes, find_recipe, load_recipe
 from birdkit.runtime import load_export
-from birdkit.stages import class_prior, parity_sound, train_fold
+from birdkit.handover import class_prior, parity_sound
+from birdkit.stages import train_fold
 
 SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
            "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
