@@ -191,7 +191,7 @@ def add_geometric(
     pair=None,     # Numbers of the models in it; None: all
 ):                 # (rows, classes)
     "Mean plus a share of sqrt(p_a p_b), over 1 + share (2024 4th; the division changes no ranking)."
-    plain, product = mean(stack, weights), geometric(stack if pair is None else stack[list(pair)])
+    plain, product = mean(stack, weights), geometric(stack if pair is None else stack[np.atleast_1d(pair)])
     return np.where(np.isnan(product), plain, (plain + share * product) / (1 + share))
 
 
@@ -282,12 +282,12 @@ def check_blend(
     how,         # Name in BLENDS
     options=(),  # Its further arguments, a dict or pairs
 ):
-    "Refuse a blend that there is not, or arguments that it cannot take, before anything is heard."
+    "Refuse a blend that there is not, or arguments that it cannot take, before anything is heard; also those that count models, of which a submission has one at first: it names them."
     check_name("ensemble.blend=", how, BLENDS)
     takes = list(signature(BLENDS[how]).parameters)[2:]
     for name in dict(options):
         if name not in takes: raise KitError(f"ensemble.options: {how} takes no {name!r}; it takes {', '.join(takes) or 'nothing'}")
-    try: blend(np.full((9, 2, 1), .5), None, how, **dict(options))
+    try: blend(np.full((1, 2, 1), .5), None, how, **dict(options))
     except Exception as error: raise KitError(f"ensemble.options: {how} cannot be run: {what_failed(error)}") from None
 
 
@@ -329,6 +329,13 @@ def blend(
     return (np.where(np.isnan(out), fallback, out) if gone.any() else out).clip(0, 1).astype(stack.dtype)
 
 
+def _or_mean(join, stack, weights=None, **given):
+    "What a blend says; what the mean says where it fails."
+    try: return join(stack, weights, **given)
+    except Exception as error: print(f"{what_failed(error)}: the mean is taken")
+    return blend(stack, weights, **given)
+
+
 def possible_blend(
     how,           # Name in BLENDS
     options=(),    # Its further arguments, pairs
@@ -337,7 +344,7 @@ def possible_blend(
     "A blend with its options; the mean, and a line that says so, where it cannot be done: all models would have been heard for nothing."
     try:
         check_blend(how, options)
-        if among is None or how in among: return partial(blend, how=how, **dict(options))
+        if among is None or how in among: return partial(_or_mean, partial(blend, how=how, **dict(options)))
         print(f"blend {how!r} compares all recordings: the mean is taken")
     except Exception as error: print(f"{what_failed(error)}: the mean is taken")
     return blend

@@ -71,6 +71,7 @@ def label_round(
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
     able = [f for folders in runs.values() for f in folders if set(data.classes) <= set(read_json(f / "classes.json", "run 04_train"))]
     teachers, told = [as_teacher(load_model(f), f, data, unheard and "clips" in sources) for f in able], told or {}
+    teachers = [t for t in teachers if t.weight] or teachers
     with ExitStack() as labelling:
         for t in teachers if set(sources) - set(told) else (): labelling.enter_context(on_device(t.model))
         labels = {s: told[s] if s in told else predict_labels(teachers, data, s, combine, number, folder, minutes=minutes) for s in sources}
@@ -193,8 +194,9 @@ def distill_round(
     name="",       # Of the whole system, under which its labels are kept; "" is that of the first member
 ):           # Round
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
-    most = max(m.pseudo.rounds for m in members)
-    students = [as_student(m) for m in members if m.pseudo.rounds >= min(number, most)]
+    exported = [m for m in members if m.ensemble.weight] or members          # the others only label
+    most = max(m.pseudo.rounds for m in exported)
+    students = [as_student(m) for m in exported if m.pseudo.rounds >= min(number, most)]
     for m in students: check_lessons(m)
     reads, first = {m.name: _reads(m, number) for m in students}, students[0].pseudo
     on = reads[students[0].name] if len(set(reads.values())) == 1 else "both"

@@ -41,7 +41,7 @@ def weight_advice(
     how="mean",  # The ensemble's blend
 ):               # A line; empty where fewer than two members have scored the same clips
     "Which weights of the members do best on clips that they held out, and whether to believe them."
-    said = {m.name: _held_out(runs[m.name], classes) for m in members}
+    said = {m.name: _held_out(runs[m.name], classes) for m in members if m.ensemble.weight}          # the others are not exported
     said = {name: table for name, table in said.items() if len(table)}
     common = pd.Index(clips.keys[clips.all_known])
     for table in said.values(): common = common.intersection(table.index)

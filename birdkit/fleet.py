@@ -18,15 +18,16 @@ from typing import NamedTuple
 import torch
 import yaml
 
+from .callbacks import TIME_UP
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
 from .core import KitError, Workspace, command, cores, last_line, project_root, read_json, short_hash
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
-from .sessions import training_limit
-from .stages import choose_recipe, cleaned_clips, lead_of, train_fold, trained_members
+from .sessions import training_limit, training_minutes
+from .stages import choose_recipe, cleaned_clips, in_time, lead_of, train_fold, trained_members
 from .together import train_together, world_size
-from .training import as_learnt, reached_end
+from .training import as_learnt, reached_end, why_stopped
 
 # %% ../nbs/lib/37_fleet.ipynb #2d8dbcdd
 class Run(NamedTuple):
@@ -243,12 +244,12 @@ def end_tree(
 
 
 def side_by_side(
-    jobs,   # What there is to do
+    jobs,   # What there is to do; from a deque jobs may be taken meanwhile
     start,  # start(job, slot) -> Popen
     slots,  # How many run at the same time
 ):          # Iterator over (job, slot, return code, seconds), as they end
     "Keep some processes at work until nothing is left; they end with the caller."
-    waiting, busy = deque(jobs), {}
+    waiting, busy = jobs if isinstance(jobs, deque) else deque(jobs), {}
     try:
         while waiting or busy:
             for slot in sorted(set(range(slots)) - set(busy))[:len(waiting)]:
@@ -284,7 +285,20 @@ def describe_end(
     try: facts = read_json(first_folder(run, place) / "metrics.json", "train again")
     except KitError as error: return str(error)
     how = "finished" if reached_end(facts) else f"stopped after {facts['epochs']} of {facts['of']} epochs"
+    if how == "finished" and (rest := _unfinished(run, place)): how = f"{run.recipe.members()[0].name} finished, {', '.join(rest)} not"
     return how + (f", AUC {facts['auc']:.4f}" if "auc" in facts else "") + f", {seconds / 60:.1f} min"
+
+
+def _unfinished(run, place):
+    "Members of a run that have not been trained to their end."
+    folders = {m.name: place.space.run(m.name, run.fold) for m in run.recipe.members()}
+    return [name for name, folder in folders.items() if not (folder / "weights.pt").exists() or why_stopped(folder)]
+
+
+def _time_was_up(run, place):
+    "Was the session over for a member of a run?"
+    folders = [place.space.run(m.name, run.fold) for m in run.recipe.members()]
+    return isinstance(place.minutes, str) and any(why_stopped(f).startswith(TIME_UP) for f in folders if (f / "metrics.json").exists())
 
 
 def train_all(
@@ -298,9 +312,13 @@ def train_all(
     threads = max(1, cores() // len(devices))
     begin = lambda run, slot: start_run(run, place, devices[slot], threads)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before; on {', '.join(devices)}, {threads} threads each", flush=True)
-    for i, (run, slot, code, seconds) in enumerate(side_by_side(todo, begin, len(devices)), 1):
+    waiting = deque(todo)
+    for i, (run, slot, code, seconds) in enumerate(side_by_side(waiting, begin, len(devices)), 1):
         print(f"{i}/{len(todo)}  {run.name}  {devices[slot]}  {describe_end(run, place, code, seconds)}", flush=True)
         if code: failed.append(run)
+        if waiting and _time_was_up(run, place):
+            print(f"{', '.join(run.name for run in waiting)}: not begun, the session's time is up; the same command goes on later", flush=True)
+            waiting.clear()
     return failed
 
 # %% ../nbs/lib/37_fleet.ipynb #293bc7bd
@@ -312,7 +330,13 @@ def fold_of(
     return text if text == "all" else int(text)
 
 
-def _minutes(text): return text if text.startswith("auto") else float(text)
+def _minutes(text):
+    "Minutes as typed."
+    try: minutes = text if text.startswith("auto") else float(text)
+    except ValueError: minutes = text
+    try: training_minutes(minutes)
+    except KitError as error: raise argparse.ArgumentTypeError(error) from None
+    return minutes
 
 
 def _parser():
@@ -339,7 +363,7 @@ def _train(given, comp, space):
     clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_limit(given.minutes)
     if len(members) > 1 and world_size() > 1:
         raise KitError(f"recipe {config.name} has {len(members)} members: give one of them, {', '.join(m.name for m in members)}")
-    for member in members:
+    for member in in_time(members, lambda m: space.run(m.name, given.fold), given.minutes):
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
         train_together(train, space.run(member.name, given.fold))

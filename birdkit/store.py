@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, atomic, cores, count, progress
+from .core import KEPT, SCRATCH, KitError, atomic, cores, count, on_kaggle, progress
 from .shards import Decoders, Job, Shard, check_part, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -204,7 +204,7 @@ def _tell_short(folder, index):
     cut_off = (index.samples < SR * np.minimum(index.full_s, asked_s) - 1) & (index.flaws == "")                     # by versions that cut
     kinds = {"read from their own files": (index["shard"] < 0) & (index.error == ""), "kept in part": cut_off}
     short = " and ".join(f"{found.sum():,} are {how}" for how, found in kinds.items() if found.any())
-    if short: print(f"{short.replace(' are', f' of {len(index):,} recordings are', 1)} because the disk was full: free some space, delete {folder} and run again")
+    if short: print(f"{short.replace(' are', f' of {len(index):,} recordings are', 1)} because they did not fit" + ("" if on_kaggle() else f": free some space, delete {folder} and run again"))
 
 
 def _decode_all(folder, plan, wanted, workers):

@@ -79,6 +79,11 @@ def as_learnt(
     return replace(recipe, about="", pretrain=Pretrain(), infer=Infer(), ensemble=Ensemble(), pseudo=pseudo)
 
 
+def _learnt_fields(recipe):
+    "The fields that training follows, as a dict; fields that other groups get in time to come leave it as it is."
+    return {name: value for name, value in asdict(as_learnt(recipe)).items() if name not in ("about", "pretrain", "infer", "ensemble")}
+
+
 def reached_end(
     facts,  # metrics.json of a run: `epochs` that were done, `of` so many
 ):          # bool; True where it does not say
@@ -123,7 +128,7 @@ def train_run(
     _check_chains(recipe, scapes, step)
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
-    mark = json.dumps([asdict(as_learnt(recipe)), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
+    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)

@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     assert store.index.rms_db.notna().all()                                # also measured
     before = lines(tmp_path / "store")
     build()
-    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because the disk was full")
+    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because they did not fit: free some space")
     assert lines(tmp_path / "store") == before                             # what is done stays
 
 
@@ -234,7 +234,7 @@ def test_a_store_that_an_older_version_cut_says_so_and_how_to_renew_it(tmp_path,
         index.reset_index().to_csv(store / "index.csv", index=False)
         build_store(files, store, **options)
         said = capsys.readouterr().out
-        assert said == f"1 of 4 recordings are kept in part because the disk was full: free some space, delete {store} and run again\n" * told
+        assert said == f"1 of 4 recordings are kept in part because they did not fit: free some space, delete {store} and run again\n" * told
         for path in store.iterdir(): path.unlink()
 
 
