@@ -298,16 +298,16 @@ def train_fold(
     scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
     scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
-                               callbacks=callbacks, bank=voices(data, space, recipe), anew=_has_new_start(folder, space.pretrained(recipe.name) / "backbone.pt", Path(lead) / "weights.pt"))
+                               callbacks=callbacks, bank=voices(data, space, recipe), anew=_has_new_start(folder, Path(lead) / "weights.pt" if lead else space.pretrained(recipe.name) / "backbone.pt"))
     with on_device(model): _keep_windows(model, data, folder, fold)
     judge_labelled(model, data, folder, fold)
     return model, history, folder
 
 
-def _has_new_start(folder, *starts):
-    "Were weights that a run starts from made anew since its last checkpoint, such as by a pretraining that went on? Then it cannot go on."
-    made_s = lambda path: path.stat().st_mtime if path.exists() else 0.
-    return (folder / "last.pt").exists() and max(map(made_s, starts)) > made_s(folder / "last.pt")
+def _has_new_start(folder, start):
+    "Were the weights that a run starts from made anew since its last checkpoint, such as by a pretraining that went on? Then it cannot go on."
+    last = folder / "last.pt"
+    return start.exists() and last.exists() and start.stat().st_mtime > last.stat().st_mtime
 
 
 def _keep_windows(model, data, folder, fold, most_s=60.):
