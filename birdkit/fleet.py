@@ -363,7 +363,8 @@ def _train(given, comp, space):
     clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_limit(given.minutes)
     if len(members) > 1 and world_size() > 1:
         raise KitError(f"recipe {config.name} has {len(members)} members: give one of them, {', '.join(m.name for m in members)}")
-    for member in in_time(members, lambda m: space.run(m.name, given.fold), given.minutes):
+    begun = in_time(members, lambda m: space.run(m.name, given.fold), given.minutes) if world_size() == 1 else members      # of several processes only the first one writes
+    for member in begun:
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
         train_together(train, space.run(member.name, given.fold))
