@@ -174,15 +174,15 @@ def score_recordings(
     most_s=None,  # Hear at most this much of each, s; None: all of it
 ):                # Scores of all rows; a remainder of .5 s or more is a row of its own, a shorter one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
-    infer_window_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
-    rows = np.maximum(1, np.ceil((infer_window_s - .5) / ROW_S)).astype(int)
+    heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
+    rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)
     said = ahead(lambda one: check_dims(hear(*one), "rows classes"), zip(keys, rows.tolist()))
     probs = list(progress(said, "score held-out recordings", len(rows)))
     if not probs: raise KitError("no recording is held out: score a fold that has some")
     start_s = ROW_S * np.concatenate([np.arange(n, dtype=float) for n in rows])
     last = np.cumsum(rows) - 1
     end_s = start_s + ROW_S
-    end_s[last] = infer_window_s
+    end_s[last] = heard_s
     return Scores(np.repeat(np.asarray(keys, object), rows), start_s, end_s, np.concatenate(probs))
 
 # %% ../nbs/lib/12_cleaning.ipynb #c5e1ec93

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
 from .convert import time_windows, to_openvino
-from .core import command, progress, write_table
+from .core import check_name, command, progress, write_table
 from .models import Classifier
 from .recipe import all_recipes, cost_mark, find_recipe, list_recipes
 from .rows import input_shapes, window_starts
@@ -124,6 +124,7 @@ def main(
     given = _parser().parse_args(arguments)
     with command():
         known = list_recipes().drop(columns=["minutes", "train_pflop"])
+        for name in given.recipes or (): check_name("recipe ", name, all_recipes())
         recipes = {name: find_recipe(name) for name in given.recipes or known.recipe}
         costs = recipe_costs(recipes, given.files)
         text = markdown_table(known.merge(costs, on="recipe"))

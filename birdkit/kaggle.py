@@ -17,6 +17,7 @@ from pathlib import Path
 from .core import KitError, check_name, command, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_names, check_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
+from .sessions import training_minutes
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
 
 # %% ../nbs/lib/46_kaggle.ipynb #ee2e3dc7
@@ -302,6 +303,7 @@ def build(
             print(f"{name}: left out, {error}")
     check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
     check_parameters(**parameters)
+    training_minutes(parameters.get("minutes", "auto"))
     return uploads
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de

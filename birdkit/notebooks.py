@@ -13,7 +13,6 @@ from pathlib import Path
 import yaml
 
 from .core import KitError, Workspace, atomic, command, nearest, project_root, read_json
-from .sessions import training_minutes
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
 PAIRS = {"-p", "--parameters", "-r", "--parameters_raw"}   # Options that take a name and a value
@@ -108,7 +107,6 @@ def check_parameters(**values):  # The notebook's parameters by name
         if isinstance(value, bool) or not isinstance(value, kind):
             want = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}, expected {want}")
-    if "minutes" in values: training_minutes(values["minutes"])
 
 # %% ../nbs/lib/05_notebooks.ipynb #d0fb562e
 PIPELINE = ("01_prepare", "02_clean", "03_pretrain", "04_train", "05_distill", "06_infer")
