@@ -3,7 +3,7 @@
     python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
 
 A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the precision (EQUAL), and the minutes that one
-core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor (restarts by whole cycles). bfloat16 is slow on CPUs that do not multiply in it. All else is as the recipe says.
+core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor (restarts by whole cycles). All compute in bfloat16 where the machine multiplies in it, else in float32. All else is as the recipe says.
 Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
 trained already stays, so that a stopped league goes on; a folder with work for another recipe or other minutes is refused. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
 and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from contest import file_draws, known_rows, open_data, open_world, run_jobs
 
 from birdkit.anytime import run_submission
@@ -30,7 +31,15 @@ from birdkit.stages import train_fold
 
 SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
            "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
-EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr_mult": 3., "infer.precision": "f32", "optim.precision": "bf16"}
+
+
+def quick_precision():  # "bf16" or "f32"
+    "What this machine computes fastest in; a CPU that does not multiply in bfloat16 takes five times as long with it as in float32."
+    quick = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if quick else "f32"
+
+
+EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr_mult": 3., "infer.precision": "f32", "optim.precision": quick_precision()}
 
 
 def level(
