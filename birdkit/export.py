@@ -18,7 +18,7 @@ import torch
 from . import __version__
 from .audio import ROW_S
 from .backbones import timm_id
-from .blend import SCALES, check_blend, search_weights
+from .blend import SCALES, check_blend
 from .convert import FORMATS, check_gap, parity, real_windows, time_windows, to_openvino, write_formats
 from .core import KitError, atomic, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
@@ -28,6 +28,7 @@ from .rounds import held_out_scores, runs_that_judge
 from .rows import infer_window_s, input_shapes
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
 from .trained import load_model
+from .weighing import search_weights
 
 # %% ../nbs/lib/41_export.ipynb #cd4ae1c6
 MOST_CLIPS = 3_000   # By which weights are judged; all of a competition's would take a quarter of an hour

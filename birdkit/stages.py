@@ -22,8 +22,9 @@ from .batches import Scapes, make_clips
 from .callbacks import TIME_UP
 from .clean import kept_rules, tell_rules
 from .cleaning import find_scores, label_arrays, save_scores, score_recordings
-from .competition import Competition, attached_folders
+from .competition import Competition
 from .core import KitError, atomic, count, few, read_json, read_table, write_json
+from .inputs import attached_folders
 from .labelled import clipless_note, hear_labelled, split_labelled
 from .labels import in_turn
 from .metrics import mean_auc

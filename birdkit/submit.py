@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR, decode
-from .competition import TRUTH_FILES, USUAL_ROWS, attached_files, audio_files, row_ids, split_row_id
+from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
 from .core import KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
+from .inputs import attached_files
 from .metrics import macro_auc
 from .post import expected, prior_table
 from .recipe import changes, check_dense, load_recipe

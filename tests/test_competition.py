@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from birdkit import competition
-from birdkit.competition import (RECORDING_COLUMNS, SOUNDSCAPE_COLUMNS, TAXON_COLUMNS, Competition, attached,
-                                 row_ids, split_row_id, take_over)
+from birdkit.competition import RECORDING_COLUMNS, SOUNDSCAPE_COLUMNS, TAXON_COLUMNS, Competition, attached, row_ids, split_row_id
 from birdkit.core import KitError, Workspace
 from toys import LABELS, clips, toy_folder
 
@@ -119,20 +118,6 @@ def test_a_file_listed_twice_counts_once_with_all_its_labels(tmp_path):
     assert toy.recordings.filename.tolist() == table.filename.tolist()
     assert (toy.recordings.primary_label[0], toy.recordings.secondary_labels[0]) == (table.primary_label[0], ("redwin", "owl1"))
     assert "train.csv: 1 rows repeat a file; their labels were added to its first row" in toy.notes
-
-
-def test_a_stopped_take_over_begins_anew(tmp_path, monkeypatch):
-    space, old = Workspace.find(tmp_path / "work"), tmp_path / "input/mine"
-    (old / "runs/a").mkdir(parents=True)
-    for name in ("runs/a/1.bin", "runs/a/2.bin", Workspace.MARKER): (old / name).touch()
-    monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path / "input"))
-    def _stop(*_, **__): raise KeyboardInterrupt
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile", _stop)
-        with pytest.raises(KeyboardInterrupt): take_over(space)
-    assert not (space.root / "runs").exists() or not any((space.root / "runs").iterdir())
-    take_over(space)
-    assert sorted(f.name for f in (space.root / "runs").rglob("*.bin")) == ["1.bin", "2.bin"]
 
 
 def test_row_ids():

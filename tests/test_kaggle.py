@@ -8,9 +8,10 @@ from conftest import ROOT
 from toys import toy_export
 
 from birdkit.core import KitError
-from birdkit.kaggle import FILL, KEPT, META, build, check_upload, kernel_problems, main, push_upload, read_upload, required, submission_problems
+from birdkit.kaggle import FILL, KEPT, build, main, push_upload, required
 from birdkit.notebooks import notebook_parameters
 from birdkit.recipe import all_recipes
+from birdkit.uploads import META, check_upload, kernel_problems, read_upload, submission_problems
 from birdkit.wheels import PINNED, TAGS, read_pins
 
 needs_client = pytest.mark.skipif(not find_spec("kaggle"), reason="Kaggle's client is not installed")     # to import it is to log in
