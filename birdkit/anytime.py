@@ -58,13 +58,13 @@ def _left_s(clock):
 
 
 def one_pass(
-    sheet,    # Sheet; its list of bad files is filled
-    member,   # Member of an export
-    network,  # Function of inputs, such as load_network gives
-    clock,    # Clock
-    cache,    # SoundCache
-    facts=None,   # What words in post-processing steps stand for, see post_facts
-):            # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
+    sheet,     # Sheet; its list of bad files is filled
+    member,    # Member of an export
+    network,   # Function of inputs, such as load_network gives
+    clock,     # Clock
+    cache,     # SoundCache
+    facts,     # What words in post-processing steps stand for, see post_facts
+):             # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
     "Hear all files with one model, as long as there is time."
     rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
     before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
@@ -78,7 +78,7 @@ def one_pass(
         if left < reserve_s(clock) + slowest: break
     heard.close()
     if scores is None: return None, reached
-    return apply_sheet(scores, sheet.spans, possible_steps(member.recipe.infer.post, facts or {}, name=member.name), **(facts or {})), reached
+    return apply_sheet(scores, sheet.spans, possible_steps(member.recipe.infer.post, facts, name=member.name), **facts), reached
 
 # %% ../nbs/lib/44a_anytime.ipynb #45c3f1b3
 def try_settings(

@@ -254,9 +254,9 @@ def decode_window(
     return cut(resample(x, sr), start - tick * (SR // grid), length)
 
 # %% ../nbs/lib/01_audio.ipynb #b1e6086d
-def _energy(x, block=2**13):
+def _energy(x):
     "Sum of squares: float32 within a block, which BLAS does without threads, and float64 over the blocks."
-    return sum(float(np.dot(part, part)) for part in (x[i:i + block] for i in range(0, len(x), block)))
+    return sum(float(np.dot(part, part)) for part in (x[i:i + 2**13] for i in range(0, len(x), 2**13)))
 
 
 def stats(

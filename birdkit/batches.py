@@ -121,16 +121,15 @@ class Scapes:
 
 
 def window_label(
-    rows,      # Probabilities of a soundscape's rows, (rows, C)
-    start_s,   # Start of the window, s
-    window_s,  # Its length, s
-    least_s=1.,  # A row counts if the window covers this much of it, s
+    rows,          # Probabilities of a soundscape's rows, (rows, C)
+    start_s,       # Start of the window, s
+    window_s,      # Its length, s
     edges_s=None,  # Where rows begin and end, s, (rows + 1,); None: every 5 s
-):             # (C,)
-    "Soft label of a window: the maximum over the rows it covers; rows of NaN have no say."
+):                 # (C,)
+    "Soft label of a window: the maximum over the rows of which it covers a second (else over those it covers most); rows of NaN have no say."
     edges = np.arange(len(rows) + 1) * ROW_S if edges_s is None else edges_s
     covered = np.minimum(edges[1:], start_s + window_s) - np.maximum(edges[:-1], start_s)
-    hit = covered >= min(least_s, covered.max())
+    hit = covered >= min(1., covered.max())
     return np.fmax.reduce(rows[hit], 0)
 
 

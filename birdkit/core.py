@@ -197,11 +197,12 @@ def read_json(
 
 # %% ../nbs/lib/00_core.ipynb #221c081e
 def write_table(
-    path,   # Where to, a .csv file
-    table,  # DataFrame; its index is not written
-):          # The path
+    path,      # Where to, a .csv file
+    table,     # DataFrame; its index is not written
+    **kwargs,  # For DataFrame.to_csv
+):             # The path
     "Write a table as CSV, whole or not at all."
-    with atomic(path) as part: table.to_csv(part, index=False)
+    with atomic(path) as part: table.to_csv(part, index=False, **kwargs)
     return Path(path)
 
 

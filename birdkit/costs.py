@@ -40,11 +40,10 @@ def window_gflop(
 
 
 def windows_per_file(
-    recipe,       # Recipe of one model
-    file_s=60.,   # Length of a soundscape, s
-):                # Number of windows; twice as many where each is heard at two levels
-    "Windows that a soundscape is heard in."
-    return len(window_starts(round(file_s / ROW_S), recipe)) * (2 if recipe.infer.peak else 1)
+    recipe,  # Recipe of one model
+):           # Number of windows; twice as many where each is heard at two levels
+    "Windows that a soundscape of a minute is heard in."
+    return len(window_starts(60 // ROW_S, recipe)) * (2 if recipe.infer.peak else 1)
 
 # %% ../nbs/lib/41a_costs.ipynb #7e3e6fba
 def time_network(

@@ -69,8 +69,7 @@ def write_raven(
     n = len(found)
     columns = {"Selection": np.arange(1, n + 1), "View": ["Spectrogram 1"] * n, "Channel": [1] * n, "Begin Time (s)": found.start_s,
                "End Time (s)": found.end_s, "Low Freq (Hz)": [0] * n, "High Freq (Hz)": [high_hz] * n, "Species": found.label, "Score": found.score}
-    with atomic(path) as part: pd.DataFrame(columns).to_csv(part, sep="\t", index=False)
-    return path
+    return write_table(path, pd.DataFrame(columns), sep="\t")
 
 
 def write_audacity(
@@ -78,8 +77,7 @@ def write_audacity(
     found,  # Detections of one recording
 ):          # The path
     "Write a label track that Audacity imports."
-    with atomic(path) as part: found[["start_s", "end_s", "label"]].to_csv(part, sep="\t", index=False, header=False)
-    return path
+    return write_table(path, found[["start_s", "end_s", "label"]], sep="\t", header=False)
 
 # %% ../nbs/lib/47_detect.ipynb #5e662884
 def export_id(

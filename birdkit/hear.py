@@ -66,14 +66,13 @@ def hear_file(
 
 
 def hear_files(
-    files,         # Paths
-    rows,          # Number of rows of each
-    recipe,        # Recipe
-    network,       # As in hear_file
-    cache=None,    # SoundCache
-    workers=None,  # Threads; by default one per core
-    left_s=None,   # Function that gives the seconds until which answers are waited for, as of `ahead`
-):                 # Iterator over what hear_file says of each, in their order
+    files,        # Paths
+    rows,         # Number of rows of each
+    recipe,       # Recipe
+    network,      # As in hear_file
+    cache=None,   # SoundCache
+    left_s=None,  # Function that gives the seconds until which answers are waited for, as of `ahead`
+):                # Iterator over what hear_file says of each, in their order
     "Many files, as fast as the cores can."
     cache = cache or SoundCache(0)
-    return ahead(lambda job: hear_file(*job, recipe, network, cache), zip(files, rows), workers, left_s=left_s)
+    return ahead(lambda job: hear_file(*job, recipe, network, cache), zip(files, rows), left_s=left_s)

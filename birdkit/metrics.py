@@ -90,8 +90,7 @@ def class_auc(
     for have, want, kind in ((scores.index, truth.index, "rows"), (scores.columns, truth.columns, "classes")):
         gone = want[~want.isin(have)]
         if len(gone): raise KitError(f"scores lack {kind} of the truth: {few(gone)}: predict all of them")
-    if not (truth.index.equals(scores.index) and truth.columns.equals(scores.columns)):
-        scores = scores.reindex(index=truth.index, columns=truth.columns)
+    scores = scores.reindex(index=truth.index, columns=truth.columns)
     auc = auc_columns(_numbers(truth, "the truth holds"), _numbers(scores, "scores hold"), truth.columns)
     return pd.Series(auc, truth.columns, name="auc")
 

@@ -118,14 +118,13 @@ def plot_scores(
 
 # %% ../nbs/lib/06_plots.ipynb #db15fd7e
 def plot_counts(
-    counts,       # Series by class
-    ylabel="clips",  # What is counted
+    counts,  # Clips, Series by class
 ):
     "Bars of a long tail, the largest first."
     counts = counts.sort_values(ascending=False)
     fig, ax = plt.subplots(figsize=(max(4, min(12, .22 * len(counts))), 2.2), dpi=DPI, layout="constrained")
     ax.bar(range(len(counts)), counts, color=BLUE)
     named = counts.index if len(counts) <= FEW else []
-    ax.set(ylabel=ylabel, xlabel="class" if len(named) else f"{len(counts)} classes")
+    ax.set(ylabel="clips", xlabel="class" if len(named) else f"{len(counts)} classes")
     ax.set_xticks(range(len(named)), named, rotation=90, fontsize=7)
     plt.show()

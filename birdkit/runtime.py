@@ -68,10 +68,10 @@ def _first_request():
     _ask(_queue([request]), [np.zeros(1, "float32")])
 
 
-def _openvino(path, setting, threads):
+def _openvino(path, setting):
     "A runner of OpenVINO requests, the input shapes, and whether the number of windows is fixed, which makes requests faster."
     import openvino as ov
-    config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": setting.streams, "INFERENCE_NUM_THREADS": threads,
+    config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": setting.streams, "INFERENCE_NUM_THREADS": cores(),
               "ENABLE_CPU_PINNING": False}                       # pinned, two processes would share the first core
     try:
         model = ov.Core().read_model(str(path))
@@ -101,11 +101,11 @@ def _ask(free, inputs):
     finally: free.put(request)
 
 # %% ../nbs/lib/43_runtime.ipynb #ba2d181e
-def _onnx(path, setting, threads):
+def _onnx(path, setting):
     "A runner of ONNX Runtime, the input shapes, and that any number of windows will do."
     import onnxruntime as ort
     options = ort.SessionOptions()
-    options.intra_op_num_threads = max(1, threads // setting.streams)
+    options.intra_op_num_threads = max(1, cores() // setting.streams)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not path.exists(): raise KitError(f"{path} is missing and OpenVINO is not used: attach the wheels of OpenVINO, or export with infer.formats=[onnx]")
     with _onnx_errors(path): session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -141,15 +141,14 @@ def find_engine():  # "openvino" or "onnxruntime"; KitError where neither can be
 def load_network(
     path,            # An .xml file that birdkit.export wrote, with its .bin; or its .onnx
     setting=None,    # Setting; by default one request at a time
-    threads=None,    # CPU threads; by default all
     engine=None,     # "openvino" or "onnxruntime"; by default what there is
 ):                   # Network
-    "Compile a network for the CPU."
-    path, setting, threads = Path(path), setting or Setting(), threads or cores()
+    "Compile a network for all cores of the CPU."
+    path, setting = Path(path), setting or Setting()
     if path.suffix == ".xml" and (engine or find_engine()) == "onnxruntime":
         path = path.with_suffix(".onnx")
         print(f"OpenVINO is missing or not wanted: {path.stem} runs in ONNX Runtime, slower")
-    run, shapes, fixed = (_openvino if path.suffix == ".xml" else _onnx)(path, setting, threads)
+    run, shapes, fixed = (_openvino if path.suffix == ".xml" else _onnx)(path, setting)
     return Network(run, setting, shapes, fixed)
 
 

@@ -18,7 +18,7 @@ from subprocess import PIPE, Popen
 import numpy as np
 
 from .audio import ROW_S, SR, decode, peak_of, stats
-from .core import KitError, check_name
+from .core import KitError, check_name, last_line
 
 # %% ../nbs/lib/01a_shards.ipynb #fcda0c3c
 def _best(x, length):
@@ -196,8 +196,8 @@ class Decoder:
         if lines: return self
         self.close()
         self.log.seek(0)
-        words = self.log.read().decode(errors="replace").split("\n")
-        raise KitError(f"decoding processes do not start ({next(filter(None, reversed(words)), self._end())}): decode with workers=1")
+        words = last_line(self.log.read().decode(errors="replace"), self._end())
+        raise KitError(f"decoding processes do not start ({words}): decode with workers=1")
 
     def send(self,
         job,  # Job

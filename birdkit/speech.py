@@ -160,11 +160,10 @@ def _some(spans, share, name, seed):
 
 # %% ../nbs/lib/12a_speech.ipynb #b024cd75
 def voice_bank(
-    segments,    # DataFrame with recording, start_s, end_s, reason: what 02_clean left, or the drops of a Cleaning
-    least_s=.5,  # Shorter stretches are left out, s
-):               # DataFrame: recording, start_s, end_s
-    "Where the human voice is that was left out (2025 3rd)."
-    rows = segments[(segments.reason == "speech") & (segments.end_s - segments.start_s >= least_s)]
+    segments,  # DataFrame with recording, start_s, end_s, reason: what 02_clean left, or the drops of a Cleaning
+):             # DataFrame: recording, start_s, end_s
+    "Where the human voice is that was left out, in stretches of half a second and more (2025 3rd)."
+    rows = segments[(segments.reason == "speech") & (segments.end_s - segments.start_s >= .5)]
     return rows[["recording", "start_s", "end_s"]].reset_index(drop=True)
 
 
@@ -173,10 +172,9 @@ def bank_waves(
     store,        # AudioStore
     window_s,     # Length of a window, s
     most_s=600.,  # Take at most this much sound, s; of more, a random part. 600 s are 77 MB
-    seed=0,       # Of the order
 ):                # (N, T) float32, or None where nobody speaks
     "Stretches one after another in random order, each at an RMS of 1, cut into windows; `bank` of the step add_bank."
-    mixed = stretches.sample(frac=1, random_state=seed)
+    mixed = stretches.sample(frac=1, random_state=0)
     mixed = mixed[(mixed.end_s - mixed.start_s).cumsum().shift(fill_value=0.) < most_s]
     if mixed.empty: return None
     edges = (mixed[["start_s", "end_s"]] * SR).round().astype(int)

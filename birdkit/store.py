@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, atomic, cores, count, on_kaggle, progress
+from .core import KEPT, SCRATCH, KitError, cores, count, on_kaggle, progress, write_table
 from .shards import Decoders, Job, Shard, check_part, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -41,7 +41,6 @@ def _read_index(path):
     text = path.read_text() if path.exists() else ",".join(COLUMNS) + "\n"
     lines, empty = io.StringIO(text[:text.rfind("\n") + 1]), dict.fromkeys(set(COLUMNS) - set(TEXT), [""])
     table = pd.read_csv(lines, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=empty)
-    table = table.assign(**{c: "" for c in TEXT if c not in table}).reindex(columns=list(COLUMNS))      # the first version had fewer
     return table.drop_duplicates("key", keep="last").astype(dict.fromkeys(("shard", "offset", "samples"), "int64"))
 
 # %% ../nbs/lib/02_store.ipynb #ab7f79f6
@@ -65,13 +64,9 @@ def _stamp(path):
 def _bytes(path): return path.stat().st_size if path.exists() else -1
 
 
-def _write_index(folder, index):
-    with atomic(folder / "index.csv") as part: index.to_csv(part, index=False)
-
-
 def _tidy(folder, index):
     "Write the index anew, then cut off or remove what no line names."
-    _write_index(folder, index)
+    write_table(folder / "index.csv", index)
     ends = (index.offset + index.samples).groupby(index["shard"]).max()
     for path in folder.glob("shard-*.i16"):
         end = int(ends.get(int(path.stem[6:]), 0))
@@ -88,7 +83,7 @@ def _thin_out(folder, index):
         if not _copy_samples(shard_path(folder, shard), lines, shard_path(folder, number)): continue
         index = index.copy()
         index.loc[lines.index, "shard"], index.loc[lines.index, "offset"] = number, lines.samples.cumsum() - lines.samples
-        _write_index(folder, index)
+        write_table(folder / "index.csv", index)
         shard_path(folder, shard).unlink()
 
 
@@ -200,11 +195,9 @@ def build_store(
 
 def _tell_short(folder, index):
     "Say what the disk had no room for when the store was made."
-    asked_s = index.settings.replace("all", "first inf").str.extract(r"(?:first|ends) (.+)")[0].astype(float)        # NaN: "best" keeps whole stretches, never quite as much
-    cut_off = (index.samples < SR * np.minimum(index.full_s, asked_s) - 1) & (index.flaws == "")                     # by versions that cut
-    kinds = {"read from their own files": (index["shard"] < 0) & (index.error == ""), "kept in part": cut_off}
-    short = " and ".join(f"{found.sum():,} are {how}" for how, found in kinds.items() if found.any())
-    if short: print(f"{short.replace(' are', f' of {len(index):,} recordings are', 1)} because they did not fit" + ("" if on_kaggle() else f": free some space, delete {folder} and run again"))
+    short = ((index["shard"] < 0) & (index.error == "")).sum()
+    remedy = "" if on_kaggle() else f": free some space, delete {folder} and run again"
+    if short: print(f"{short:,} of {len(index):,} recordings are read from their own files because they did not fit{remedy}")
 
 
 def _decode_all(folder, plan, wanted, workers):
@@ -283,7 +276,7 @@ class AudioStore:
             low, high = max(start, at), min(start + length, at + b - a)
             if low < high: pieces[low - start:high - start] = decode_window(path, a + low - at, high - low)
             at += b - a
-        return pieces if scale == 1 else in_steps(pieces, scale) * np.float32(scale)       # 1: the first versions did not note it
+        return in_steps(pieces, scale) * np.float32(scale)
 
     def _where(self, key):
         if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: run 01_prepare again")

@@ -19,7 +19,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
-from .core import KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
+from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
 from .inputs import attached_files
 from .metrics import macro_auc
 from .post import expected, prior_table
@@ -117,12 +117,11 @@ def _is_late(key, exported):
 
 def try_hearing(
     recipe,  # Recipe
-    rows=2,  # Rows of the silence that is heard
 ):
-    "Hear silence with a made-up network; KitError where infer has a setting that is wrong, which a pass would find file by file."
+    "Hear two rows of silence with a made-up network; KitError where infer has a setting that is wrong, which a pass would find file by file."
     if recipe.infer.dense: check_dense(recipe)
     network = lambda *inputs: (np.zeros((len(inputs[0]), 1)), np.zeros((len(inputs[0]), 8, 1)))
-    score_rows(np.zeros(round(rows * ROW_S * SR), "float32"), rows, recipe, network)
+    score_rows(np.zeros(2 * ROW_S * SR, "float32"), 2, recipe, network)
 
 
 def hear_with(
@@ -276,7 +275,7 @@ def submission_path(
     space,  # Workspace
 ):          # Path
     "Where submission.csv is written."
-    return (Path("/kaggle/working") if on_kaggle() else space.root) / "submission.csv"
+    return (KEPT if on_kaggle() else space.root) / "submission.csv"
 
 
 def find_sample(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import fetch
 from birdkit.competition import RECORDING_COLUMNS
 from birdkit.core import KitError, read_table
 from tables import TAXA_COLUMNS, extend_collection, run_script, script_parser
@@ -180,11 +181,11 @@ def options(
 
 
 def run(
-    search,    # The script's search
-    download,  # The script's download
-    parser,    # Its options; those that are not of this module are passed on to `search`
-    argv,      # Arguments, by default those of the command line
-):             # None
+    search,   # The script's search
+    session,  # The script's session
+    parser,   # Its options; those that are not of this module are passed on to `search`
+    argv,     # Arguments, by default those of the command line
+):            # None
     "Search, tell what was found, fetch it and add it to the collection's tables."
     def work(species, codes, synonyms, out, seconds, workers, originals, dry_run, **where):
         codes = codes or (out if (Path(out) / "taxonomy.csv").exists() else None)   # A second source takes the labels of the first
@@ -192,7 +193,7 @@ def run(
         if not len(table): raise KitError("nothing was found: check the names, or allow more licences, places or grades")
         print(describe(table, seconds or None), flush=True)
         if dry_run: return
-        there = download(table, out, seconds=seconds or None, workers=workers, originals=originals)
+        there = fetch.download(table, out, session(), seconds or None, workers, originals)
         if not len(there): raise KitError(f"no recording could be fetched: {Path(out) / 'failed.csv'} tells why")
         extend_collection(out, there, there[TAXA_COLUMNS].drop_duplicates("primary_label"))
         print(f"{out}: {len(there)} recordings of {there.primary_label.nunique()} species", flush=True)

@@ -83,24 +83,13 @@ def _place(entry):
     return tuple(map(found.number, parts if len(parts) == 2 else reversed(point)))
 
 
-def download(
-    table,            # What search gives
-    folder,           # Collection folder; recordings go to train_audio/
-    seconds=60.,      # Keep this much from the beginning of each recording, s; None keeps all
-    workers=2,        # Downloads at a time
-    originals=False,  # True keeps what was fetched in originals/
-):                    # The rows whose recording is there
-    "Fetch what search has found; see fetch.download."
-    return fetch.download(table, folder, session(), seconds, workers, originals)
-
-
 def main(
     argv=None,  # Arguments, by default those of the command line
 ):              # None
     "Read the command line."
     parser = found.options(__doc__)
     parser.add_argument("--grade", default="research", choices=["research", "needs_id", "casual"], help="quality grade (default %(default)s)")
-    found.run(search, download, parser, argv)
+    found.run(search, session, parser, argv)
 
 
 if __name__ == "__main__":

@@ -95,17 +95,6 @@ def _length_s(text):
     return sum(60 ** i * part for i, part in enumerate(reversed(parts)))
 
 
-def download(
-    table,            # What search gives
-    folder,           # Collection folder; recordings go to train_audio/
-    seconds=60.,      # Keep this much from the beginning of each recording, s; None keeps all
-    workers=2,        # Downloads at a time
-    originals=False,  # True keeps what was fetched in originals/
-):                    # The rows whose recording is there
-    "Fetch what search has found; see fetch.download."
-    return fetch.download(table, folder, session(), seconds, workers, originals)
-
-
 def main(
     argv=None,  # Arguments, by default those of the command line
 ):              # None
@@ -116,7 +105,7 @@ def main(
     add("--country", default="", help="only from this country")
     add("--quality", default="E", choices=list(RATINGS), help="only of this quality or a better one (default %(default)s)")
     add("--longest", type=float, default=1200., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, s (default %(default)s)")
-    found.run(search, download, parser, argv)
+    found.run(search, session, parser, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from conftest import ROOT
 from test_fetch import KEY, Site, entry, observation, sound
 from toys import LABELS, toy_folder
 
-import competition, extra_species, inaturalist, past_years, soundscapes, tables, taxonomy, xeno_canto
+import competition, extra_species, fetch, inaturalist, past_years, soundscapes, tables, taxonomy, xeno_canto
 from birdkit.audio import decode
 from birdkit.competition import RECORDING_COLUMNS, Competition
 from birdkit.core import KitError
@@ -483,12 +483,12 @@ def sites(monkeypatch):
             return found.give_labels(tables[name], codes)
         return ask
 
-    def download(table, folder, seconds, **options):
+    def download(table, folder, session, seconds):
         for name in table.filename: put(Path(folder) / "train_audio" / name, f"{seconds:g} s")
         return table
     for name, module in (("inat", inaturalist), ("xc", xeno_canto)):
         monkeypatch.setattr(module, "search", search(name, module.search))
-        monkeypatch.setattr(module, "download", download)
+    monkeypatch.setattr(fetch, "download", download)
     return asked
 
 

@@ -483,7 +483,7 @@ def test_a_file_without_a_decoder_is_not_fetched_again(inat, tmp_path, monkeypat
     for _ in range(2): inaturalist.main(["--species", "Boana faber", "--out", str(tmp_path / "out")])
     assert sorted(inat.paths("/sound")) == ["/sound/10.wav", "/sound/30.m4a"] and "ffmpeg, which 1 of the files need" in capsys.readouterr().out
     other = inaturalist.search(["Boana faber"]).head(1)
-    inaturalist.download(other, tmp_path / "out")
+    fetch.download(other, tmp_path / "out", inaturalist.session())
     assert read_table(tmp_path / "out" / fetch.FAILED, "").filename.tolist() == ["23426/iNat31.ogg"]   # Of the other search
 
 

@@ -3,7 +3,6 @@ import json, os, pickle, signal, subprocess, sys, threading, time
 from contextlib import suppress
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile as sf
 from toys import noise
@@ -223,21 +222,6 @@ def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     assert lines(tmp_path / "store") == before                             # what is done stays
 
 
-def test_a_store_that_an_older_version_cut_says_so_and_how_to_renew_it(tmp_path, capsys):
-    files, store = recordings(tmp_path, 4, 8.), tmp_path / "store"
-    for options, told in ((dict(), 1), (dict(seconds=6.), 1), (dict(seconds=6., part="best"), 0)):
-        index = build_store(files, store, **options).index
-        assert len(index) == 4
-        capsys.readouterr()
-        assert build_store(files, store, **options) and capsys.readouterr().out == ""
-        index.loc["1.ogg", "samples"] = 3 * SR                             # of 8.1 s
-        index.reset_index().to_csv(store / "index.csv", index=False)
-        build_store(files, store, **options)
-        said = capsys.readouterr().out
-        assert said == f"1 of 4 recordings are kept in part because they did not fit: free some space, delete {store} and run again\n" * told
-        for path in store.iterdir(): path.unlink()
-
-
 def test_a_store_of_many_recordings_is_looked_through_in_no_time(tmp_path):
     path = write_ogg(tmp_path / "x.ogg", noise(1))
     line = build_store({"0": path}, tmp_path / "store").index.reset_index()
@@ -279,10 +263,3 @@ def test_store_travels_to_another_process_as_its_folder(tmp_path):
     store = build_store(recordings(tmp_path, 2), tmp_path / "store")
     store.window("0.ogg")
     assert len(pickle.dumps(store)) < 1000 and pickle.loads(pickle.dumps(store)).length("1.ogg") == store.length("1.ogg")
-
-
-def test_stores_of_the_first_version_are_read(tmp_path):
-    store = build_store(recordings(tmp_path, 2), tmp_path / "store")
-    old = pd.read_csv(tmp_path / "store/index.csv").drop(columns=["path", "settings", "full_s", "spans"])
-    old.to_csv(tmp_path / "store/index.csv", index=False)
-    assert np.array_equal(AudioStore(tmp_path / "store").window("1.ogg"), store.window("1.ogg"))

@@ -10,7 +10,7 @@ from birdkit.audio import decode, n_rows
 from birdkit.clean import BY_CLEAN, clean, keep_cleaning, kept_rules, other_rules
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
-from birdkit.core import KitError, Workspace
+from birdkit.core import KitError, Workspace, cores
 from birdkit.fleet import log_end, side_by_side
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
@@ -73,7 +73,7 @@ def run_jobs(
         with open(log(job), "w") as file:
             return subprocess.Popen([sys.executable, script, *arguments, "--job", job], env=environment, stdout=file, stderr=subprocess.STDOUT)
     begin, failed = time.monotonic(), []
-    for i, (job, _, code, seconds) in enumerate(side_by_side(list(jobs), _start, os.cpu_count() or 1), 1):
+    for i, (job, _, code, seconds) in enumerate(side_by_side(list(jobs), _start, cores()), 1):
         left = (time.monotonic() - begin) / i * (len(jobs) - i) / 60
         print(f"{i}/{len(jobs)}  {job}: {'failed: ' + log_end(log(job)) if code else f'{seconds / 60:.1f} min'}; about {left:.0f} min left", flush=True)
         if code: failed.append(job)

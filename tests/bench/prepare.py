@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import SR, write_ogg
+from birdkit.core import cores
 
 BARE = """
 import os, sys, soundfile
@@ -71,7 +72,7 @@ def make_files(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{i:05d}.ogg" for i in range(count)]
     missing = [(path, seed) for seed, path in enumerate(files) if not path.exists()]
-    with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(lambda job: make_file(*job), missing))
+    with ThreadPoolExecutor(cores()) as pool: list(pool.map(lambda job: make_file(*job), missing))
     return files
 
 
@@ -186,7 +187,7 @@ def stages(
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--files", type=int, default=2000, help="recordings")
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each side")
+    p.add_argument("--workers", type=int, default=cores(), help="processes of each side")
     p.add_argument("--turns", type=int, default=5, help="the median of this many")
     p.add_argument("--folder", type=Path, help="where the recordings are made, or lie already")
     a = p.parse_args()

@@ -10,9 +10,8 @@ import argparse, time
 
 import numpy as np
 import pandas as pd
-from contest import file_draws, known_rows
+from contest import file_draws, known_rows, score_files
 
-from birdkit.audio import decode, n_rows
 from birdkit.batches import make_clips
 from birdkit.competition import Competition
 from birdkit.core import Workspace, atomic, read_json, write_table
@@ -92,11 +91,7 @@ def judge(
         if np.array_equal(said.get("truth"), truth): return said
     model = load_model(folder).to(choose_device())
     score = lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities)
-    public = []
-    for path in known:
-        samples = decode(path).samples
-        public.append(score(samples, n_rows(len(samples) / 32_000)))
-    said = dict(truth=truth, public=np.concatenate(public), scenes=np.stack([scene_scores(s, score) for s in scenes]))
+    said = dict(truth=truth, public=score_files(model, known), scenes=np.stack([scene_scores(s, score) for s in scenes]))
     with atomic(kept) as part, open(part, "wb") as f: np.savez_compressed(f, **said)
     return said
 
