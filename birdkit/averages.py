@@ -76,9 +76,8 @@ def _gathering(norms):
 @torch.no_grad()
 def refresh_norms(
     learner,  # Learner; the averaged model is updated, which may be the model itself
-    most=20,  # Batches to listen to
 ):
-    "Recompute the statistics of the averaged model's batch norms on training batches, mixed and augmented as in training."
+    "Recompute the statistics of the averaged model's batch norms on up to 20 training batches, mixed and augmented as in training."
     model, both = learner.model, zip(batch_norms(learner.model), batch_norms(learner.averaged))
     norms = [m for own, m in both if not own.affine or own.weight.requires_grad]      # a frozen network keeps its own
     if not norms: return
@@ -86,7 +85,7 @@ def refresh_norms(
     learner.seed_epoch(learner.epochs)
     try:
         with _gathering(norms):
-            for batch in islice(learner.batches.epoch(learner.epochs, 0), most):
+            for batch in islice(learner.batches.epoch(learner.epochs, 0), 20):
                 with suppress(_Lone): learner.step(learner, batch.to(learner.device))
     finally: learner.model = model
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import KitError, read_json, write_json
+from .core import KitError, check_name, read_json, write_json
 from .heldout import split_clips
 from .labelled import split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, part_of, predict_labels, with_truth
@@ -81,7 +81,7 @@ def label_round(
 def _student_start(recipe, folder, data, space, seed):
     "Where a student starts: from its own weights of the round before, or afresh."
     start = recipe.pseudo.start
-    if start not in ("teacher", "backbone"): raise KitError(f'pseudo.start={start!r} is unknown: give "teacher" or "backbone"')
+    check_name("pseudo.start=", start, ("teacher", "backbone"))
     if start == "backbone": return start_model(recipe, known_classes(data, recipe), space, seed)
     teacher = load_model(folder, recipe)
     model = TrainedModel(recipe.but({"model.weights": "none"}), teacher.classes)      # built anew: a student may drop other paths than its teacher

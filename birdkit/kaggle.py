@@ -12,7 +12,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from .core import KitError, check_name, command, last_line, project_root, read_json, write_json
-from .notebooks import PIPELINE, check_names, check_parameters, notebook_parameters, read_values
+from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
 from .sessions import training_minutes
 from .uploads import ID, META, OWNER, SUBMIT, Upload, check_upload, read_upload
@@ -46,11 +46,6 @@ def train_cell(
     return TRAIN_CELL.format(kept=KEPT, required=json.dumps(needs)[1:-1])
 
 
-def _is_parameters(cell):
-    "Is this papermill's cell?"
-    return "parameters" in cell["metadata"].get("tags", [])
-
-
 def _cells(path):
     "The cells of a notebook with their source as text and without outputs."
     cells = json.loads(Path(path).read_text())["cells"]
@@ -64,9 +59,9 @@ def join_notebooks(
 ):            # Notebook, as a dict
     "One notebook of several: cells in order, parameters together in one cell."
     cells = [c for p in paths for c in _cells(p)]
-    tagged = [c for c in cells if _is_parameters(c)]
+    tagged = [c for c in cells if is_parameters(c)]
     lines = dict.fromkeys(line for c in tagged for line in c["source"].splitlines())
-    cells = [*first, *(c for c in cells if c is tagged[0] or not _is_parameters(c))]
+    cells = [*first, *(c for c in cells if c is tagged[0] or not is_parameters(c))]
     tagged[0]["source"] = "\n".join(lines)
     return json.loads(Path(paths[0]).read_text()) | dict(cells=cells)
 
@@ -77,7 +72,7 @@ def set_parameters(
 ):           # The path
     "Write values into a notebook's cell of parameters; comments stay."
     notebook = json.loads(Path(path).read_text())
-    cell = next(c for c in notebook["cells"] if _is_parameters(c))
+    cell = next(c for c in notebook["cells"] if is_parameters(c))
     cell["source"] = "\n".join(_assigned(line, values) for line in "".join(cell["source"]).splitlines())
     return write_json(path, notebook)
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
-from .core import KitError, ahead, atomic, check_dims, check_name, count, few, nearest, progress, read_json, write_table
+from .core import KitError, ahead, atomic, check_dims, check_name, count, few, progress, read_json, write_table
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
 
@@ -31,7 +31,6 @@ class Labels:
     probs: np.ndarray           # (N, rows, C) float32 in [0, 1]; a row is NaN where a recording has no such row, or a step removed it
     classes: tuple              # Names of the columns, (C,)
     weights: np.ndarray = None  # Chance of each recording to be drawn, (N,), sum 1; None = all alike
-    row_s: float = ROW_S        # Length of a row, s
     facts: dict = field(default_factory=dict)   # teachers, round, window_s, source ("soundscapes" or "clips"), combine
 
     def __post_init__(self):
@@ -61,7 +60,7 @@ class Labels:
     def table(self):  # DataFrame: recording, end_s, one column per class
         "The rows that are kept, as a table."
         i, row = np.nonzero(self.kept)
-        where = pd.DataFrame({"recording": self.keys[i], "end_s": self.row_s * (row + 1)})
+        where = pd.DataFrame({"recording": self.keys[i], "end_s": ROW_S * (row + 1)})
         return pd.concat([where, pd.DataFrame(self.probs[i, row], columns=list(self.classes))], axis=1)
 
     def save(self,
@@ -71,7 +70,7 @@ class Labels:
         path, weights = Path(path), np.zeros(0) if self.weights is None else self.weights
         texts = dict(keys=np.array(self.keys, str), classes=np.array(self.classes, str), facts=np.array(json.dumps(self.facts)))
         with atomic(path) as part, open(part, "wb") as file:
-            np.savez(file, probs=self.probs.astype("float16"), weights=weights, row_s=self.row_s, **texts)
+            np.savez(file, probs=self.probs.astype("float16"), weights=weights, **texts)
         write_table(path.with_name(f"{path.stem}-summary.csv"), label_summary(self).reset_index())
         return path
 
@@ -85,7 +84,7 @@ class Labels:
             with np.load(path) as x:
                 weights = x["weights"] if len(x["weights"]) else None
                 names, facts = tuple(x["classes"].tolist()), json.loads(str(x["facts"]))
-                labels = cls(x["keys"].astype(object), x["probs"].astype("float32"), names, weights, float(x["row_s"]), facts)
+                labels = cls(x["keys"].astype(object), x["probs"].astype("float32"), names, weights, facts)
         except FileNotFoundError: raise KitError(f"{path} is missing: run 05_distill") from None
         except (ValueError, KeyError, OSError, EOFError, BadZipFile):
             raise KitError(f"{path} holds no labels: delete it and run 05_distill again") from None
@@ -120,15 +119,14 @@ def with_truth(
 
 # %% ../nbs/lib/32a_labels.ipynb #9bd5565d
 def labels_of(
-    table,     # DataFrame: recording, end_s, one column per class
-    row_s=ROW_S,  # Length of a row, s
-):             # Labels
+    table,  # DataFrame: recording, end_s, one column per class
+):          # Labels
     "A table of soft labels as Labels; rows it does not have are NaN."
     i, keys = pd.factorize(table.recording)
-    row = (table.end_s.to_numpy() / row_s).round().astype(int) - 1
+    row = (table.end_s.to_numpy() / ROW_S).round().astype(int) - 1
     probs = np.full((len(keys), row.max(initial=0) + 1, table.shape[1] - 2), np.nan, "float32")
     probs[i, row] = table.drop(columns=["recording", "end_s"]).to_numpy("float32")
-    return Labels(np.asarray(keys, object), probs, tuple(map(str, table.columns.drop(["recording", "end_s"]))), row_s=row_s)
+    return Labels(np.asarray(keys, object), probs, tuple(map(str, table.columns.drop(["recording", "end_s"]))))
 
 
 LEVELS = (.1, .5, .9)   # Above these, rows are counted
@@ -294,7 +292,7 @@ def _hear(teachers, data, key, rows, combine):
 
 def _check(teachers, data, source, combine):
     "Refuse what cannot be done."
-    if source not in ("soundscapes", "clips"): raise KitError(f"pseudo.on={source!r} is unknown; {nearest(source, ('soundscapes', 'clips', 'both'))}")
+    check_name("pseudo.on=", source, ("soundscapes", "clips"))
     check_name("combine=", combine, COMBINE)
     if not teachers: raise KitError("there is no teacher: run 04_train")
     if source == "soundscapes" and data.soundscapes.empty:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'FLAGS', 'KINDS', 'PIPELINE', 'with_output', 'Engine', 'take_outputs', 'injected_names', 'check_parameters',
-           'notebook_parameters', 'read_values', 'check_names', 'run_notebook', 'run_pipeline', 'main']
+           'is_parameters', 'notebook_parameters', 'read_values', 'check_names', 'run_notebook', 'run_pipeline', 'main']
 
 # %% ../nbs/lib/05_notebooks.ipynb #fc452c39
 import argparse, ast, json, os, subprocess, sys, time
@@ -92,8 +92,12 @@ def injected_names(
     history,  # Sources of the cells that have run
 ):            # Names that papermill's cell sets
     "What papermill was given."
-    cells = [c for c in history if c.lstrip().startswith("# Parameters\n")]
-    return [t.id for c in cells for s in ast.parse(c).body if isinstance(s, ast.Assign) for t in s.targets]
+    return _assigned(c for c in history if c.lstrip().startswith("# Parameters\n"))
+
+
+def _assigned(sources):
+    "Names that cells assign."
+    return [t.id for source in sources for s in ast.parse(source).body if isinstance(s, ast.Assign) for t in s.targets]
 
 
 def check_parameters(**values):  # The notebook's parameters by name
@@ -112,12 +116,18 @@ def check_parameters(**values):  # The notebook's parameters by name
 PIPELINE = ("01_prepare", "02_clean", "03_pretrain", "04_train", "05_distill", "06_infer")
 
 
+def is_parameters(
+    cell,  # Of a notebook, as a dict
+):         # bool
+    "Is this papermill's cell?"
+    return "parameters" in cell["metadata"].get("tags", [])
+
+
 def notebook_parameters(
     path,  # A notebook with a cell tagged `parameters`
 ):         # Names of its parameters
     "Which parameters a notebook takes."
-    cells = [c for c in json.loads(Path(path).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    return [t.id for c in cells for s in ast.parse("".join(c["source"])).body if isinstance(s, ast.Assign) for t in s.targets]
+    return _assigned("".join(c["source"]) for c in json.loads(Path(path).read_text())["cells"] if is_parameters(c))
 
 
 def read_values(

@@ -39,7 +39,6 @@ def read_labels(
     "Soft labels made elsewhere; columns of text are passed over."
     path = Path(path).expanduser()
     given = Labels.load(path) if path.suffix == ".npz" else _by_row_id(path)
-    if given.row_s != ROW_S: raise KitError(f"{path} has rows of {given.row_s:g} s: bring them to {ROW_S:g} s, the rows of a submission")
     known = pd.Index(given.classes).isin(data.classes)
     if not known.any(): raise KitError(f"{path} has none of the competition's classes: its columns are {few(list(given.classes))}")
     ours = {Path(str(key)).stem: key for key in data.soundscapes.recording}

@@ -155,7 +155,7 @@ def check_precision(
     infer,  # Infer, of a recipe of one model
 ):
     "Refuse a precision that the export could not give here."
-    if infer.precision not in PRECISIONS: raise KitError(f'infer.precision={infer.precision!r} is unknown: give "f32", "fp16" or "int8"')
+    check_name("infer.precision=", infer.precision, PRECISIONS)
     if infer.precision != "int8": return
     if infer.dense: raise KitError('infer.precision="int8" and infer.dense: the dense mode would run backbone and head in float32, not what was quantised: take one of the two')
     if not find_spec("nncf"): raise KitError('infer.precision="int8" needs NNCF: pip install nncf, or take "f32"')

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .audio import SR
+from .audio import ROW_S, SR
 from .core import KitError, nearest, read_json, read_table, step_arguments
 from .metrics import class_auc
 from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players
@@ -33,7 +33,7 @@ def _top(rows, most):
 def _label_image(ax, rows, top, labels, end_s, title=""):
     "Draw labels over time, a line for each class."
     ax.set_facecolor("#c4cacd")
-    extent = 0, labels.row_s * len(rows), len(top), 0
+    extent = 0, ROW_S * len(rows), len(top), 0
     image = ax.imshow(rows[:, top].T, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest", extent=extent)
     ax.set_yticks(np.arange(len(top)) + .5, [labels.classes[c] for c in top], fontsize=7)
     ax.set_xlim(0, end_s); ax.set_title(title, fontsize=8); ax.tick_params(labelsize=7)
@@ -115,7 +115,7 @@ def show_steps(
     rows = [_rows_of(x, key) for _, x in after]
     size = min(9, 1 + 2 * len(after)), .8 + .16 * most
     fig, axes = plt.subplots(1, len(after), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")
-    for ax, (name, x), r in zip(axes[0], after, rows): image = _label_image(ax, r, _top(rows[0], most), x, x.row_s * len(r), name)
+    for ax, (name, x), r in zip(axes[0], after, rows): image = _label_image(ax, r, _top(rows[0], most), x, ROW_S * len(r), name)
     fig.supxlabel("time (s)", fontsize=8); fig.colorbar(image, ax=axes, label="soft label")
     plt.show()
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
-from scipy.stats import kendalltau, spearmanr
 
 from .audio import ROW_S, SR
 from .core import KitError, ahead
@@ -316,6 +315,5 @@ def rank_agreement(
     truth="public",   # Column to agree with
 ):                    # DataFrame: spearman, kendall, a line for each other column of numbers
     "How far each score ranks the models as `truth` does: rank correlations, 1 where the order is the same."
-    others = [c for c in table.select_dtypes("number").columns if c != truth]
-    rows = [(float(spearmanr(table[c], table[truth])[0]), float(kendalltau(table[c], table[truth])[0])) for c in others]
-    return pd.DataFrame(rows, others, ["spearman", "kendall"])
+    scores = table.select_dtypes("number")
+    return pd.DataFrame({how: scores.corr(how)[truth].drop(truth) for how in ("spearman", "kendall")})

@@ -37,7 +37,7 @@ from .scenes import make_scenes, score_scenes
 from .speech import bank_waves, voice_bank
 from .steps import supervised
 from .trained import TrainedModel, load_model, on_device
-from .training import background_scapes, is_whole, train_run, why_stopped
+from .training import background_scapes, train_run, why_stopped
 
 # %% ../nbs/lib/34_stages.ipynb #3ace4fff
 def choose_recipe(
@@ -314,7 +314,7 @@ def _has_new_start(folder, start):
 def _keep_windows(model, data, folder, fold, most_s=60.):
     "windows.npz: what the whole model says of each row of the recordings it has not heard, for 02_clean and for windows drawn by score; renewed with the weights."
     made_s = lambda name: (folder / name).stat().st_mtime if (folder / name).exists() else 0.
-    if fold == "all" or not is_whole(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
+    if fold == "all" or why_stopped(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
     mine = data.recordings[data.recordings.fold == fold]
     if mine.empty: return
     hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, in_turn(model.probabilities))

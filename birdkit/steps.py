@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pictures_of', 'inputs_of', 'heard_loss', 'network_loss', 'levelled', 'clip_sample', 'student_sample', 'supervised',
-           'noisy_student', 'check_last_mix', 'hears_beside']
+           'check_last_mix', 'hears_beside']
 
 # %% ../nbs/lib/31f_steps.ipynb #c3a1d500
 from dataclasses import replace
@@ -106,14 +106,6 @@ def supervised(
     "Labelled clips, mixed as the recipe says; where soundscapes have labels, a share of the clips is mixed half and half with them (2026)."
     return network_loss(learner, student_sample(learner, batch, Pseudo(mix="half", mix_p=learner.model.recipe.sampling.labelled)))
 
-
-def noisy_student(
-    learner,  # Learner
-    batch,    # Batch with soundscape windows and their soft labels
-):            # Scalar loss
-    "Clips and pseudo-labelled soundscapes, mixed and beside each other as the recipe says (2025 1st)."
-    return network_loss(learner, student_sample(learner, batch, learner.model.recipe.pseudo))
-
 # %% ../nbs/lib/31f_steps.ipynb #b3dcbcf6
 def check_last_mix(
     recipe,    # Recipe of one model
@@ -139,5 +131,5 @@ def hears_beside(
     "Does the recipe's chain or the step hear a soundscape window beside each clip? A step that does not tell might."
     chain, labelled = {name for name, *_ in recipe.augment.wave}, scapes.labels is not None
     if chain & ({"join_scape"} if labelled else set(BEHIND)): return True
-    mixed = {supervised: recipe.sampling.labelled, noisy_student: recipe.pseudo.mix_p}
-    return bool(labelled and mixed[step]) if step in mixed else getattr(step, "hears_beside", lambda scapes: True)(scapes)
+    if step is supervised: return labelled and recipe.sampling.labelled > 0
+    return getattr(step, "hears_beside", lambda scapes: True)(scapes)

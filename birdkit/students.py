@@ -134,12 +134,11 @@ class Beside(nn.Module):
 
 
 def seeded(
-    make,          # Function without arguments
-    seed=20_231,   # Unlike those of runs, so that a partner does not start as its twin
-):                 # What it makes
+    make,  # Function without arguments
+):         # What it makes
     "Something random that is the same in every process, so that a killed run finds it again."
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(20_231)      # unlike those of runs, so that a partner does not start as its twin
         return make()
 
 # %% ../nbs/lib/33d_students.ipynb #d72e60e2

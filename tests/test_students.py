@@ -14,7 +14,7 @@ from birdkit.audio import SR
 from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
 from birdkit.recipe import Recipe
-from birdkit.steps import noisy_student, student_sample, supervised
+from birdkit.steps import student_sample, supervised
 from birdkit.students import STUDENTS, make_student
 from birdkit.teachers import OutsideTeacher, find_interpreter, load_teacher, read_names
 from birdkit.trained import TrainedModel, load_model
@@ -123,16 +123,6 @@ def test_what_learns_beside_is_found_again(how):
     first, second = (student.beside(TrainedModel(TINY, CLASSES)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.other.parameters(), second.other.parameters()))
     assert not any(torch.equal(a, b) for a, b in zip(first.model.head_parameters(), first.other.parameters()) if a.ndim > 1)
-
-
-def test_mix_is_the_noisy_student(tmp_path):
-    "The plain student is the noisy student."
-    data, clips, scapes, _ = world()
-    weights = []
-    for step, name in ((noisy_student, "a"), (make_student(TINY), "b")):
-        torch.manual_seed(0)
-        weights.append(train_run(TrainedModel(TINY, CLASSES), data, clips, tmp_path / name, "all", step, scapes)[0].state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights)))
 
 
 def test_supervised_reads_no_lone_windows(tmp_path):

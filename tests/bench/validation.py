@@ -17,6 +17,7 @@ from birdkit.competition import Competition
 from birdkit.core import Workspace, atomic, read_json, write_table
 from birdkit.heldout import split_clips
 from birdkit.labels import as_teacher, predict_labels
+from birdkit.lessons import Mix
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.pseudo import labelled_scapes, weigh_files
@@ -24,7 +25,6 @@ from birdkit.recipe import find_recipe
 from birdkit.rows import score_rows
 from birdkit.scenes import make_scenes, rank_agreement, scene_scores
 from birdkit.stages import cleaned_clips, train_fold
-from birdkit.steps import noisy_student
 from birdkit.trained import choose_device, load_model
 from birdkit.training import train_run
 
@@ -75,7 +75,7 @@ def train(
     teacher = load_model(taught).to(choose_device())
     scapes = labelled_scapes(weigh_files(predict_labels([as_teacher(teacher, taught, data)], data)), data)
     teacher.recipe = recipe
-    train_run(teacher, data, clips, folder, 0, noisy_student, scapes, max(1, round(.8 * recipe.optim.epochs)), recipe.pseudo.lr, seed=1)
+    train_run(teacher, data, clips, folder, 0, Mix(recipe), scapes, max(1, round(.8 * recipe.optim.epochs)), recipe.pseudo.lr, seed=1)
     return folder
 
 
