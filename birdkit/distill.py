@@ -19,9 +19,10 @@ from .core import KitError, check_name, read_json, write_json
 from .heldout import split_clips
 from .labelled import split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, part_of, predict_labels, with_truth
+from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .stages import judge_labelled, known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, start_model, voices
+from .stages import judge_labelled, start_model
 from .students import as_student, check_lessons, make_student
 from .trained import TrainedModel, load_model, on_device
 from .training import train_run, why_stopped

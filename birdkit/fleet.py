@@ -22,10 +22,11 @@ from .callbacks import TIME_UP
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
 from .core import KitError, Workspace, command, cores, last_line, project_root, read_json, short_hash
+from .material import cleaned_clips, trained_members
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
 from .sessions import training_limit, training_minutes
-from .stages import choose_recipe, cleaned_clips, in_time, lead_of, train_fold, trained_members
+from .stages import choose_recipe, in_time, lead_of, train_fold
 from .together import train_together, world_size
 from .training import as_learnt, reached_end, why_stopped
 

@@ -20,8 +20,9 @@ from .competition import Competition
 from .core import Clock, KitError, Workspace, command, derived_seed, nearest, read_json, short_hash
 from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
+from .material import cleaned_clips
 from .prepare import Prepared
-from .stages import choose_recipe, cleaned_clips, train_fold
+from .stages import choose_recipe, train_fold
 from .training import reached_end
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9

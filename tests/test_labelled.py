@@ -11,10 +11,11 @@ from birdkit.audio import SR, write_ogg
 from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
 from birdkit.labelled import labelled_folds, split_labelled
+from birdkit.material import cleaned_clips, labelled_windows, tell_clipless
 from birdkit.prepare import prepare
 from birdkit.recipe import find_recipe
 from birdkit.runs import list_runs, show_table
-from birdkit.stages import cleaned_clips, judge_labelled, labelled_windows, tell_clipless, train_fold
+from birdkit.stages import judge_labelled, train_fold
 from toys import LABELS, tones
 
 CICADA, OTHERS = LABELS[0], LABELS[1:]

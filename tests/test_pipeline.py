@@ -113,9 +113,10 @@ def test_without_rounds_the_folds_are_exported(pipeline, demo):
 def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
     from birdkit.competition import Competition
     from birdkit.core import Workspace
+    from birdkit.material import cleaned_clips
     from birdkit.prepare import Prepared
     from birdkit.recipe import find_recipe
-    from birdkit.stages import cleaned_clips, train_fold
+    from birdkit.stages import train_fold
     space, recipe = Workspace.find(pipeline["work"]), find_recipe("tiny", {"model.backbone": "mobilenetv3_small_050", "model.weights": "none"})
     data = Prepared.load(space.prepared, Competition.find(str(demo)).folder)
     clips = cleaned_clips(data, space, recipe)

@@ -20,7 +20,8 @@ from birdkit.review import clip_weights, no_review
 from birdkit.rows import input_shapes
 from birdkit.runtime import load_export
 from birdkit.handover import class_prior, judging_windows, parity_sound
-from birdkit.stages import cleaned_clips, find_members, labelled_windows, lead_of, train_fold, trained_members
+from birdkit.material import cleaned_clips, labelled_windows, trained_members
+from birdkit.stages import find_members, lead_of, train_fold
 from birdkit.submit import find_sample
 from birdkit.trained import TrainedModel
 from toys import tones

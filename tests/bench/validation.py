@@ -18,13 +18,14 @@ from birdkit.core import Workspace, atomic, read_json, write_table
 from birdkit.heldout import split_clips
 from birdkit.labels import as_teacher, predict_labels
 from birdkit.lessons import Mix
+from birdkit.material import cleaned_clips
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.pseudo import labelled_scapes, weigh_files
 from birdkit.recipe import find_recipe
 from birdkit.rows import score_rows
 from birdkit.scenes import make_scenes, rank_agreement, scene_scores
-from birdkit.stages import cleaned_clips, train_fold
+from birdkit.stages import train_fold
 from birdkit.trained import choose_device, load_model
 from birdkit.training import train_run
 
