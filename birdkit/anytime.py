@@ -58,13 +58,13 @@ def _left_s(clock):
 
 
 def one_pass(
-    sheet,     # Sheet; its list of bad files is filled
-    member,    # Member of an export
-    network,   # Function of inputs, such as load_network gives
-    clock,     # Clock
-    cache,     # SoundCache
-    facts,     # What words in post-processing steps stand for, see post_facts
-):             # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
+    sheet,    # Sheet; its list of bad files is filled
+    member,   # Member of an export
+    network,  # Function of inputs, such as load_network gives
+    clock,    # Clock
+    cache,    # SoundCache
+    facts,    # What words in post-processing steps stand for, see post_facts
+):            # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
     "Hear all files with one model, as long as there is time."
     rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
     before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
@@ -102,7 +102,7 @@ def _good(members, rows, facts):
     if not good: raise KitError("; ".join(dict.fromkeys(wrong.values())))
     return good, wrong
 
-# %% ../nbs/lib/44a_anytime.ipynb #78e21a68
+# %% ../nbs/lib/44a_anytime.ipynb #c340fab0
 def self_test(
     members,   # Members of an export
     rows,      # Number of rows of each file
@@ -132,7 +132,7 @@ def _can_be_read(path):
     try: return bool(len(decode(path, 1).samples))
     except Exception: return False
 
-
+# %% ../nbs/lib/44a_anytime.ipynb #71c635ba
 def make_plan(
     sheet,          # Sheet
     members,        # Members of an export, in order of value
@@ -170,7 +170,79 @@ def _weighty(members):
     "Members with a weight in the blend; where none has one, all alike."
     return [m for m in members if m.weight > 0] or [replace(m, weight=1.) for m in members]
 
+# %% ../nbs/lib/44a_anytime.ipynb #5976180a
+def _is_spare(member, table):
+    "Was a model left out of the plan? There may be time for it after all, where one was faster than predicted, or failed."
+    return table.set_index("model").plan[member.name].startswith("left out")
 
+
+def _expected_s(name, table):
+    "Predicted seconds of a pass."
+    return 60 * table.set_index("model").minutes[name]
+
+
+def _too_late(member, table, report, clock):
+    "Why a pass is not begun, or an empty text: its predicted time, corrected by how the earlier passes went, must be left."
+    done = [r for r in report if r["files"]]
+    if not done: return ""
+    slower = sum(r["seconds"] for r in done) / max(sum(_expected_s(r["model"], table) for r in done), 1e-9)
+    needed = slower * _expected_s(member.name, table)
+    return f"left out: needs {needed:.0f} s" if needed > _left_s(clock) else ""
+
+
+def _what(reached, files, scores, used):
+    "What became of a pass."
+    if not reached: return "time was up before a file was heard"
+    if scores is None: return "heard nothing: see the list of bad files"
+    if reached == files: return "heard all files"
+    return f"time was up: {reached} of {files} files " + ("kept" if used else "not used")
+
+
+def _report(report, table):
+    "What ran and what did not, with the predicted time beside the real one."
+    out = [dict(model=m, files=0, seconds=0., what=why) for m, why in zip(table.model, table.plan) if m not in {r["model"] for r in report}]
+    lines = pd.DataFrame([*report, *out])
+    return lines.assign(predicted_s=[_expected_s(m, table) for m in lines.model])[["model", "files", "predicted_s", "seconds", "what"]]
+
+# %% ../nbs/lib/44a_anytime.ipynb #fe50165c
+def _known_post(steps, sheet, facts):
+    "Steps for the joined scores; none where one of them cannot be run."
+    try:
+        steps = possible_steps(steps, facts, name="the blend")
+        apply_sheet(np.full((sheet.spans[0].stop, len(sheet.classes)), .5, "float32"), sheet.spans[:1], steps, **facts)
+        return steps
+    except Exception as error: print(f"scores are joined without post-processing: {what_failed(error)}")
+    return ()
+
+
+def _joined(passes, start, how, spans, steps, facts):
+    "What passes, triples of scores, weight and name, say together; the start where none does, which no step touches."
+    stack, weights, names = zip(*passes)
+    scores, silent = how(np.stack(stack), weights, fallback=start, names=names), np.isnan(stack).all((0, 2))[:, None]
+    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, **facts)) if steps else scores
+
+
+def _written(path, sheet, passes, join):
+    "Fill the sheet with what passes say together, and write it."
+    scores = join(passes)
+    write_submission(path, replace(sheet, scores=scores))
+    sheet.scores = scores                                                    # what is in the file, also where the disk is full
+    sheet.heard = sum(_heard(sheet, passes))
+    return passes
+
+
+def _heard(sheet, passes):
+    "Of each file, whether some pass has scores of it."
+    known = ~np.all([np.isnan(scores).all(1) for scores, *_ in passes], 0)
+    return [bool(known[s].any()) for s in sheet.spans]
+
+
+def _never_heard(sheet, passes):
+    "Bad files, without those of which one model has scores where another one failed."
+    heard = {f.name for f, told in zip(sheet.files, _heard(sheet, passes)) if told} if passes else set()
+    return {name: why for name, why in sheet.bad.items() if name not in heard}
+
+# %% ../nbs/lib/44a_anytime.ipynb #78e21a68
 def run_submission(
     comp,           # Competition
     export,         # Export
@@ -216,44 +288,6 @@ def _in_time(work, clock):
     raise KitError("the self-test had not ended when time was up")
 
 
-def _known_post(steps, sheet, facts):
-    "Steps for the joined scores; none where one of them cannot be run."
-    try:
-        steps = possible_steps(steps, facts, name="the blend")
-        apply_sheet(np.full((sheet.spans[0].stop, len(sheet.classes)), .5, "float32"), sheet.spans[:1], steps, **facts)
-        return steps
-    except Exception as error: print(f"scores are joined without post-processing: {what_failed(error)}")
-    return ()
-
-
-def _joined(passes, start, how, spans, steps, facts):
-    "What passes, triples of scores, weight and name, say together; the start where none does, which no step touches."
-    stack, weights, names = zip(*passes)
-    scores, silent = how(np.stack(stack), weights, fallback=start, names=names), np.isnan(stack).all((0, 2))[:, None]
-    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, **facts)) if steps else scores
-
-
-def _written(path, sheet, passes, join):
-    "Fill the sheet with what passes say together, and write it."
-    scores = join(passes)
-    write_submission(path, replace(sheet, scores=scores))
-    sheet.scores = scores                                                    # what is in the file, also where the disk is full
-    sheet.heard = sum(_heard(sheet, passes))
-    return passes
-
-
-def _heard(sheet, passes):
-    "Of each file, whether some pass has scores of it."
-    known = ~np.all([np.isnan(scores).all(1) for scores, *_ in passes], 0)
-    return [bool(known[s].any()) for s in sheet.spans]
-
-
-def _never_heard(sheet, passes):
-    "Bad files, without those of which one model has scores where another one failed."
-    heard = {f.name for f, told in zip(sheet.files, _heard(sheet, passes)) if told} if passes else set()
-    return {name: why for name, why in sheet.bad.items() if name not in heard}
-
-
 def _unheard(members, why):
     "The report where no pass was begun."
     return pd.DataFrame(dict(model=[m.name for m in members], files=0, predicted_s=0., seconds=0., what=f"left out: {why}"))
@@ -271,37 +305,3 @@ def _shared(members, i):
     "Recipes of the i-th member and of later ones that share their sound with another; a model left out of the plan must not take the memory of those in it."
     keys = [sound_key(m.recipe) for m in members]
     return [m.recipe for k, m in zip(keys[i:], members[i:]) if keys.count(k) > 1]
-
-
-def _is_spare(member, table):
-    "Was a model left out of the plan? There may be time for it after all, where one was faster than predicted, or failed."
-    return table.set_index("model").plan[member.name].startswith("left out")
-
-
-def _expected_s(name, table):
-    "Predicted seconds of a pass."
-    return 60 * table.set_index("model").minutes[name]
-
-
-def _too_late(member, table, report, clock):
-    "Why a pass is not begun, or an empty text: its predicted time, corrected by how the earlier passes went, must be left."
-    done = [r for r in report if r["files"]]
-    if not done: return ""
-    slower = sum(r["seconds"] for r in done) / max(sum(_expected_s(r["model"], table) for r in done), 1e-9)
-    needed = slower * _expected_s(member.name, table)
-    return f"left out: needs {needed:.0f} s" if needed > _left_s(clock) else ""
-
-
-def _what(reached, files, scores, used):
-    "What became of a pass."
-    if not reached: return "time was up before a file was heard"
-    if scores is None: return "heard nothing: see the list of bad files"
-    if reached == files: return "heard all files"
-    return f"time was up: {reached} of {files} files " + ("kept" if used else "not used")
-
-
-def _report(report, table):
-    "What ran and what did not, with the predicted time beside the real one."
-    out = [dict(model=m, files=0, seconds=0., what=why) for m, why in zip(table.model, table.plan) if m not in {r["model"] for r in report}]
-    lines = pd.DataFrame([*report, *out])
-    return lines.assign(predicted_s=[_expected_s(m, table) for m in lines.model])[["model", "files", "predicted_s", "seconds", "what"]]

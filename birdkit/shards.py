@@ -163,7 +163,7 @@ class Shard:
         if not self.end: Path(self.data.name).unlink()
 
 # %% ../nbs/lib/01a_shards.ipynb #ddf1ccea
-HANG_S = 300   # A file that takes longer is given up, s
+HANG_S = 300   # A file that takes longer is given up, and a process that takes longer to start, s
 
 
 class Decoder:
@@ -191,7 +191,7 @@ class Decoder:
         "Wait until it has started."
         lines = []
         while not (lines or self.ended):
-            if not wait([self], self.hang_s): self.give_up()
+            if not wait([self], HANG_S): self.give_up()
             lines = self._read()
         if lines: return self
         self.close()

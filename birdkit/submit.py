@@ -78,7 +78,7 @@ def find_soundscapes(
     print(f"no test soundscapes (Kaggle's public run): rehearsing on {len(files)} training soundscapes")
     return files
 
-
+# %% ../nbs/lib/44_submit.ipynb #809d3dff
 def _attached_exports(recipe):
     "Manifests of exports of a recipe among Kaggle's inputs: datasets of models, and workspaces that a training notebook left."
     left = [p for w in attached_files(Workspace.MARKER) for p in sorted(w.parent.glob(f"export/*/{MANIFEST}"))]
@@ -106,7 +106,7 @@ def find_export(
     if len(found) > 1: print(f"of {len(found)} exports the newest is used, {chosen}: give models= for another")
     return chosen
 
-
+# %% ../nbs/lib/44_submit.ipynb #ffdbb64b
 AT_EXPORT = ("infer.window_s", "infer.dense", "infer.precision", "infer.formats")   # Settled when a network is written
 
 
