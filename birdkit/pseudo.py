@@ -102,7 +102,7 @@ def min_max(
 
 def _order(values, axis=-1):
     "Place of each value from the smallest on, 0, 1, ...; of equals the first comes first."
-    return np.argsort(np.argsort(values, axis, kind="stable"), axis, kind="stable")
+    return np.argsort(np.argsort(values, axis, kind="stable"), axis)
 
 # %% ../nbs/lib/33_pseudo.ipynb #55fb6e8e
 def threshold(
