@@ -41,7 +41,8 @@ def _read_index(path):
     text = path.read_text() if path.exists() else ",".join(COLUMNS) + "\n"
     lines, empty = io.StringIO(text[:text.rfind("\n") + 1]), dict.fromkeys(set(COLUMNS) - set(TEXT), [""])
     table = pd.read_csv(lines, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=empty)
-    if set(COLUMNS) - set(table): raise KitError(f"{path} was written by another version of birdkit: delete {path.parent} and run 01_prepare again")
+    if set(COLUMNS) - set(table) or ((table["shard"] < 0) & (table.samples > 0) & (table.scale == 1)).any():     # they did not note the scale of what has no room
+        raise KitError(f"{path} was written by another version of birdkit: delete {path.parent} and run 01_prepare again")
     return table.drop_duplicates("key", keep="last").astype(dict.fromkeys(("shard", "offset", "samples"), "int64"))
 
 # %% ../nbs/lib/02_store.ipynb #ab7f79f6
