@@ -5,6 +5,8 @@ import pytest
 from conftest import papermill
 from toys import toy_folder
 
+from birdkit.core import KitError
+
 COMMANDS = ("check", "costs", "detect", "fleet", "kaggle", "notebooks", "outside", "runs", "search", "shards", "sweep")
 YAML = (("--overrides", "{optim.epoch: 3", "--overrides '{optim.epoch: 3' is not YAML (line 1, column 16): write it such as --overrides '{optim.epochs: 10}'"),
         ("--overrides", "x", "--overrides 'x' gives no names with values"))
@@ -47,6 +49,11 @@ def test_a_folder_in_place_of_a_file(toy, tmp_path, capsys):
     from birdkit.check import main
     assert main([toy, toy / "sample_submission.csv"]) == 1
     assert capsys.readouterr().out == f"{toy} is a folder, not a file: give the submission's file\n"
+
+
+def test_past():
+    from birdkit.stages import find_past
+    with pytest.raises(KitError, match="past='/nope' is not a folder: give that of a past competition"): find_past(None, "/nope")
 
 
 @pytest.mark.parametrize("name, more", [("fleet", ["folds"]), ("sweep", ["--devices", "cpu"])])
