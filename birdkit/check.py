@@ -6,7 +6,7 @@
 __all__ = ['check_submission', 'main']
 
 # %% ../nbs/lib/40_check.ipynb #94883efe
-import sys
+import argparse, sys
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +78,24 @@ def check_submission(
     return problems + _value_problems(submission.loc[:, classes])
 
 # %% ../nbs/lib/40_check.ipynb #0d290cd3
+def _parser():
+    "What the command takes."
+    about = "Is this submission one that Kaggle will score? Exit status 0: yes; 1: no, and the problems are printed, one a line."
+    parser = argparse.ArgumentParser(prog="python -m birdkit.check", description=about)
+    parser.add_argument("submission", metavar="submission.csv", help="what 06_infer or another program wrote")
+    parser.add_argument("sample", metavar="sample_submission.csv", help="of the competition, with the rows that are asked for")
+    return parser
+
+
 def main(
     paths=None,  # Submission and sample submission; None: the command line's
-):               # Exit status: 0 sound, 1 problems, 2 wrong use
+):               # Exit status: 0 sound, 1 problems
     "Check a submission file and print the verdict."
-    paths = sys.argv[1:] if paths is None else paths
-    if len(paths) != 2:
-        print("usage: python -m birdkit.check submission.csv sample_submission.csv")
-        return 2
-    try: problems = check_submission(*paths)
+    given = _parser().parse_args(paths and list(map(str, paths)))
+    try: problems = check_submission(given.submission, given.sample)
     except KitError as error: problems = [str(error)]
     if not problems:
-        rows, columns = read_table(paths[0], "").shape
+        rows, columns = read_table(given.submission, "").shape
         print(f"ok: {rows} rows x {columns - 1} classes")
     else: print(*problems, sep="\n")
     return int(bool(problems))

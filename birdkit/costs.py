@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
 from .convert import time_windows, to_openvino
-from .core import check_name, command, progress, write_table
+from .core import KitError, check_name, command, progress, write_table
 from .models import Classifier
 from .recipe import all_recipes, cost_mark, find_recipe, list_recipes
 from .rows import input_shapes, window_starts
@@ -95,10 +95,10 @@ def markdown_table(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.costs", description="Recipes and what they cost on this machine.")
-    parser.add_argument("--files", type=int, default=700, help="soundscapes of a minute (default %(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.costs", description="Recipes and what they cost on this machine: gflop, 1e9 operations of a window; minutes of a submission; train_pflop, 1e15 operations of training.")
+    parser.add_argument("--files", type=int, default=700, help="soundscapes of a minute to hear (default: %(default)s)")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("--out", type=Path, help="write the table to this file too; a CSV keeps its lines of other recipes (birdkit/costs.csv is that of the books, for 700 files)")
+    parser.add_argument("--out", type=Path, help="write the table to this file, too, and to no other; a CSV keeps its lines of other recipes (default: print it only)")
     return parser
 
 
@@ -122,6 +122,8 @@ def main(
     "Measure recipes and print them as a Markdown table: `python -m birdkit.costs [--files 700] [--recipes NAME ...] [--out FILE]`."
     given = _parser().parse_args(arguments)
     with command():
+        if given.files < 1: raise KitError(f"--files {given.files} is nothing to hear: give 1 or more")
+        if given.out and not given.out.absolute().parent.is_dir(): raise KitError(f"--out {given.out}: its folder is missing: make it, or give another file")
         known = list_recipes().drop(columns=["minutes", "train_pflop"])
         for name in given.recipes or (): check_name("recipe ", name, all_recipes())
         recipes = {name: find_recipe(name) for name in given.recipes or known.recipe}

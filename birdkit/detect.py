@@ -133,6 +133,7 @@ def find_recordings(
         paths = [Path(p).absolute() for p in recordings]
         root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
         files = [f for p in paths for f in (_sound_files(p) if p.is_dir() else [p])]
+    if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
     if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give folders, or sound files")
     return {f.relative_to(root).as_posix(): f for f in files}
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'first_folder', 'share_pretrained', 'train_notebook',
            'run_command', 'run_environment', 'start_run', 'log_end', 'with_trained_members', 'end_tree', 'side_by_side',
-           'choose_devices', 'describe_end', 'train_all', 'fold_of', 'main']
+           'choose_devices', 'describe_end', 'check_runs', 'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
-import argparse, json, os, re, signal, subprocess, sys, time
+import argparse, json, math, os, re, signal, subprocess, sys, time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
 
 from .callbacks import TIME_UP
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .competition import Competition
-from .core import KitError, Workspace, command, cores, last_line, project_root, read_json, short_hash
+from .core import KitError, Workspace, add_places, command, cores, count, last_line, project_root, read_json, read_yaml, short_hash
+from .heldout import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
@@ -302,6 +302,17 @@ def _time_was_up(run, place):
     return isinstance(place.minutes, str) and any(why_stopped(f).startswith(TIME_UP) for f in folders if (f / "metrics.json").exists())
 
 
+def check_runs(
+    runs,   # List of Run
+    place,  # Place
+):
+    "Refuse what every run would stop at, before the first begins: a fold that there is not, recordings that are not prepared or not cleaned."
+    data = Prepared.load(place.space.prepared, place.data)
+    for run in runs: check_fold(run.fold, data)
+    segments = place.space.clean / "segments.csv"
+    if not segments.exists(): raise KitError(f"{segments} is missing: run 02_clean")
+
+
 def train_all(
     runs,          # List of Run
     place,         # Place
@@ -312,7 +323,7 @@ def train_all(
     todo = [run for run in runs if not is_finished(run, place)]
     threads = max(1, cores() // len(devices))
     begin = lambda run, slot: start_run(run, place, devices[slot], threads)
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before; on {', '.join(devices)}, {threads} threads each", flush=True)
+    print(f"{count(len(runs), 'run')}, {len(runs) - len(todo)} of them finished before; on {', '.join(devices)}, {threads} threads each", flush=True)
     waiting = deque(todo)
     for i, (run, slot, code, seconds) in enumerate(side_by_side(waiting, begin, len(devices)), 1):
         print(f"{i}/{len(todo)}  {run.name}  {devices[slot]}  {describe_end(run, place, code, seconds)}", flush=True)
@@ -342,17 +353,17 @@ def _minutes(text):
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.fleet", description="Train on more than one device.")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("train", help="one model; with torchrun or accelerate on several devices")
-    several = commands.add_parser("folds", help="a model for each fold and seed, one process each")
+    about = dict(train="one model; with torchrun or accelerate on several devices", folds="a model for each fold and seed, one process each")
+    one, several = (commands.add_parser(name, help=text, description=f"Train {text}. What is trained already is left alone; the same command goes on.") for name, text in about.items())
     for part in (one, several):
-        for name in ("data", "work", "recipe"): part.add_argument(f"--{name}", default="auto", help="as in the notebooks")
-        part.add_argument("--overrides", default="{}", metavar="YAML", help="changes to the recipe, such as '{optim.epochs: 10}'")
-        part.add_argument("--minutes", type=_minutes, default="auto", help="time of a run, as in 04_train")
-    one.add_argument("--fold", type=fold_of, default=0, help="fold to hold out (default: 0)")
+        add_places(part, "data", "work", "recipe")
+        part.add_argument("--overrides", default="{}", metavar="YAML", help="changes to the recipe, such as '{optim.epochs: 10}' (default: none)")
+        part.add_argument("--minutes", type=_minutes, default="auto", help='limit of each training (default: "auto", before a Kaggle session ends, else none; "auto 540": of one of 540 min)')
+    one.add_argument("--fold", type=fold_of, default=0, help='fold to hold out, 0, 1, ... or "all" for none (default: 0)')
     one.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
-    several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help="folds to hold out (default: 0)")
+    several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
     several.add_argument("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
     several.add_argument("--devices", nargs="+", help="such as cuda:0 cuda:1, or cpu (default: all GPUs)")
     return parser
@@ -360,7 +371,7 @@ def _parser():
 
 def _train(given, comp, space):
     "One model, with all processes there are."
-    config, data = choose_recipe(given.recipe, yaml.safe_load(given.overrides), comp), Prepared.load(space.prepared, comp.folder)
+    config, data = choose_recipe(given.recipe, read_yaml(given.overrides, "--overrides"), comp), Prepared.load(space.prepared, comp.folder)
     clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_limit(given.minutes)
     if len(members) > 1 and world_size() > 1:
         raise KitError(f"recipe {config.name} has {len(members)} members: give one of them, {', '.join(m.name for m in members)}")
@@ -368,14 +379,25 @@ def _train(given, comp, space):
     for member in begun:
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
-        train_together(train, space.run(member.name, given.fold))
+        if done := train_together(train, space.run(member.name, given.fold)): print(_verdict(done[2], given.fold))
+
+
+def _verdict(folder, fold):
+    "What came of a training, and what is next."
+    facts = read_json(folder / "metrics.json", "train again")
+    auc, scapes = facts.get("auc", math.nan), facts.get("soundscape_auc")
+    held = "nothing is held out" if fold == "all" else f"no class has held-out clips to score, fold {fold} is too small" if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}" + ("" if scapes is None else f"; labelled soundscapes {scapes:.3f}")
+    return f"{told}. Kept in {folder}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
 
 
 def _folds(given, comp, space):
     "A model for each fold and seed."
-    runs = make_runs([given.recipe], comp, given.folds, given.seeds, [yaml.safe_load(given.overrides)])
-    failed = train_all(runs, Place(comp.folder, space, given.minutes), given.devices)
-    if failed: raise KitError(f"{len(failed)} of {len(runs)} runs failed; their logs are in {space.root / 'fleet'}")
+    runs = make_runs([given.recipe], comp, given.folds, given.seeds, [read_yaml(given.overrides, "--overrides")])
+    place, devices = Place(comp.folder, space, given.minutes), choose_devices(given.devices)
+    check_runs(runs, place)
+    failed = train_all(runs, place, devices)
+    if failed: raise KitError(f"{len(failed)} of {count(len(runs), 'run')} failed; their logs are in {space.root / 'fleet'}")
 
 
 def main(

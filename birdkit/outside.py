@@ -15,7 +15,7 @@ import pandas as pd
 
 from .audio import ROW_S
 from .competition import Competition
-from .core import KitError, Workspace, command, few, read_table, short_hash
+from .core import KitError, Workspace, add_places, command, few, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
 from .teachers import hear_rows, load_teacher, match_names, read_names
@@ -111,10 +111,10 @@ def _parser():
     add = parser.add_argument
     add("model", help=".onnx or .tflite file, such as Perch's or BirdNET's")
     add("names", help="the list of species that belongs to it")
-    for name in ("data", "work"): add(f"--{name}", default="auto", help="as in the notebooks")
+    add_places(parser, "data", "work")
     add("--out", metavar="FILE", help="where to, .npz (default: <work>/pseudo/<name of the model>.npz)")
-    add("--rate-hz", type=int, default=0, help="its sampling rate, where its window does not tell")
-    add("--window-s", type=float, default=0., help="its window, where the file leaves that open")
+    add("--rate-hz", type=int, default=0, help="its sampling rate, where its window does not tell (default: it does)")
+    add("--window-s", type=float, default=0., help="its window, where the file leaves that open (default: it does not)")
     return parser
 
 

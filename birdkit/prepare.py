@@ -145,7 +145,9 @@ class Prepared:
         store = AudioStore(folder / "store")
         tables = [read_table(folder / f"{n}.csv", "run 01_prepare", keep_default_na=False, na_values=dict.fromkeys(NUMBERS, [""])) for n in ("recordings", "soundscapes", "bad_files")]
         focal, scapes = (t[_heard(store, t)].reset_index(drop=True) for t in tables[:2])
-        if focal.empty: raise KitError(f"no recording of {facts['data']} is readable: see {folder / 'bad_files.csv'}")
+        if focal.empty:
+            first = f" ({tables[2].recording.iloc[0]}: {tables[2].reason.iloc[0]})" if len(tables[2]) else ""
+            raise KitError(f"no recording of {facts['data']} is readable{first}: see {folder / 'bad_files.csv'}")
         return cls(folder, tuple(facts["classes"]), focal, scapes, tables[2], store, facts)
 
     def targets(self,

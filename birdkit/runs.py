@@ -208,9 +208,9 @@ def show_table(
 def _parser():
     "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
-    parser.add_argument("--work", default="auto", metavar="FOLDER", help="a workspace, or any folder with runs")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="names of the first column, two or more")
-    parser.add_argument("--plot", metavar="FILE", help="draw loss and AUC of all runs, or of those compared, such as runs.png")
+    parser.add_argument("--work", default="auto", metavar="FOLDER", help='a workspace, or any folder with runs (default: "auto", work/ in the checkout)')
+    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="names of the first column, two or more (default: a list of all runs)")
+    parser.add_argument("--plot", metavar="FILE", help="draw loss and AUC of all runs, or of those compared, such as runs.png (default: no picture)")
     return parser
 
 

@@ -340,7 +340,7 @@ def load_export(
 ):           # Export
     "Read the manifest and check every file it names."
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST, "give models= a folder that 05_distill exported")
+    manifest = read_json(folder / MANIFEST, "give a folder that 05_distill exported as models")
     for model in manifest["models"]:
         for name, digest in model["sha256"].items(): _check_file(folder / name, digest)
     members = [Member(m["name"], _served(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ()))) for m in manifest["models"]]

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import Clock, KitError, Workspace, command, derived_seed, nearest, read_json, short_hash
+from .core import Clock, KitError, Workspace, add_places, command, derived_seed, nearest, read_json, read_yaml, short_hash
 from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips
@@ -329,8 +329,8 @@ def _parser():
     "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.search", description="Search better numbers for a recipe; run it again to go on.")
     add = parser.add_argument
-    for name in ("data", "work", "recipe"): add(f"--{name}", default="auto", help="as in the notebooks")
-    add("--overrides", default="{}", metavar="YAML", help="fixed changes to the recipe, such as '{optim.epochs: 10}'")
+    add_places(parser, "data", "work", "recipe")
+    add("--overrides", default="{}", metavar="YAML", help="fixed changes to the recipe, such as '{optim.epochs: 10}' (default: none)")
     add("--space", metavar="FILE", help="what may be tried, YAML or JSON (default: the fields that decide most)")
     add("--trials", type=int, default=20, help="trials in all, earlier runs included (default: 20)")
     add("--minutes", type=float, help="time limit (default: no limit)")
@@ -350,8 +350,9 @@ def main(
 
 def _search(given):
     "All of a search, from the folder to the line to type."
+    if given.trials < 1: raise KitError(f"--trials {given.trials} tries nothing: give 1 or more")
     place = Workspace.find(given.work)
-    comp, fixed = Competition.find(given.data, place), yaml.safe_load(given.overrides)
+    comp, fixed = Competition.find(given.data, place), read_yaml(given.overrides, "--overrides")
     recipe, data = choose_recipe(given.recipe, fixed, comp), Prepared.load(place.prepared, comp.folder)
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")

@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'SHORTEST_S', 'HANG_S', 'check_part', 'parse_spans', 'spans_
            'Shard', 'Decoder', 'main', 'Decoders']
 
 # %% ../nbs/lib/01a_shards.ipynb #c8f84a15
-import json, os, signal, sys, tempfile, time
+import argparse, json, os, signal, sys, tempfile, time
 from collections import deque
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -249,7 +249,10 @@ class Decoder:
 # %% ../nbs/lib/01a_shards.ipynb #d8d61250
 def main():
     "Decode what comes in, one JSON line each, until the input ends."
-    with Shard(*sys.argv[1:3]) as shard:
+    parser = argparse.ArgumentParser(prog="python -m birdkit.shards", description="Decode recordings for an audio store; 01_prepare and its like start this themselves.")
+    for name in ("folder", "number"): parser.add_argument(name, help=f"{name} of the shard")
+    given = parser.parse_args()
+    with Shard(given.folder, given.number) as shard:
         tell = lambda fields: (sys.stdout.write(json.dumps(fields) + "\n"), sys.stdout.flush())      # print writes twice
         tell({})
         for line in sys.stdin: tell(shard.put(Job(**json.loads(line))))

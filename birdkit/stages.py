@@ -50,7 +50,9 @@ def find_past(
     past="auto",  # A folder, "none", or "auto": <folder>-past beside the competition or among Kaggle's inputs, if there is one
 ):                # Competition, or None
     "Recordings of other species to start from."
-    if past not in ("none", "auto"): return Competition.find(past)
+    if past not in ("none", "auto"):
+        if not Path(past).expanduser().is_dir(): raise KitError(f"past={past!r} is not a folder: give that of a past competition, or 'none'")
+        return Competition.find(past)
     beside = comp.folder.with_name(f"{comp.folder.name}-past")
     there = [f for f in (beside, *attached_folders(beside.name)) if f.is_dir()]
     return Competition.find(str(there[0])) if there and past == "auto" else None

@@ -69,8 +69,9 @@ def find_soundscapes(
 ):                       # List of Path: in the sample's order where it names test files, else sorted; KitError where there is no sound file
     "The files to predict."
     if soundscapes != "auto":
-        files = audio_files(Path(soundscapes).expanduser())
-        if not files: raise KitError(f"soundscapes={soundscapes!r} holds no sound file: give a folder of soundscapes")
+        files_in = Path(soundscapes).expanduser()
+        files = audio_files(files_in)
+        if not files: raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
         return _distinct(files)
     if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
     files = _distinct(comp.soundscapes)[:REHEARSAL]

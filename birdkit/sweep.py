@@ -6,7 +6,7 @@
 __all__ = ['RETRIES', 'locked', 'Killed', 'do_run', 'sweep_table', 'distributed', 'sweep', 'cluster', 'main']
 
 # %% ../nbs/lib/37a_sweep.ipynb #431cb57e
-import argparse, shlex
+import argparse, shlex, shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 
 from .competition import Competition
-from .core import KitError, Workspace, command, cores, write_table
-from .fleet import Place, beside, choose_devices, first_folder, fold_of, is_finished, log_end, make_runs, start_run, with_trained_members
+from .core import PLACES, KitError, Workspace, add_places, command, cores, count, read_yaml, write_table
+from .fleet import Place, beside, check_runs, choose_devices, first_folder, fold_of, is_finished, log_end, make_runs, start_run, with_trained_members
 from .runs import SCORES, read_run, show_table
 
 # %% ../nbs/lib/37a_sweep.ipynb #95bdc942
@@ -95,7 +95,7 @@ def sweep(
     "Train on the workers of a Dask cluster what is not finished; the table is written after every run."
     path, failed, runs = Path(path or place.space.root / "sweep.csv"), {}, with_trained_members(runs, place)
     todo = [run for run in runs if not is_finished(run, place)]
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before", flush=True)
+    print(f"{count(len(runs), 'run')}, {len(runs) - len(todo)} of them finished before", flush=True)
     names = {client.submit(_task, run, place, devices, threads, retries=RETRIES, pure=False): run.name for run in todo}
     write_table(path, sweep_table(runs, place, failed))
     for i, future in enumerate(distributed().as_completed(list(names)), 1):
@@ -109,17 +109,17 @@ def sweep(
 # %% ../nbs/lib/37a_sweep.ipynb #344c85e6
 def _parser():
     "What the command takes."
-    about = "Train recipes, folds and seeds on a Dask cluster. What is finished is left alone; the same command goes on."
+    about = "Train recipes, folds and seeds on a Dask cluster, whose workers see the same paths. What is finished is left alone; the same command goes on."
     parser = argparse.ArgumentParser(prog="python -m birdkit.sweep", description=about)
     add = parser.add_argument
-    for name in ("data", "work"): add(f"--{name}", default="auto", help="as in the notebooks; workers see the same paths")
-    add("--recipes", nargs="+", default=["auto"], help="names of recipes")
-    add("--folds", type=fold_of, nargs="+", default=[0], help="folds to hold out (default: 0)")
+    add_places(parser, "data", "work")
+    add("--recipes", nargs="+", default=["auto"], help=f"each {PLACES['recipe']}")
+    add("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
     add("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
-    add("--overrides", nargs="+", default=["{}"], metavar="YAML", help="sets of changes to the recipes, such as '{}' '{optim.lr: 0.002}'")
+    add("--overrides", nargs="+", default=["{}"], metavar="YAML", help="sets of changes to the recipes, such as '{}' '{optim.lr: 0.002}' (default: none)")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://10.0.0.1:8786 (default: processes of this machine)")
     add("--devices", nargs="+", help="of the processes of this machine, such as cuda:0 cuda:1 (default: all GPUs, else one CPU)")
-    add("--program", default="", help="what trains in place of 04_train, with the options of birdkit.fleet train")
+    add("--program", default="", help="what trains in place of 04_train, with the options of birdkit.fleet train (default: 04_train)")
     add("--table", metavar="FILE", help="where the results go (default: sweep.csv in the workspace)")
     return parser
 
@@ -133,7 +133,7 @@ def cluster(
     dask = distributed()
     if scheduler:
         try: client = dask.Client(scheduler, timeout=30)
-        except OSError: raise KitError(f"no Dask scheduler answers at {scheduler}: start `dask scheduler`, or leave out --scheduler") from None
+        except (OSError, ValueError): raise KitError(f"no Dask scheduler answers at {scheduler}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, or leave out --scheduler") from None
         with client: yield client, (), None
         return
     devices = choose_devices(devices)
@@ -145,13 +145,16 @@ def _sweep(given):
     "All of a sweep."
     space = Workspace.find(given.work)
     comp = Competition.find(given.data, space)
-    runs = make_runs(given.recipes, comp, given.folds, given.seeds, [yaml.safe_load(changes) for changes in given.overrides])
+    runs = make_runs(given.recipes, comp, given.folds, given.seeds, [read_yaml(changes, "--overrides") for changes in given.overrides])
     place = Place(comp.folder, space, program=tuple(shlex.split(given.program)))
+    check_runs(runs, place)
+    if place.program and not given.scheduler and not shutil.which(place.program[0]):
+        raise KitError(f"--program {place.program[0]} is no command here: write it such as 'torchrun --nproc_per_node 2 -m birdkit.fleet'")
     with cluster(given.scheduler, given.devices) as (client, devices, threads): table = sweep(runs, place, client, devices, threads, given.table)
     shown = table.drop(columns="reason").dropna(axis=1, how="all")
     print(show_table(shown.loc[:, (shown != "").any()]))
     failed = (table.state == "failed").sum()
-    if failed: raise KitError(f"{failed} of {len(runs)} runs failed; their logs are in {space.root / 'fleet'}")
+    if failed: raise KitError(f"{failed} of {count(len(runs), 'run')} failed; their logs are in {space.root / 'fleet'}")
 
 
 def main(

@@ -354,7 +354,7 @@ def _once(folder, sign, build):
     "Build a folder beside its place and move it there when it is complete; one with the same marker stays."
     marker = folder / ".demo.json"
     if marker.exists() and read_json(marker, "make the demo again") == sign: return print(f"{folder} is there already")
-    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+    if folder.exists() and (folder.is_file() or any(folder.iterdir()) and not marker.exists()):
         raise KitError(f"{folder} exists and is not a demo: give another folder or remove it")
     start = time.monotonic()
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
@@ -378,6 +378,7 @@ def make_demo(
     scale=1.,      # Factor on the numbers of recordings and soundscapes
 ):                 # Paths (out, past)
     "Make the demo competition and the past year's, each whole or not at all; what is there already stays."
+    if scale <= 0: raise KitError(f"--scale {scale:g} makes nothing: give a factor above 0")
     out = Path(out).absolute()
     past = Path(past).absolute() if past else out.with_name(f"{out.name}-past")
     sign = dict(version=VERSION, seed=seed, scale=scale)

@@ -67,6 +67,7 @@ def read_events(
 ):                      # DataFrame: filename, start_s, end_s, label; each label on a row of its own
     "Read labels of either kind."
     try: head = Path(path).read_text(encoding="utf-8-sig").split("\n", 1)[0]
+    except FileNotFoundError: raise KitError(f"{path} is missing: give {FORMATS}") from None
     except (OSError, UnicodeDecodeError) as error: raise KitError(f"{path} is not readable as text ({error}): give {FORMATS}") from None
     events = read_raven(path, label_column) if BEGIN in head else read_audacity(path)
     if (events.end_s < events.start_s).any(): raise KitError(f"{path}: a label ends before it begins: correct it")

@@ -185,7 +185,7 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path, models):
     assert "--threshold" in run("--help").stdout
     gone = run(tmp_path / "gone", "--models", models, "--out", tmp_path / "out")
     assert gone.returncode == 1 and len(gone.stderr.splitlines()) == 1
-    assert gone.stderr.startswith("KitError: ") and "holds no sound files" in gone.stderr
+    assert gone.stderr.startswith("KitError: ") and "gone is missing: give folders, or sound files" in gone.stderr
 
 
 def test_formats_are_checked_before_anything_is_heard(tmp_path, models, monkeypatch):

@@ -51,7 +51,7 @@ def test_public_run_without_test_files_rehearses(tmp_path, capsys):
 
 def test_no_readable_recording_is_one_line(tmp_path):
     toy_folder(tmp_path / "data", 2025)
-    with pytest.raises(KitError, match="no recording of .* is readable: see .*bad_files.csv"):
+    with pytest.raises(KitError, match=r"no recording of .* is readable \(.*\.ogg: .*\): see .*bad_files.csv"):
         prepare(Competition.find(str(tmp_path / "data")), Workspace.find(tmp_path / "work"))
 
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from test_fleet import TINY, command, toy_space
-from toys import toy_folder
 
 from birdkit.core import Workspace, read_table, write_json
 from birdkit.fleet import Place, make_runs
@@ -83,7 +82,7 @@ def test_a_real_training(tmp_path):
     assert list_runs(space).run.tolist() == ["tiny-s1/fold0"]
     table = read_table(space.root / "sweep.csv", "")
     assert table.state.tolist() == ["finished"] and table.epochs.tolist() == [2]
-    assert "1 runs, 1 of them finished before" in command(*words).stdout
+    assert "1 run, 1 of them finished before" in command(*words).stdout
 
 
 def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
@@ -101,6 +100,7 @@ def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
 
 
 def test_no_scheduler_is_told(tmp_path):
+    comp, space = toy_space(tmp_path)
     done = command(sys.executable, "-c", "import birdkit.sweep as s; from functools import partial; c = s.distributed().Client; s.distributed().Client = lambda a, timeout: c(a, timeout=1); s.main()",
-                   "--data", toy_folder(tmp_path / "toy"), "--work", tmp_path / "work", "--recipes", "tiny", "--scheduler", "tcp://127.0.0.1:9")
+                   "--data", comp.folder, "--work", space.root, "--recipes", "tiny", "--scheduler", "tcp://127.0.0.1:9")
     assert done.returncode == 1 and "no Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
