@@ -279,6 +279,7 @@ def run_submission(
         except Exception as error: what = f"left out: {what_failed(error)}"          # what was written before it stands
         report.append(dict(model=member.name, files=reached, seconds=clock.elapsed_s() - begun, what=what))
     sheet.bad = _never_heard(sheet, passes)
+    sheet.flaws = {name: flaw for name, flaw in sorted(cache.flaws.items()) if name not in sheet.bad}
     return sheet, _report(report, table)
 
 

@@ -153,7 +153,7 @@ MARK = b"OggS\0"   # How a page begins
 
 
 def _last_pages(path):
-    "Where the last but one Ogg page ends, in samples (0 where there is none), and whether the last one bears the mark; None for other files."
+    "Where the last but one Ogg page ends, in samples (0 where there is none), and whether the last one bears the mark and is all there; None for other files."
     with open(path, "rb") as f:
         if f.read(4) != b"OggS": return None
         f.seek(max(0, f.seek(0, 2) - 2 * PAGE))
@@ -161,7 +161,13 @@ def _last_pages(path):
     last = tail.rfind(MARK, 0, -9)               # behind the mark stand one byte of flags and eight of samples
     before = tail.rfind(MARK, 0, last) if last > 0 else -1
     end = struct.unpack_from("<q", tail, before + 6)[0] if before >= 0 else 0
-    return max(0, end), last >= 0 and bool(tail[last + 5] & 4)
+    return max(0, end), last >= 0 and bool(tail[last + 5] & 4) and _page_end(tail, last) <= len(tail)
+
+
+def _page_end(data, at):
+    "One past the last byte of the Ogg page that begins here, by the lengths in its head; past the data where the head is cut."
+    count = data[at + 26] if at + 26 < len(data) else 255
+    return at + 27 + count + sum(data[at + 27:at + 27 + count])
 
 
 def whole_ogg(

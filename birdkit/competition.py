@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import ROW_S, n_rows, seconds_of
+from .audio import ROW_S, n_rows, seconds_of, whole_ogg
 from .core import KitError, Workspace, few, last_line, project_root, read_table, refuse_row
 from .inputs import mounted
 
@@ -312,9 +312,10 @@ class Competition:
     def rows(self,
         path,  # A soundscape
     ):         # Number of 5-s rows
-        "Rows of a soundscape by its length; the usual number of the year where that cannot be read."
-        seconds = seconds_of(path)
-        return n_rows(seconds) if seconds > 0 else USUAL_ROWS[self.year]
+        "Rows of a soundscape by its length; the usual number of the year where that cannot be read, and no fewer where the file breaks off."
+        seconds, usual = seconds_of(path), USUAL_ROWS[self.year]
+        if not seconds > 0: return usual
+        return n_rows(seconds) if whole_ogg(path) else max(n_rows(seconds), usual)
 
     def truth(self):  # DataFrame of row_id and classes, or None
         "Truth of the test rows where it lies beside the data (the public half counts)."

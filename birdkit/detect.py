@@ -232,6 +232,7 @@ class Detections(NamedTuple):
     kept: int                  # Recordings heard before
     hours: float               # Length of what was heard, h
     flaws: pd.DataFrame        # recording, flaw: those heard up to where they break off
+    highest: float             # Score of all that was heard; 0 of nothing
 
 
 LONGEST = 200   # Bytes of a file name to which something is added; 255 is what disks take
@@ -287,17 +288,24 @@ def _named(table, name):
 
 
 def _find(names, classes, out, formats, options):
-    "Detections of all recordings, their labels for Raven and Audacity, hours of sound, and flaws."
-    found, hours, flaws = [], 0., []
+    "Detections of all recordings, their labels for Raven and Audacity, hours of sound, flaws, and the highest score."
+    found, hours, flaws, highest = [], 0., [], 0.
     for name, heard in _kept_scores(names, out, classes):
-        here, hours = detections(heard, classes, *options), hours + heard.duration_s / 3600
+        here, hours, highest = detections(heard, classes, *options), hours + heard.duration_s / 3600, heard.scores.max(initial=highest)
         if heard.flaw: flaws.append((name, heard.flaw))
         if name and "raven" in formats: write_raven(_labels(out, name)[0], here, min(SR, heard.rate_hz) // 2)
         if name and "audacity" in formats: write_audacity(_labels(out, name)[1], here)
         found.append(_named(here, name))
-    return pd.concat(found, ignore_index=True), hours, pd.DataFrame(flaws, columns=["recording", "flaw"])
+    return pd.concat(found, ignore_index=True), hours, pd.DataFrame(flaws, columns=["recording", "flaw"]), float(highest)
 
 # %% ../nbs/lib/47_detect.ipynb #8a71d151
+def _check_numbers(threshold, top, workers):
+    "Refuse numbers with which nothing can be found, before anything is heard."
+    if not 0 <= threshold <= 1: raise KitError(f"threshold={threshold:g} is no score: give a number from 0 to 1")
+    for name, value in dict(top=top, workers=workers).items():
+        if value is not None and value < 1: raise KitError(f"{name}={value} leaves nothing: give 1 or more")
+
+
 def detect(
     recordings,    # A folder, searched all the way down; or a list of folders and sound files
     models,        # An exported folder
@@ -311,20 +319,27 @@ def detect(
     client=None,   # Client of dask.distributed; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
+    _check_numbers(threshold, top, workers)
     formats, files, classes, out = check_formats(formats), find_recordings(recordings), load_export(models).classes, Path(out)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
-    found, hours, flaws = _find(names, classes, out, formats, (threshold, top, min_gap_s))
+    found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
     _forget_labels(out, names)
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
-    write_table(out / "flaws.csv", flaws)
-    return Detections(found, bad, new, len(names) - new, hours, flaws)
+    write_table(out / "flaws.csv", rest[1])
+    return Detections(found, bad, new, len(names) - new, *rest)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
+def _below(score):
+    "A score cut to its first digit."
+    step = 10. ** np.floor(np.log10(score))
+    return f"{step * (score // step):.0g}"
+
+
 def summary(
     report,  # Detections
     out,     # Folder of the results
@@ -333,6 +348,7 @@ def summary(
     d, failed = report.detections, len(report.failed)
     lines = [f"{report.new + report.kept} recordings, {report.hours:.2f} h of sound: {report.new} heard now, {report.kept} heard before",
              f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings"]
+    if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
     if len(report.flaws): lines.append(f"{len(report.flaws)} could not be heard to their end, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
@@ -347,7 +363,8 @@ def _parser():
     add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
     add("--out", required=True, help="folder of the results")
-    add("--threshold", type=float, default=.5, help="lowest score that counts as a detection (default: .5)")
+    add("--threshold", type=float, default=.5, help="lowest score that counts as a detection (default: .5); some post-processing lowers all scores: top_scale "
+        "multiplies them by the highest of their label in the recording, and .2 is then a better start")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")

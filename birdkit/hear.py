@@ -22,6 +22,7 @@ class SoundCache:
         wanted=(),     # Recipes whose sounds are worth keeping; others pass through
     ):
         self.limit, self.kept, self.bytes, self.lock = limit_gb * 1e9, {}, 0, Lock()
+        self.flaws = {}                                           # What was odd about files, by name
         self.keep_only(wanted)
 
     def sound(self,
@@ -34,8 +35,10 @@ class SoundCache:
         kept = self.kept.get((path, key))
         if kept and suits(kept, recipe): return kept
         recipes = [recipe, *self.wanted.get(key, [])]
-        made = listen(decode(path, rows * ROW_S + max(map(infer_window_s, recipes))).samples, rows, *recipes)      # no more of a night than is asked for
+        clip = decode(path, rows * ROW_S + max(map(infer_window_s, recipes)))      # no more of a night than is asked for
+        made = listen(clip.samples, rows, *recipes)
         with self.lock:
+            if clip.flaws: self.flaws[path.name] = "; ".join(clip.flaws)
             if key in self.wanted and not kept and self.bytes + made.bytes <= self.limit:
                 self.kept[path, key] = made
                 self.bytes += made.bytes

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from .core import KitError, check_name, command, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
+from .recipe import find_recipe
 from .runtime import MANIFEST, file_sha256, load_export, made_at
 from .sessions import training_minutes
-from .uploads import ID, META, OWNER, SUBMIT, Upload, check_upload, read_upload
+from .uploads import ID, META, OWNER, SLUG, SUBMIT, Upload, check_upload, read_upload
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
 
 # %% ../nbs/lib/46_kaggle.ipynb #51d59921
@@ -181,7 +182,15 @@ def build(
     check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
     check_parameters(**parameters)
     training_minutes(parameters.get("minutes", "auto"))
+    if any(u.name == "birdkit-train" for u in uploads): _check_training(**parameters)
     return uploads
+
+
+def _check_training(recipe="auto", overrides=None, fold=0, **others):
+    "Refuse a recipe or a fold that training would refuse, in a session that waits for a GPU."
+    if recipe.endswith(".json"): return                        # a file over there
+    folds = find_recipe(recipe, overrides).data.folds
+    if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
 def upload_commands(
@@ -247,8 +256,8 @@ def push_upload(
 
 # %% ../nbs/lib/46_kaggle.ipynb #65df2a61
 def _push(names, options):
-    "Build and push; nothing is pushed where models are wanted and there are none."
-    for upload in build(names or [n for n in FILL if n != "birdkit-train"], needed=("birdkit-models",), **options):
+    "Build and push; nothing is pushed where models are wanted and there are none, or something that was named cannot be built."
+    for upload in build(names or [n for n in FILL if n != "birdkit-train"], needed=("birdkit-models", *names), **options):
         print(f"{upload.name}: {push_upload(upload)}", flush=True)
 
 
@@ -267,10 +276,13 @@ def _parser():
     return parser
 
 
-def _check_sources(names):
-    "Refuse a notebook or dataset that is not named with its owner."
-    for name in names:
+def _check_addresses(sources, competitions, owner):
+    "Refuse a notebook or dataset that is not named with its owner, and what is no competition's and no person's name on Kaggle."
+    for name in sources:
         if not re.fullmatch(ID, name): raise KitError(f"{name!r} is not owner/slug: write it as in its address on Kaggle, such as ada/birdkit-train")
+    for slug in competitions:
+        if not re.fullmatch(SLUG, slug): raise KitError(f"{slug!r} is no competition's slug: write it as in its address on Kaggle, such as birdclef-2026")
+    if not re.fullmatch(ID, f"{owner}/{SUBMIT}"): raise KitError(f"--owner {owner!r} is no Kaggle name: write it as in your profile's address")
 
 
 def main(
@@ -280,11 +292,12 @@ def main(
     given = _parser().parse_intermixed_args(arguments)          # names may stand behind options
     with command():
         if given.what == "pin": return print(pin_wheels(project_root() / "kaggle_datasets/birdkit-wheels" / PINNED))
-        _check_sources([*given.after, *(name for name in given.attach if "/" in name)])
         known = find_owner()
         options = dict(owner=given.owner or known or OWNER, parameters=read_values(given.p))
+        slugs = [name for name in (given.competition, *given.attach) if name is not None and "/" not in name]
+        _check_addresses([*given.after, *(name for name in given.attach if "/" in name)], slugs, options["owner"])
         options |= {name: getattr(given, name) for name in ("models", "competition", "after", "attach")}
-        if given.what == "build": _show(build(given.names or tuple(FILL), **options), options["owner"])
+        if given.what == "build": _show(build(given.names or tuple(FILL), needed=given.names, **options), options["owner"])
         elif known: _push(given.names, options)
         else: raise KitError(f"no Kaggle credentials: {LOG_IN}")
 

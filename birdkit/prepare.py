@@ -95,6 +95,11 @@ def _heard(store, table):
     return np.array([key in store for key in table.recording], bool)
 
 
+def _listed(told, keys, column):
+    "What the store tells of some recordings, as a table."
+    return told[told.index.isin(keys)].rename(column).rename_axis("recording").reset_index()
+
+
 def prepare(
     comp,          # Competition
     space,         # Workspace
@@ -112,9 +117,9 @@ def prepare(
     focal["secondary_labels"] = focal.secondary_labels.map(" ".join)
     focal = pd.concat([focal.reset_index(drop=True), _figures(store.index, focal.recording)], axis=1)
     table = pd.concat([table, _figures(store.index, table.recording)], axis=1)
-    bad = store.bad[store.bad.index.isin(files)].rename("reason").rename_axis("recording").reset_index()
+    bad, flaws = _listed(store.bad, files, "reason"), _listed(store.flaws, files, "flaw")
     (folder / "prepared.json").unlink(missing_ok=True)           # what is killed here claims nothing
-    for name, table in (("recordings", focal), ("soundscapes", table), ("bad_files", bad)): write_table(folder / f"{name}.csv", table)
+    for name, table in (("recordings", focal), ("soundscapes", table), ("bad_files", bad), ("flaws", flaws)): write_table(folder / f"{name}.csv", table)
     write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed, rules=asdict(rules)))
     return Prepared.load(folder)
 
@@ -149,6 +154,11 @@ class Prepared:
             first = f" ({tables[2].recording.iloc[0]}: {tables[2].reason.iloc[0]})" if len(tables[2]) else ""
             raise KitError(f"no recording of {facts['data']} is readable{first}: see {folder / 'bad_files.csv'}")
         return cls(folder, tuple(facts["classes"]), focal, scapes, tables[2], store, facts)
+
+    @property
+    def flaws(self):  # DataFrame: recording, flaw
+        "What is odd about recordings that could be read, such as that they break off."
+        return _listed(self.store.flaws, [*self.recordings.recording, *self.soundscapes.recording], "flaw")
 
     def targets(self,
         secondary=1.,  # Target of secondary labels

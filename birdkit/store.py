@@ -250,6 +250,11 @@ class AudioStore:
         "Reason by recording, of those that could not be read."
         return self.index.loc[self.index.error != "", "error"].sort_index()
 
+    @property
+    def flaws(self):
+        "What is odd, by recording, of those that could be read."
+        return self.index.loc[self.index.flaws != "", "flaws"].sort_index()
+
     def __contains__(self, key): return key in self._place and self._place[key][2] > 0
 
     def length(self,

@@ -156,6 +156,7 @@ class Sheet:
     classes: tuple      # Columns
     scores: np.ndarray  # (rows, classes), the prior to begin with
     bad: dict = field(default_factory=dict)   # File name -> reason it could not be heard
+    flaws: dict = field(default_factory=dict)   # File name -> what was odd about one that was heard
     heard: int = 0      # Files of which a model has scores in it; the others keep the prior
     order: list = None  # Numbers of the rows that are written, in order; None: all as they are
 
@@ -329,6 +330,6 @@ def keep_report(
     score,   # From score_submission
 ):           # The report as a dict, also kept as infer.json
     "What was run, how long it took and how well it did."
-    facts = dict(submission=str(path), rows=len(sheet.ids), files=len(sheet.files), heard=sheet.heard, seconds=clock.elapsed_s(), bad=sheet.bad, **score)
+    facts = dict(submission=str(path), rows=len(sheet.ids), files=len(sheet.files), heard=sheet.heard, seconds=clock.elapsed_s(), bad=sheet.bad, flaws=sheet.flaws, **score)
     attempt(write_json, space.root / "infer.json", facts | dict(models=report.to_dict("records")))
     return facts

@@ -131,7 +131,7 @@ def break_views(monkeypatch, folder):
     (folder / "work/infer.json").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("fault, heard", [("", 3), ("nothing can be shown", 3), ("broken file", 2), ("no time", 0), ("no network", 0), ("no engine", 0)])
+@pytest.mark.parametrize("fault, heard", [("", 3), ("nothing can be shown", 3), ("broken file", 2), ("cut file", 3), ("no time", 0), ("no network", 0), ("no engine", 0)])
 @pytest.mark.parametrize("tests", [(10, 13, 10), ()])
 def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fault, heard, tests):
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -140,7 +140,8 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     rows = [f"soundscape_{k + 1}_{end}" for k in range(len(tests)) for end in (5, 10)]       # of the 13 s the sample asks 10
     if tests: pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
     files = sorted((comp / ("test_soundscapes" if tests else "train_soundscapes")).iterdir())
-    if fault and fault != "nothing can be shown": files[0].write_text("no sound")
+    if fault == "cut file": files[0].write_bytes(files[0].read_bytes()[:-200])
+    elif fault and fault != "nothing can be shown": files[0].write_text("no sound")
     if fault == "nothing can be shown": break_views(monkeypatch, tmp_path)
     if fault == "no engine": lose_packages(monkeypatch)
     if fault == "no network": refuse_network(tmp_path / "models")
@@ -150,6 +151,8 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     told = capsys.readouterr().out
     assert known["facts"]["heard"] == heard and f"{len(files) - heard} files kept the prior" in told
     assert ("NO MODEL WAS USED" in told) == (heard == 0) and "models models: 1 model (toy), 4 classes" in told and ("the hidden run will take" in told) == (heard > 0 and not tests and fault != "nothing can be shown")
+    assert list(known["sheet"].flaws) == [files[0].name] * (fault == "cut file") and f"{int(fault == 'cut file')} have flaws" in told
+    if fault == "cut file": assert json.loads((tmp_path / "work/infer.json").read_text())["flaws"] == known["sheet"].flaws
     assert told.count(" did not work: ") == (fault == "nothing can be shown") * (4 + (not tests))
 
 

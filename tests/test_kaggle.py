@@ -75,6 +75,11 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
     with pytest.raises(KitError, match="no notebook has a parameter 'fold'; "): build(["birdkit-submit"], tmp_path, parameters=dict(fold=2))
     with pytest.raises(KitError, match="parameter budget_min='80' is of type str"): build(["birdkit-submit"], tmp_path, parameters=dict(budget_min="80"))
     with pytest.raises(KitError, match="minutes='auto540' is not a time"): build(["birdkit-train"], tmp_path, parameters=dict(minutes="auto540"))
+    for wrong, told in ((dict(recipe="smal"), "recipe 'smal' is unknown; did you mean small"), (dict(fold=5), 'fold=5 does not exist: give 0 to 4, or "all"'),
+                        (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch")):
+        with pytest.raises(KitError, match=told): build(["birdkit-train"], tmp_path, parameters=wrong)
+    for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")): assert build(["birdkit-train"], tmp_path, parameters=right)
+    assert build(["birdkit-submit"], tmp_path, parameters=dict(recipe="mine"))           # the name of an export
 
 
 def packages_of(recipe):
@@ -98,7 +103,7 @@ def test_names_may_stand_behind_options(monkeypatch, capsys):
     monkeypatch.setattr("birdkit.kaggle.build", lambda names, **options: asked.append((names, options)) or [])
     for words in ("--owner ada --competition birdclef-2025 -p fold 2 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels -p fold 2 --competition birdclef-2025"):
         main(["build", *words.split()])
-    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", after=[], attach=[], parameters=dict(fold=2)))] * 2
+    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", after=[], attach=[], needed=["birdkit-submit", "birdkit-wheels"], parameters=dict(fold=2)))] * 2
     with pytest.raises(SystemExit): main(["build", "--ownr", "ada", "birdkit-submit"])
     assert "--ownr" in capsys.readouterr().err
 
@@ -112,6 +117,19 @@ def test_what_is_missing_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "kaggle_datasets/build/birdkit-models").exists()
 
 
+def test_what_was_named_must_be_built(tmp_path, monkeypatch, capsys):
+    copytree(ROOT / "kaggle_datasets", tmp_path / "kaggle_datasets", ignore=ignore_patterns("build"))
+    for name, stand_in in dict(find_owner=lambda: "ada", project_root=lambda: tmp_path).items(): monkeypatch.setattr(f"birdkit.kaggle.{name}", stand_in)
+    with pytest.raises(SystemExit, match="KitError: no exported models in work/export"): main(["build", "birdkit-models"])
+    monkeypatch.setitem(FILL, "birdkit-wheels", lambda folder, *rest: None)        # no download
+    for name in KERNELS: monkeypatch.delitem(FILL, name)
+    main(["build"])
+    assert "birdkit-models: left out, no exported models" in capsys.readouterr().out
+    for words, told in ((["--competition", "Bird CLEF"], "'Bird CLEF' is no competition's slug"), (["--attach", "BirdCLEF"], "'BirdCLEF' is no competition's slug"),
+                        (["--owner", "Me Me"], "--owner 'Me Me' is no Kaggle name"), (["--after", "mine"], "'mine' is not owner/slug")):
+        with pytest.raises(SystemExit, match=told): main(["build", "birdkit-demo", *words])
+
+
 @pytest.mark.parametrize("names, options", [([], []), (["birdkit-wheels", "birdkit-models"], []), ([], ["--models", "gone"])])
 def test_nothing_is_pushed_without_models(tmp_path, monkeypatch, names, options):
     copytree(ROOT / "kaggle_datasets", tmp_path / "kaggle_datasets", ignore=ignore_patterns("build"))
@@ -121,6 +139,8 @@ def test_nothing_is_pushed_without_models(tmp_path, monkeypatch, names, options)
     monkeypatch.setitem(FILL, "birdkit-wheels", lambda folder, *rest: None)        # no download
     with pytest.raises(SystemExit, match="KitError: .*(05_distill|gone)"): main(["push", *names, *options])
     assert pushed == [] and not (tmp_path / "kaggle_datasets/build/birdkit-models").exists()
+    with pytest.raises(SystemExit, match="KitError: no demo in work/demo"): main(["push", "birdkit-wheels", "birdkit-demo"])
+    assert pushed == []
     main(["push", "birdkit-wheels"])                                             # asked for alone, it needs no models
     assert [u.name for u in pushed] == ["birdkit-wheels"]
 

@@ -27,11 +27,12 @@ def test_the_command_tells_path_score_and_times(pipeline):
     assert f"submission: {pipeline['work'] / 'submission.csv'}" in text
     assert f"macro ROC-AUC against test_soundscapes_truth.csv: {pipeline['report']['auc']:.4f}" in text
     assert all(any(line.startswith(name) and line.endswith(" s") for line in text.splitlines()) for name in (*PIPELINE, "all"))
+    assert text.index("01_prepare") < text.index("Next: 02_clean.") < text.index("02_clean   ") and "files kept the prior" in text      # verdicts, each below its seconds
 
 
 def test_each_notebook_leaves_its_part(pipeline):
     work = pipeline["work"]
-    left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
+    left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/flaws.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
             "pretrained/tiny/backbone.pt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
             "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/tiny/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
             "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
