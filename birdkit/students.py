@@ -22,6 +22,7 @@ from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, Self
 from .levels import unit_peak
 from .losses import bce, frame_loss, mld
+from .mixing import JOINS
 from .recipe import check_recipe
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import load_teacher
@@ -255,8 +256,8 @@ def check_lessons(
 ):
     "Refuse labels that its student would not read, and mixes it could not learn from, before anybody labels."
     recipe = check_recipe(as_student(recipe))
-    p, sources = recipe.pseudo, ("soundscapes", "clips", "both")
-    check_name("pseudo.on=", p.on, sources)
+    p = recipe.pseudo
+    for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)): check_name(f"pseudo.{field}=", value, known)
     reads_clips = issubclass(_named(p.how), Self)
     if p.on != "soundscapes" and not reads_clips:
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: set pseudo.on="soundscapes", or pseudo.how="self"')

@@ -29,7 +29,7 @@ from .recipe import check_recipe, load_recipe
 from .steps import check_last_mix, hears_beside, supervised
 from .trained import choose_device, load_model, on_device
 
-# %% ../nbs/lib/32_training.ipynb #204df21d
+# %% ../nbs/lib/32_training.ipynb #34392bd7
 def background_scapes(
     data,     # Prepared
     but=(),   # Soundscapes to leave out
@@ -49,7 +49,7 @@ def _batches(data, clips, recipe, scapes, seed, scores, step):
         print(f"{known} of {len(batches.clips)} clips have scores; windows of the others are drawn from anywhere")
     return batches
 
-
+# %% ../nbs/lib/32_training.ipynb #b8290e65
 def make_callbacks(
     recipe,     # Recipe
     folder,     # Folder of the run
@@ -70,7 +70,23 @@ def make_callbacks(
     if minutes is not None: callbacks.append(Deadline(minutes, keep))
     return callbacks
 
+# %% ../nbs/lib/32_training.ipynb #afc2dba6
+def _check_task(recipe, classes, epochs):
+    "Refuse a training of no epoch, and a softmax over one class, which is always 1."
+    if epochs < 1: raise KitError(f"epochs={epochs!r} is nothing to train with: give 1 or more, or None for optim.epochs")
+    softmax = "soft_ce" in (recipe.loss.name, *(name for _, name, *_ in recipe.loss.then))
+    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: set loss.name (and loss.then) to bce, focal_bce or ce_bce")
 
+
+def _check_chains(recipe, scapes, step):
+    "Refuse mixes of the mel that the raw input beside it does not hear, and mixes behind the last one; say which steps a raw input alone passes by."
+    inputs, augment = recipe.model.inputs, recipe.augment
+    check_last_mix(recipe, "sampling.labelled" if step is supervised and recipe.sampling.labelled and scapes and scapes.labels is not None else "")
+    mixes, idle = late_mixes(augment), ", ".join(name for name, *_ in augment.power + augment.picture)
+    if inputs == "both" and mixes: raise KitError(f'model.inputs="both": {mixes[0]} mixes pictures of mels, but not the raw input, to which the labels would be wrong: move it to augment.wave')
+    if inputs == "raw" and idle: print(f'model.inputs="raw" has no mel: augment.power and augment.picture do nothing ({idle})')
+
+# %% ../nbs/lib/32_training.ipynb #fe10b4c0
 def as_learnt(
     recipe,  # Recipe of one model
 ):           # The same with the usual values where no training looks
@@ -98,7 +114,65 @@ def why_stopped(
     facts = read_json(folder / "metrics.json", "run 04_train")
     return "" if reached_end(facts) else facts.get("stopped") or "run the same again to go on"
 
+# %% ../nbs/lib/32_training.ipynb #5d3a4210
+def _digest(model, clips, scapes, scores):
+    "What training starts from: weights, clips, soft labels and scores."
+    soft = [scapes.labels, scapes.weights] if scapes else []
+    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
 
+
+def _finished(folder, mark):
+    "Has exactly this run been done to its end?"
+    facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
+    if facts.get("mark") != short_hash(mark) or not reached_end(facts): return False
+    print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
+    (folder / "metrics.json").touch()      # finished after whatever was made anew: birdkit.fleet need not look again
+    return True
+
+
+def _again(folder, recipe, data, held):
+    "A finished model under today's recipe, which is saved with it, so that it also teaches that way; scored again if other clips are held out now."
+    model = load_model(folder)
+    model.recipe = recipe
+    if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
+    if (facts := unscored(folder, held)) is not None:
+        with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    write_json(folder / "metrics.json", facts | dict(deal=fold_digest(data.recordings, facts["fold"])))
+    return model
+
+# %% ../nbs/lib/32_training.ipynb #b5279d2c
+def _tell_replaced(folder, mark):
+    "Say that a finished model of other settings or data will be lost."
+    if not (folder / "metrics.json").exists() or read_json(folder / "metrics.json", "run 04_train").get("mark") in (None, short_hash(mark)): return
+    print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; to keep both, give this one a name: overrides {{name: ...}}")
+
+
+def _make_room(folder, mark):
+    "Delete what a run of other settings or data left; what goes on stays."
+    left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
+    if (folder / "last.pt").exists(): left.append(short_hash(Checkpoint(folder / "last.pt", mark).read()["mark"]))
+    if set(left) == {short_hash(mark)}: return
+    if left: print(f"{folder.parent.name}/{folder.name} was made with other settings or data: deleting it and training again")
+    shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../nbs/lib/32_training.ipynb #12a76d0d
+@contextmanager
+def _room(o):
+    "Training whose batches may be too large for the GPU: that is one line, with what to set."
+    try: yield
+    except torch.OutOfMemoryError:
+        smaller = f"set optim.batch={o.batch // 2} and optim.accumulate={2 * o.accumulate}, which hears as many windows a step" if o.batch > 1 else "take a smaller backbone or window"
+        raise KitError(f"a batch of {o.batch} windows does not fit into the GPU's memory: {smaller}, or end what else runs there") from None
+
+
+def _sound(model, folder):
+    "Refuse weights that no sound can be heard with."
+    odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
+    if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
+    return model
+
+# %% ../nbs/lib/32_training.ipynb #204df21d
 def train_run(
     model,              # TrainedModel to start from
     data,               # Prepared
@@ -137,77 +211,3 @@ def train_run(
     keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")
     return averaged.cpu(), pd.DataFrame(learner.history)
-
-
-def _check_task(recipe, classes, epochs):
-    "Refuse a training of no epoch, and a softmax over one class, which is always 1."
-    if epochs < 1: raise KitError(f"epochs={epochs!r} is nothing to train with: give 1 or more, or None for optim.epochs")
-    softmax = "soft_ce" in (recipe.loss.name, *(name for _, name, *_ in recipe.loss.then))
-    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: set loss.name (and loss.then) to bce, focal_bce or ce_bce")
-
-
-def _check_chains(recipe, scapes, step):
-    "Refuse mixes of the mel that the raw input beside it does not hear, and mixes behind the last one; say which steps a raw input alone passes by."
-    inputs, augment = recipe.model.inputs, recipe.augment
-    check_last_mix(recipe, "sampling.labelled" if step is supervised and recipe.sampling.labelled and scapes and scapes.labels is not None else "")
-    mixes, idle = late_mixes(augment), ", ".join(name for name, *_ in augment.power + augment.picture)
-    if inputs == "both" and mixes: raise KitError(f'model.inputs="both": {mixes[0]} mixes pictures of mels, but not the raw input, to which the labels would be wrong: move it to augment.wave')
-    if inputs == "raw" and idle: print(f'model.inputs="raw" has no mel: augment.power and augment.picture do nothing ({idle})')
-
-
-@contextmanager
-def _room(o):
-    "Training whose batches may be too large for the GPU: that is one line, with what to set."
-    try: yield
-    except torch.OutOfMemoryError:
-        smaller = f"set optim.batch={o.batch // 2} and optim.accumulate={2 * o.accumulate}, which hears as many windows a step" if o.batch > 1 else "take a smaller backbone or window"
-        raise KitError(f"a batch of {o.batch} windows does not fit into the GPU's memory: {smaller}, or end what else runs there") from None
-
-
-def _sound(model, folder):
-    "Refuse weights that no sound can be heard with."
-    odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
-    if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
-    return model
-
-
-def _digest(model, clips, scapes, scores):
-    "What training starts from: weights, clips, soft labels and scores."
-    soft = [scapes.labels, scapes.weights] if scapes else []
-    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
-
-
-def _finished(folder, mark):
-    "Has exactly this run been done to its end?"
-    facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
-    if facts.get("mark") != short_hash(mark) or not reached_end(facts): return False
-    print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
-    (folder / "metrics.json").touch()      # finished after whatever was made anew: birdkit.fleet need not look again
-    return True
-
-
-def _again(folder, recipe, data, held):
-    "A finished model under today's recipe, which is saved with it, so that it also teaches that way; scored again if other clips are held out now."
-    model = load_model(folder)
-    model.recipe = recipe
-    if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
-    if (facts := unscored(folder, held)) is not None:
-        with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
-    facts = read_json(folder / "metrics.json", "run 04_train")
-    write_json(folder / "metrics.json", facts | dict(deal=fold_digest(data.recordings, facts["fold"])))
-    return model
-
-
-def _tell_replaced(folder, mark):
-    "Say that a finished model of other settings or data will be lost."
-    if not (folder / "metrics.json").exists() or read_json(folder / "metrics.json", "run 04_train").get("mark") in (None, short_hash(mark)): return
-    print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; to keep both, give this one a name: overrides {{name: ...}}")
-
-
-def _make_room(folder, mark):
-    "Delete what a run of other settings or data left; what goes on stays."
-    left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
-    if (folder / "last.pt").exists(): left.append(short_hash(Checkpoint(folder / "last.pt", mark).read()["mark"]))
-    if set(left) == {short_hash(mark)}: return
-    if left: print(f"{folder.parent.name}/{folder.name} was made with other settings or data: deleting it and training again")
-    shutil.rmtree(folder, ignore_errors=True)
