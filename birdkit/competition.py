@@ -18,7 +18,7 @@ import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of, whole_ogg
 from .core import KitError, Workspace, few, last_line, project_root, read_table, refuse_row
-from .inputs import mounted
+from .mounts import mounted
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
 def row_ids(

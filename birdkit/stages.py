@@ -19,7 +19,7 @@ from .callbacks import TIME_UP
 from .cleaning import find_scores, save_scores, score_recordings
 from .competition import Competition
 from .core import KitError, atomic, count, read_json, write_json
-from .inputs import attached_folders
+from .mounts import attached_folders
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices

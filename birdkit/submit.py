@@ -20,7 +20,7 @@ import pandas as pd
 from .audio import ROW_S, SR, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
-from .inputs import attached_files
+from .mounts import attached_files
 from .metrics import macro_auc
 from .post import expected, prior_table
 from .recipe import changes, check_dense, load_recipe
