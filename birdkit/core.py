@@ -89,7 +89,7 @@ def mistake(
 ):          # Text; "" for an error of the program
     "A line for what the person who typed can mend: a KitError, or a path that cannot be opened."
     if isinstance(error, KitError): return f"KitError: {in_words(error)}"
-    if isinstance(error, OSError) and error.filename and error.strerror: return f"KitError: {error.filename}: {error.strerror}: give another path, or see to this one"
+    if isinstance(error, OSError) and error.filename and error.strerror: return f"KitError: {error.filename2 or error.filename}: {error.strerror}: give another path, or see to this one"
     return ""
 
 
@@ -113,6 +113,7 @@ def read_yaml(
     import yaml
     try: value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error: raise KitError(f"{option} {text!r} is not YAML{_place(error)}: write it such as {option} '{right}'") from None
+    if names and value is None: return {}
     if not names or isinstance(value, dict) and all(isinstance(name, str) for name in value): return value
     raise KitError(f"{option} {text!r} gives no names with values: write it such as {option} '{right}'")
 

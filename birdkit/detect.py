@@ -131,6 +131,8 @@ def find_recordings(
     if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
     else:
         paths = [Path(p).absolute() for p in recordings]
+        gone = [p for p in paths if not p.suffix and not p.exists()]
+        if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
         root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
         files = [f for p in paths for f in (_sound_files(p) if p.is_dir() else [p])]
     if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
@@ -337,7 +339,7 @@ def detect(
 def _below(score):
     "A score cut to its first digit."
     step = 10. ** np.floor(np.log10(score))
-    return f"{step * (score // step):.0g}"
+    return f"{step * np.floor(score / step + 1e-9):.0g}"
 
 
 def summary(

@@ -307,6 +307,7 @@ def check_runs(
     place,  # Place
 ):
     "Refuse what every run would stop at, before the first begins: a fold that there is not, recordings that are not prepared or not cleaned."
+    if not (runs := [run for run in runs if not is_finished(run, place)]): return
     data = Prepared.load(place.space.prepared, place.data)
     for run in runs: check_fold(run.fold, data)
     segments = place.space.clean / "segments.csv"

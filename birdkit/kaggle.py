@@ -182,7 +182,7 @@ def build(
     check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
     check_parameters(**parameters)
     training_minutes(parameters.get("minutes", "auto"))
-    if any(u.name == "birdkit-train" for u in uploads): _check_training(**parameters)
+    if "birdkit-train" in needed: _check_training(**parameters)                     # in the others `recipe` names an export
     return uploads
 
 
@@ -295,7 +295,7 @@ def main(
         known = find_owner()
         options = dict(owner=given.owner or known or OWNER, parameters=read_values(given.p))
         slugs = [name for name in (given.competition, *given.attach) if name is not None and "/" not in name]
-        _check_addresses([*given.after, *(name for name in given.attach if "/" in name)], slugs, options["owner"])
+        _check_addresses([*given.after, *(name for name in given.attach if "/" in name)], slugs, given.owner or OWNER)
         options |= {name: getattr(given, name) for name in ("models", "competition", "after", "attach")}
         if given.what == "build": _show(build(given.names or tuple(FILL), needed=given.names, **options), options["owner"])
         elif known: _push(given.names, options)

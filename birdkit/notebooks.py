@@ -83,10 +83,9 @@ def verdict(
     "What a notebook says in the end."
     if not Path(path).exists() or os.path.getmtime(path) < since: return ""
     notebook = json.loads(Path(path).read_text())
-    ran = notebook["metadata"].get("papermill", {})
-    if ran.get("exception") or not ran.get("end_time"): return ""
-    said = [o["text"] for c in notebook["cells"] for o in c.get("outputs", ()) if o.get("name") == "stdout"]
-    return last_line("".join(said[-1])) if said else ""
+    ran, cells = notebook["metadata"].get("papermill", {}), [c for c in notebook["cells"] if c["cell_type"] == "code" and c["source"]]
+    if ran.get("exception") or not ran.get("end_time") or not all(c["execution_count"] for c in cells): return ""      # after Ctrl-C papermill notes nothing but an end
+    return last_line("\n".join("".join(o["text"]) for c in cells for o in c["outputs"] if o.get("name") == "stdout"), "")
 
 
 def _tell(path, since):
@@ -200,6 +199,7 @@ def run_pipeline(
 ):                       # Seconds of each notebook, by name; KitError for an unknown parameter, one of a wrong type, or a workspace that cannot be written to
     "Run the numbered notebooks in order; the first that fails ends it."
     folder, seconds = Path(folder or project_root() / "nbs"), {}
+    if not folder.is_dir(): raise KitError(f"{folder} is not there: run this in a checkout of birdkit, or papermill with a notebook")
     known = {n for name in notebooks for n in notebook_parameters(folder / f"{name}.ipynb")}
     check_names(parameters, known)
     check_parameters(**parameters)

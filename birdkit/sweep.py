@@ -141,15 +141,21 @@ def cluster(
     with local, dask.Client(local) as client: yield client, devices, max(1, cores() // len(devices))
 
 
+def _program(text, here):
+    "The words of --program; on this machine it must be there."
+    try: words = tuple(shlex.split(text))
+    except ValueError as error: raise KitError(f"--program {text!r} cannot be read ({error}): write it such as 'torchrun --nproc_per_node 2 -m birdkit.fleet'") from None
+    if words and here and not shutil.which(words[0]):
+        raise KitError(f"--program {words[0]} is no command here: write it such as 'torchrun --nproc_per_node 2 -m birdkit.fleet'")
+    return words
+
+
 def _sweep(given):
     "All of a sweep."
-    space = Workspace.find(given.work)
+    space, changes, program = Workspace.find(given.work), [read_yaml(text, "--overrides") for text in given.overrides], _program(given.program, not given.scheduler)
     comp = Competition.find(given.data, space)
-    runs = make_runs(given.recipes, comp, given.folds, given.seeds, [read_yaml(changes, "--overrides") for changes in given.overrides])
-    place = Place(comp.folder, space, program=tuple(shlex.split(given.program)))
+    runs, place = make_runs(given.recipes, comp, given.folds, given.seeds, changes), Place(comp.folder, space, program=program)
     check_runs(runs, place)
-    if place.program and not given.scheduler and not shutil.which(place.program[0]):
-        raise KitError(f"--program {place.program[0]} is no command here: write it such as 'torchrun --nproc_per_node 2 -m birdkit.fleet'")
     with cluster(given.scheduler, given.devices) as (client, devices, threads): table = sweep(runs, place, client, devices, threads, given.table)
     shown = table.drop(columns="reason").dropna(axis=1, how="all")
     print(show_table(shown.loc[:, (shown != "").any()]))

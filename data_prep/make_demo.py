@@ -13,6 +13,7 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, SR, cut, decode, n_rows, write_ogg
 from birdkit.core import KitError, ahead, read_json, write_json, write_table
+from tables import run_script
 from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
                    speech)
 
@@ -398,8 +399,7 @@ def main(
     add("--seed", type=int, default=0, help="seed of everything (default %(default)s)")
     add("--scale", type=float, default=1., help="factor on the numbers of files (default %(default)s)")
     add("--faults", action="store_true", help="add an empty file and a text called .ogg")
-    try: make_demo(**vars(parser.parse_args(argv)))
-    except KitError as error: parser.exit(1, f"{error}\n")
+    run_script(make_demo, parser, argv)
 
 
 if __name__ == "__main__": main()
