@@ -83,7 +83,7 @@ def test_openvino_says_the_same(name, options):
 
 @pytest.mark.parametrize("name, option, told", [
     ("sed", ("pol", 1), "has no option 'pol'; did you mean pool"), ("pool", ("clip", "max"), "there are: drops, pool"),
-    ("frames", ("clip", "mean"), "there are: lse, max"), ("deep", ("shares", (1, 2)), "one share for each of 3 levels"),
+    ("frames", ("clip", "mean"), "There are: lse, max"), ("deep", ("shares", (1, 2)), "one share for each of 3 levels"),
     ("sad", ("pool", "gem"), "did you mean sed")])
 def test_wrong_options_name_the_right_ones(name, option, told):
     with pytest.raises(KitError, match=told): build_head(name, FEATURES if name == "deep" else 8, 3, options=(option,))
