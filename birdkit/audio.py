@@ -17,7 +17,7 @@ import soundfile as sf
 import soxr
 
 from .core import KitError, atomic
-from .vorbis import Vorbis, open_vorbis
+from .vorbis import Vorbis, open_vorbis, page_end
 
 # %% ../nbs/lib/01_audio.ipynb #5e48306c
 SR = 32_000   # Hz, of everything inside the kit
@@ -161,13 +161,8 @@ def _last_pages(path):
     last = tail.rfind(MARK, 0, -9)               # behind the mark stand one byte of flags and eight of samples
     before = tail.rfind(MARK, 0, last) if last > 0 else -1
     end = struct.unpack_from("<q", tail, before + 6)[0] if before >= 0 else 0
-    return max(0, end), last >= 0 and bool(tail[last + 5] & 4) and _page_end(tail, last) <= len(tail)
+    return max(0, end), last >= 0 and bool(tail[last + 5] & 4) and page_end(tail, last) <= len(tail)
 
-
-def _page_end(data, at):
-    "One past the last byte of the Ogg page that begins here, by the lengths in its head; past the data where the head is cut."
-    count = data[at + 26] if at + 26 < len(data) else 255
-    return at + 27 + count + sum(data[at + 27:at + 27 + count])
 
 
 def whole_ogg(

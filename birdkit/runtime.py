@@ -111,10 +111,10 @@ def _onnx(path, setting):
     with _onnx_errors(path): session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
 
-    def run(inputs):
+    def _run(inputs):
         with _onnx_errors(path): return session.run(None, dict(zip(names, inputs)))
 
-    return run, [tuple(i.shape[1:]) for i in session.get_inputs()], False
+    return _run, [tuple(i.shape[1:]) for i in session.get_inputs()], False
 
 
 @contextmanager

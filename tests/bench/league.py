@@ -34,7 +34,7 @@ SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_s
 
 
 def quick_precision():  # "bf16" or "f32"
-    "What this machine computes fastest in; a CPU that does not multiply in bfloat16 takes five times as long with it as in float32."
+    "What this machine computes fastest in; a CPU that does not multiply in bfloat16 only imitates it."
     quick = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
     return "bf16" if quick else "f32"
 
