@@ -15,8 +15,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
+from .commands import command
 from .convert import time_windows, to_openvino
-from .core import KitError, check_name, command, progress, write_table
+from .core import KitError, check_name, progress, write_table
 from .models import Classifier
 from .recipe import all_recipes, cost_mark, find_recipe, list_recipes
 from .rows import input_shapes, window_starts

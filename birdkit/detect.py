@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
+from .commands import command
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, check_name, command, cores, in_words, progress, short_hash, write_table
+from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, short_hash, write_table
 from .runtime import MANIFEST, file_sha256, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
 

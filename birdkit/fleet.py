@@ -19,8 +19,9 @@ import torch
 
 from .callbacks import TIME_UP
 from .clean import BY_CLEAN, BY_PREPARE, other_rules
+from .commands import add_places, command, read_yaml
 from .competition import Competition
-from .core import KitError, Workspace, add_places, command, cores, count, last_line, project_root, read_json, read_yaml, short_hash
+from .core import KitError, Workspace, cores, count, last_line, project_root, read_json, short_hash
 from .heldout import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import Prepared

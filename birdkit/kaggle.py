@@ -11,7 +11,8 @@ import argparse, json, os, re, shlex, shutil, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
 
-from .core import KitError, check_name, command, last_line, project_root, read_json, write_json
+from .commands import command
+from .core import KitError, check_name, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
 from .recipe import find_recipe
 from .runtime import MANIFEST, file_sha256, load_export, made_at

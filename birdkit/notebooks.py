@@ -11,7 +11,8 @@ __all__ = ['YAML', 'RIGHT', 'PAIRS', 'FLAGS', 'KINDS', 'PIPELINE', 'with_output'
 import argparse, ast, atexit, json, os, subprocess, sys, time
 from pathlib import Path
 
-from .core import KitError, Workspace, atomic, command, last_line, mistake, nearest, project_root, read_json, read_yaml
+from .commands import command, mistake, read_yaml
+from .core import KitError, Workspace, atomic, last_line, nearest, project_root, read_json
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
 YAML, RIGHT = ("-y", "--parameters_yaml"), "{overrides: {optim.epochs: 3}}"   # Parameters in one text, and how that looks

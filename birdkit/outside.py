@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S
+from .commands import add_places, command
 from .competition import Competition
-from .core import KitError, Workspace, add_places, command, few, read_table, short_hash
+from .core import KitError, Workspace, few, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
 from .teachers import hear_rows, load_teacher, match_names, read_names

@@ -14,7 +14,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .core import KitError, Workspace, atomic, command, nearest, read_json, read_table
+from .commands import command
+from .core import KitError, Workspace, atomic, nearest, read_json, read_table
 from .plots import DPI, GREY
 from .recipe import diff, load_recipe
 

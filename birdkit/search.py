@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from .commands import add_places, command, read_yaml
 from .competition import Competition
-from .core import Clock, KitError, Workspace, add_places, command, derived_seed, nearest, read_json, read_yaml, short_hash
+from .core import Clock, KitError, Workspace, derived_seed, nearest, read_json, short_hash
 from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips

@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from .commands import PLACES, add_places, command, read_yaml
 from .competition import Competition
-from .core import PLACES, KitError, Workspace, add_places, command, cores, count, read_yaml, write_table
+from .core import KitError, Workspace, cores, count, write_table
 from .fleet import Place, beside, check_runs, choose_devices, first_folder, fold_of, is_finished, log_end, make_runs, start_run, with_trained_members
 from .runs import SCORES, read_run, show_table
 
