@@ -23,7 +23,8 @@ def test_the_readme_lists_the_recipes_as_they_are():
     table = list_recipes().query("recipe != 'plain'").drop(columns="about")
     cost = lambda v: "" if pd.isna(v) else f"{v:.1f}" if v < 10 and v % 1 else f"{v:,.0f}"
     as_told = dict(backbones=table.backbones.str.replace("efficientnet", "eff"), minutes=table.minutes.map(cost), train_pflop=table.train_pflop.map(cost))
-    assert told == table.assign(**as_told).astype(str).to_numpy().tolist()
+    rows = table.assign(**as_told).astype(str).to_numpy().tolist()
+    assert told == rows, "README.md must list\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows if row not in told)
 
 
 def test_the_overview_shows_the_recipes_as_they_are():
