@@ -14,12 +14,12 @@ import pandas as pd
 
 from .audio import ROW_S, SR
 from .batches import Scapes, make_clips
-from .clean import kept_rules, tell_rules
 from .cleaning import label_arrays
 from .competition import Competition
 from .core import KitError, few, read_table
 from .labelled import clipless_note, split_labelled
 from .mixing import BEHIND
+from .rules import kept_rules, tell_rules
 from .speech import bank_waves, voice_bank
 from .training import background_scapes
 
