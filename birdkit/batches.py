@@ -115,7 +115,7 @@ class Scapes:
     labels: np.ndarray = None   # (N, rows, C) probabilities, NaN rows have none; None = background only
     weights: np.ndarray = None  # (N,) chance of each, sum 1; None = all alike. One whose rows all lack a label must not be drawn
     swap: float = 0.            # Chance that a soundscape window of a clip's primary class takes the place of the clip's (2025 2nd)
-    level: float = .5           # Its class is labelled above this
+    threshold: float = .5       # Its class is labelled above this
     piece_s: float = 0.         # Windows have a label for each piece of this length, s; 0: one label
     behind: object = None       # Further Scapes, without labels: a window of them is read for each clip too, as its background
 
@@ -134,11 +134,11 @@ def window_label(
 
 
 def class_rows(
-    labels,  # (soundscapes, rows, C) probabilities
-    level,   # A row counts for a class that is labelled above this
-):           # List for each class: (n, 2) int, soundscape and row
+    labels,     # (soundscapes, rows, C) probabilities
+    threshold,  # A row counts for a class that is labelled above this
+):              # List for each class: (n, 2) int, soundscape and row
     "Where each class is heard."
-    *place, column = np.nonzero(labels > level)
+    *place, column = np.nonzero(labels > threshold)
     order = np.argsort(column, kind="stable")
     return np.split(np.stack(place, 1)[order], np.searchsorted(column[order], np.arange(1, labels.shape[2])))
 
@@ -197,7 +197,7 @@ class Batches:
         if scapes is not None and scapes.swap and scapes.labels is None:
             raise KitError(f"a swap of {scapes.swap} needs soundscapes with soft labels: run 05_distill")
         self.store, self.sampling, self.scapes, self.seed, self.beside = store, sampling, scapes, seed, beside
-        self.heard = class_rows(scapes.labels, scapes.level) if scapes is not None and scapes.swap else None
+        self.heard = class_rows(scapes.labels, scapes.threshold) if scapes is not None and scapes.swap else None
         self.clips = cut_pieces(clips, sampling.piece_s)
         self.size, self.alone = batch_parts(size, share, len(self.clips))
         self.chance, self.lengths = draw_weights(self.clips.primary, sampling.class_power), self.clips.lengths

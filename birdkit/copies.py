@@ -80,6 +80,16 @@ _WORD = [("word", "u4"), ("owner", "i4"), ("place", "i4")]   # Recording, and it
 _PAIR = [("code", "i8"), ("votes", "i8")]                    # Two recordings and a shift as one number; words that say so
 
 
+def _code(i, j, shift):
+    "Two recordings and a shift as one number: up to a million recordings, of up to three days."
+    return (i << 44) + (j << 24) + shift + 2 ** 23
+
+
+def _decoded(code):
+    "The two recordings and the shift of a code."
+    return code >> 44, code >> 24 & 2 ** 20 - 1, (code & 2 ** 24 - 1) - 2 ** 23
+
+
 def _words(one, owner):
     "Of one fingerprint; 0 is not a word."
     first = np.unique(one, return_index=True)[1]
@@ -107,7 +117,7 @@ def _pairs(words):
     for step in range(1, min(_REACH, len(word))):
         same = np.flatnonzero((word[step:] == word[:-step]) & (rare[step:] | (step == 1)))
         if not len(same): break
-        found.append((owner[same] << 44) + (owner[same + step] << 24) + place[same] - place[same + step] + 2 ** 23)   # A million recordings, of three days
+        found.append(_code(owner[same], owner[same + step], place[same] - place[same + step]))
     codes = np.concatenate(found)
     return _counted(codes, np.ones(len(codes)))
 
@@ -123,7 +133,7 @@ def _candidates(prints):
         pairs.deal(found, found["code"] % 4093)
     counted = [_counted(part["code"], part["votes"]) for part in pairs]
     code = np.sort(np.concatenate([c["code"][c["votes"] >= _VOTES] for c in counted]))
-    return np.stack([code >> 44, code >> 24 & 2 ** 20 - 1, (code & 2 ** 24 - 1) - 2 ** 23], 1)
+    return np.stack(_decoded(code), 1)
 
 # %% ../nbs/lib/12b_copies.ipynb #e516e0e9
 class _Shelf:

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 
 from .callbacks import TIME_UP
-from .clean import BY_CLEAN, BY_PREPARE, other_rules
 from .commands import add_places, command, read_yaml
 from .competition import Competition
 from .core import KitError, Workspace, cores, count, last_line, project_root, read_json, short_hash
@@ -26,6 +25,7 @@ from .heldout import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import Prepared
 from .recipe import Recipe, load_recipe
+from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
 from .stages import choose_recipe, in_time, lead_of, train_fold
 from .together import train_together, world_size

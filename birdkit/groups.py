@@ -82,7 +82,7 @@ class Model:
     weights: str = "auto"        # "auto": find them (see backbones.find_weights); "none": random; or a path
     inputs: str = "mel"          # "mel", "raw", or "both": two backbones whose features are joined (2024 5th)
     raw_backbone: str = ""       # The second backbone of "both"; "" takes the first one's name
-    head: str = "sed"            # A name of heads.HEADS: "sed" attends over time (PANNs), "pool" takes the mean
+    head: str = "sed"            # A name of heads.HEADS: "sed", sound event detection, attends over time (PANNs); "pool" takes the mean
     options: tuple = ()          # Further arguments of the head, pairs: (("pool", "gem"),)
     hidden: int = 512            # Width of the head
     drop: float = .3             # Dropout in the head

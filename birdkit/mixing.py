@@ -140,7 +140,7 @@ def mix_clips(
     db=(-8., 4.),  # Its level against the first, dB
     labels="max",  # How labels are joined, see LABELS
 ):                 # Sample; weights are averaged
-    "Add another clip of the batch at a level."
+    "Mixup at a level in dB: add another clip of the batch, unite the labels."
     n = len(sample.x)
     mixed = _mix_at_level(sample, mates(sample, gen)[0], uniform(gen, *db, n), labels)
     return choose(coin(gen, p, n), mixed, sample)

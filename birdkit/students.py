@@ -19,7 +19,7 @@ from .augment import late_mixes
 from .core import KitError, check_name
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
-from .lessons import Domain, Mix, Pieces, Replace, Self
+from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .levels import unit_peak
 from .losses import bce, frame_loss, mld
 from .mixing import JOINS
@@ -235,7 +235,7 @@ class Embed(Mix):
         return loss + self.labels * heard_loss(learner, heard, sample) if self.labels else loss
 
 # %% ../nbs/lib/33d_students.ipynb #0390b723
-STUDENTS = dict(mix=Mix, replace=Replace, pieces=Pieces, self=Self, online=Online, mutual=Mutual, embed=Embed, domain=Domain)
+STUDENTS = dict(mix=Mix, replace=Replace, pieces=Pieces, self=SelfDistill, online=Online, mutual=Mutual, embed=Embed, domain=Domain)
 
 
 def _named(how):
@@ -258,7 +258,7 @@ def check_lessons(
     recipe = check_recipe(as_student(recipe))
     p = recipe.pseudo
     for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)): check_name(f"pseudo.{field}=", value, known)
-    reads_clips = issubclass(_named(p.how), Self)
+    reads_clips = issubclass(_named(p.how), SelfDistill)
     if p.on != "soundscapes" and not reads_clips:
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: set pseudo.on="soundscapes", or pseudo.how="self"')
     if p.on == "soundscapes" and reads_clips: raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')

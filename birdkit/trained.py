@@ -16,7 +16,7 @@ import torch
 from .core import KitError, atomic, read_json, write_json
 from .frontend import Frontend
 from .models import Classifier
-from .optimiser import half_precision
+from .precision import half_precision
 from .recipe import load_recipe
 
 # %% ../nbs/lib/31e_trained.ipynb #e74a7a1f

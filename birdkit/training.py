@@ -23,7 +23,8 @@ from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
 from .loggers import loggers_from_env
-from .optimiser import Compile, Freeze, Layout, Precision, choose_precision, make_optimiser
+from .optimiser import Freeze, make_optimiser
+from .precision import Compile, Layout, Precision, choose_precision
 from .prepare import fold_digest
 from .recipe import check_recipe, load_recipe
 from .steps import check_last_mix, hears_beside, supervised

@@ -20,6 +20,7 @@ from birdkit.cleaning import Cleaning, lay_segments
 from birdkit.competition import Competition
 from birdkit.copies import _candidates, find_copies, fingerprint
 from birdkit.core import Workspace
+from birdkit.examples import MemoryStore
 from birdkit.mixing import Sample
 from birdkit.prepare import prepare
 from birdkit.recipe import Recipe
@@ -93,16 +94,10 @@ def test_segments_are_drawn_where_there_are_none(monkeypatch):
         plt.close("all")
 
 
-class Sounds(dict):
-    "Samples by recording, as the audio store gives them."
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return self[key][start:len(self[key]) if length is None else start + length]
-
-
 def test_voice_is_found_and_put_behind_other_clips():
     rng = np.random.default_rng(0)
     bed = lambda s: .02 * background(round(s * SR), {"wind": 0, "hiss": -15}, rng).astype("float32")
-    sounds = Sounds({"talk": np.r_[.5 * speech(3., rng), np.zeros(2 * SR, "float32")] + bed(5), "calm": bed(5)})
+    sounds = MemoryStore({"talk": np.r_[.5 * speech(3., rng), np.zeros(2 * SR, "float32")] + bed(5), "calm": bed(5)})
     table = pd.DataFrame(dict(recording=list(sounds), primary_label="wren", secondary_labels="", duration_s=5.))
     after = clean(Cleaning(table, sounds, ("wren",), np.ones((2, 1), "float32")), [("speech",)])
     assert set(after.drops.recording) == {"talk"} and 2 < (after.drops.end_s - after.drops.start_s).sum() < 4

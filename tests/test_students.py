@@ -13,6 +13,7 @@ import torch
 from birdkit.audio import SR
 from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
+from birdkit.examples import MemoryStore
 from birdkit.recipe import Recipe
 from birdkit.steps import student_sample, supervised
 from birdkit.students import STUDENTS, make_student
@@ -27,19 +28,10 @@ TINY = Recipe("tiny").but({
     "frontend.n_mels": 32, "frontend.hop": 1000, "optim.batch": 4, "optim.epochs": 1, "pseudo.share": .5})
 
 
-class Sounds(dict):
-    "Samples by name, as an audio store gives them."
-    def length(self, key): return len(self[key])
-
-    def window(self, key, start=0, length=None):
-        x = self[key][start:start + (length or len(self[key]))]
-        return np.pad(x, (0, (length or len(x)) - len(x)))
-
-
 def world(n=6):
     "Two classes of noise, two soundscapes of 10 s with soft labels, and a teacher's labels of the clips."
     keys = np.array([f"c{i}" for i in range(n)], object)
-    store = Sounds({k: noise(10, i) for i, k in enumerate([*keys, "s0", "s1"])})
+    store = MemoryStore({k: noise(10, i) for i, k in enumerate([*keys, "s0", "s1"])})
     table = pd.DataFrame({"recording": keys, "filename": keys, "fold": np.arange(n) % 3})
     data = SimpleNamespace(store=store, classes=CLASSES, recordings=table, facts=dict(folds=3))
     clips = Clips(keys, [np.array([[0, 3 * SR], [5 * SR, 10 * SR]])] * n, np.eye(2, dtype="float32")[np.arange(n) % 2], np.ones(n, "float32"), np.arange(n) % 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import decode, n_rows
-from birdkit.clean import BY_CLEAN, clean, keep_cleaning, kept_rules, other_rules
+from birdkit.clean import clean
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
 from birdkit.core import KitError, Workspace, cores
@@ -17,6 +17,7 @@ from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.review import clip_weights, no_review
 from birdkit.rows import score_rows
+from birdkit.rules import BY_CLEAN, keep_cleaning, kept_rules, other_rules
 from birdkit.trained import choose_device, load_model
 
 

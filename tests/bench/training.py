@@ -19,7 +19,8 @@ import torch
 from birdkit.audio import SR, write_ogg
 from birdkit.batches import Batches, Clips, Scapes
 from birdkit.learner import Learner
-from birdkit.optimiser import choose_precision, half_precision, layout_times, make_optimiser
+from birdkit.optimiser import make_optimiser
+from birdkit.precision import choose_precision, half_precision, layout_times
 from birdkit.recipe import find_recipe
 from birdkit.steps import hears_beside, supervised
 from birdkit.store import build_store
