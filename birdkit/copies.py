@@ -163,7 +163,8 @@ def find_copies(
     "Find recordings that hold the same sound, by the words they share."
     with _Shelf() as shelf:
         pairs = _candidates(map(shelf.put, prints)).tolist()
-        rows = [(i, j, _similarity(shelf[i], shelf[j], shift, min_overlap_s / FRAME_S), shift * FRAME_S) for i, j, shift in pairs]
+        least = min_overlap_s / FRAME_S - 2 * _LAG - 2                      # words that this much sound has: the last second and part of a frame give none
+        rows = [(i, j, _similarity(shelf[i], shelf[j], shift, least), shift * FRAME_S) for i, j, shift in pairs]
     types = dict(i=int, j=int, similarity=float, offset_s=float)
     table = pd.DataFrame(rows, columns=list(types)).astype(types).sort_values("similarity", ascending=False)
     best = table[table.similarity >= min_similarity].drop_duplicates(["i", "j"])
