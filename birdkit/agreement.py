@@ -128,13 +128,15 @@ def _rename(cleaning, rows, columns):
 
 
 def _soften(cleaning, level, weight):
-    "Half of the target is split over the secondary labels, and some of what is heard is added."
+    "Half of the target is split over the secondary labels, and some of what is heard is added; what is masked stays so and has no share."
     primary, given = _labels(cleaning)
+    masked = cleaning.targets < 0
+    given &= ~masked
     others = given.sum(1, keepdims=True) - 1
     targets = given * .5 / np.maximum(others, 1)
     targets[np.arange(len(primary)), primary] = np.where(others[:, 0] > 0, .5, 1)
     targets += weight * np.nan_to_num(recording_scores(cleaning))
-    return replace(cleaning, targets=targets.clip(0, 1).astype("float32"))
+    return replace(cleaning, targets=np.where(masked, cleaning.targets, targets.clip(0, 1)).astype("float32"))
 
 # %% ../nbs/lib/12d_agreement.ipynb #2efd52ba
 AGREEMENT = {"drop": _drop_others, "confident": _drop_unsure, "swap": _swap, "soften": _soften}
@@ -239,10 +241,17 @@ def _cells(cleaning, table):
 
 def _drop_doubted(cleaning, table, weight):
     "Without recordings of a doubted primary label, and without doubted secondary labels."
-    gone, targets = table[table.given & table.primary], cleaning.targets.copy()
-    targets[_cells(cleaning, table[table.given & ~table.primary])] = 0
+    gone, off, targets = table[table.given & table.primary], table[table.given & ~table.primary], cleaning.targets.copy()
+    targets[_cells(cleaning, off)] = 0
     duration_s = cleaning.recordings.duration_s.to_numpy()[_cells(cleaning, gone)[0]]
-    return replace(cleaning, targets=targets).drop(gone.recording, 0., duration_s, ("label_issues (" + gone.label + ")").to_numpy())
+    return replace(cleaning, recordings=_taken_off(cleaning.recordings, off), targets=targets).drop(gone.recording, 0., duration_s, ("label_issues (" + gone.label + ")").to_numpy())
+
+
+def _taken_off(recordings, table):
+    "The recordings' table without some of its secondary labels."
+    off = set(zip(table.recording, table.label))
+    kept = [[label for label in cell.split() if (name, label) not in off] for name, cell in zip(recordings.recording, recordings.secondary_labels)]
+    return recordings.assign(secondary_labels=[" ".join(labels) for labels in kept])
 
 
 def _soften_doubted(cleaning, table, weight):

@@ -167,10 +167,10 @@ def batch_parts(
     share,  # Of these, soundscape windows that stand for themselves
     most,   # Clips there are
 ):          # Clips, and soundscape windows that stand for themselves; KitError for a share outside 0 to less than 1
-    "What a batch is made of; fewer clips than it could hold leave the share as it is."
+    "What a batch is made of, no more than its size but for the one window that a share has at least; fewer clips than it could hold leave the share as it is."
     if not 0 <= share < 1: raise KitError(f"pseudo.share={share} leaves no clip in a batch: give 0 to less than 1")
     clips = min(max(1, size - round(share * size)), most)
-    return clips, round(clips * share / (1 - share))
+    return clips, min(round(clips * share / (1 - share)), max(1, size - clips))
 
 # %% ../nbs/lib/13a_batches.ipynb #f4226549
 def _readers():

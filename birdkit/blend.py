@@ -132,7 +132,7 @@ def spread(
 ):                     # Same shape, in [0, 1]; a class of equal scores stays as it is
     "Scale each model and class to its range over all rows."
     x = scale(stack)
-    low, high = np.fmin.reduce(x, 1)[:, None], np.fmax.reduce(x, 1)[:, None]
+    low, high = np.fmin.reduce(x, 1, initial=np.inf)[:, None], np.fmax.reduce(x, 1, initial=-np.inf)[:, None]
     return np.where(high > low, (x - low) / np.where(high > low, high - low, 1), stack)
 
 

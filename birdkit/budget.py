@@ -227,7 +227,7 @@ def _worth(members):
 def _choices(members, gain, budget_s, price):
     "Choices of members, lists of numbers: the first of a sound pays for decoding and mel, so the knapsack is filled again, knowing which sounds are paid for, until its choice stays."
     keys = [sound_key(m.recipe) for m in members]
-    heard = {keys[0]}
+    heard = sure = {keys[0]} if price(members[0], False) <= budget_s else set()         # where the first does not fit, its sound is not paid for either
     for _ in keys:
         cost = [price(m, k in heard) for m, k in zip(members, keys)]
         paid = sum({k: price(m, False) - c for m, k, c in zip(members, keys, cost)}.values())
@@ -235,7 +235,7 @@ def _choices(members, gain, budget_s, price):
         chosen = [i for i, c in enumerate(choice) if c is not None]
         if chosen: yield chosen
         if 0 not in chosen: yield [0]
-        before, heard = heard, {keys[0]} | {keys[i] for i in chosen}
+        before, heard = heard, sure | {keys[i] for i in chosen}
         if heard == before: return
 
 

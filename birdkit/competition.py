@@ -54,7 +54,7 @@ def audio_files(
 def _label_list(cell):
     "The labels in the text of a list, each once; None where it is not a list."
     try: labels = ast.literal_eval(cell.strip() or "[]")
-    except (ValueError, SyntaxError): return None
+    except (ValueError, SyntaxError, TypeError): return None
     return tuple(dict.fromkeys(str(x) for x in labels if x != "")) if isinstance(labels, (list, tuple)) else None
 
 
@@ -75,9 +75,11 @@ def parse_seconds(
     path="data",  # File it is from, for the error
 ):                # Series of float, s; KitError names the row that is not a time
     "Read times written as a clock or as seconds."
+    if times.empty: return times.astype(float)
     parts = times.astype(str).str.strip().str.split(":", expand=True)
     numbers = parts.apply(pd.to_numeric, errors="coerce")
-    bad = ((numbers.isna() & parts.notna()).any(axis=1) | numbers[0].isna()).to_numpy(bool)
+    told = (numbers >= 0) & np.isfinite(numbers)
+    bad = ((parts.notna() & ~told).any(axis=1) | ~told[0] | parts.loc[:, 3:].notna().any(axis=1)).to_numpy(bool)
     refuse_row(path, times.rename("time"), bad, "is neither HH:MM:SS nor seconds: correct it")
     seconds = numbers[0].astype(float)
     for k in range(1, numbers.shape[1]): seconds = (60 * seconds + numbers[k]).where(numbers[k].notna(), seconds)

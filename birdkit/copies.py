@@ -173,7 +173,8 @@ def find_copies(
     "Find recordings that hold the same sound, by the words they share."
     with _Shelf() as shelf:
         pairs = _candidates(map(shelf.put, prints)).tolist()
-        rows = [(i, j, _similarity(shelf[i], shelf[j], shift, min_overlap_s / FRAME_S), shift * FRAME_S) for i, j, shift in pairs]
+        least = min_overlap_s / FRAME_S - 2 * _LAG - 2                      # words that this much sound has: the last second and part of a frame give none
+        rows = [(i, j, _similarity(shelf[i], shelf[j], shift, least), shift * FRAME_S) for i, j, shift in pairs]
     types = dict(i=int, j=int, similarity=float, offset_s=float)
     table = pd.DataFrame(rows, columns=list(types)).astype(types).sort_values("similarity", ascending=False)
     best = table[table.similarity >= min_similarity].drop_duplicates(["i", "j"])
@@ -212,7 +213,7 @@ def duplicates(
     min_similarity=.75,   # Share of equal bits; copies have .8 and more, others about .5, and .7 by chance
     min_overlap_s=2.,     # A shorter overlap can agree by chance; a copy of one short call is missed, s
     across_classes=False, # Also between classes; else such copies are told in a note
-):                        # Cleaning with drops "duplicate of ...", and the targets of copies united
+):                        # Cleaning with drops "duplicate of ...", and the labels and targets of copies united
     "Leave second copies of a sound out (2024 1st, 4th)."
     names, label = (cleaning.recordings[c].to_numpy(object) for c in ("recording", "primary_label"))
     spans = _left(cleaning)
@@ -223,9 +224,24 @@ def duplicates(
     pairs = find_copies(prints, min_similarity, min_overlap_s)
     other = label[pairs.i] != label[pairs.j]
     if other.any() and not across_classes: cleaning, pairs = cleaning.note(_told(names, pairs[other])), pairs[~other]
-    gone = _copied(pairs, _ranks(cleaning.recordings), spans)
-    kept = replace(cleaning, targets=unite(cleaning.targets, gone, _ranks(cleaning.recordings)))
+    ranks = _ranks(cleaning.recordings)
+    gone = _copied(pairs, ranks, spans)
+    kept = replace(cleaning, recordings=_named(cleaning.recordings, gone, ranks), targets=unite(cleaning.targets, gone, ranks))
     return kept.drop(names[gone.loser], gone.start_s, gone.end_s, [f"duplicate of {name}" for name in names[gone.winner]])
+
+
+def _handed(pairs, ranks):
+    "Winner and loser of each pair, (pairs, 2), the worst loser first, so that what it hands on can go further."
+    return pairs.iloc[np.argsort(-ranks[pairs.loser], kind="stable")][["winner", "loser"]].to_numpy()
+
+
+def _named(recordings, pairs, ranks):
+    "The recordings' table; winners have the labels of their losers among the secondary ones."
+    own = recordings.primary_label.tolist()
+    others = [cell.split() for cell in recordings.get("secondary_labels", pd.Series("", recordings.index))]
+    for winner, loser in _handed(pairs, ranks):
+        others[winner] = [label for label in dict.fromkeys([*others[winner], own[loser], *others[loser]]) if label != own[winner]]
+    return recordings.assign(secondary_labels=[" ".join(labels) for labels in others])
 
 
 def _told(names, pairs):
@@ -242,7 +258,7 @@ def unite(
 ):            # (recordings, classes): winners have the labels of their losers too
     "Copies hand their targets to the one that stays: the larger of two counts, and a mask goes over 0."
     united = targets.copy()
-    for winner, loser in pairs.iloc[np.argsort(-ranks[pairs.loser], kind="stable")][["winner", "loser"]].to_numpy():
+    for winner, loser in _handed(pairs, ranks):
         high, low = np.maximum(united[winner], united[loser]), np.minimum(united[winner], united[loser])
         united[winner] = np.where(high > 0, high, low)
     return united

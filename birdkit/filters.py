@@ -68,9 +68,10 @@ def rating(
     return drop_files(cleaning, (value > 0) & (value < least), [f"rating ({v:g})" for v in value], "rating")
 
 # %% ../nbs/lib/12c_filters.ipynb #1e8c98dd
-_NAMES = {r"\bcc[\s_-]*(0|zero)\b|public\s*domain": "cc0", r"attribution": "by", r"non[\s-]*commercial": "nc", r"share[\s-]*alike": "sa",
-          r"no[\s-]*deriv\w*": "nd"}
-_CODE = re.compile(r"(?:^|\bcc|licenses/|commons)[\s_-]*((?:by|nc|sa|nd)(?:[\s_-]+(?:by|nc|sa|nd))*)\b")
+_NAMES = {r"\bcc[\W_]*(0|zero)\b|public\s*domain": "cc0", r"attribution": "by", r"non[\W_]*commercial": "nc", r"share[\W_]*alike": "sa",
+          r"no[\W_]*deriv\w*": "nd"}
+_CODE = re.compile(r"(?:^|\bcc|licenses/|commons)[\W_]*((?:by|nc|sa|nd)(?:[\W_]+(?:by|nc|sa|nd))*)\b")
+_PROSE = re.compile(r"by\s+(?!(by|nc|sa|nd)\b|non|share|no\W*deriv)[a-z]")   # Such as "by permission of the author"
 
 
 def licence_code(
@@ -78,10 +79,11 @@ def licence_code(
 ):         # Such as "by-nc-sa" or "cc0"; "" where none is stated; another licence as it is, in small letters
     "The code of a Creative Commons licence, however it is written."
     text = "" if pd.isna(text) else str(text).lower().strip()
+    if _PROSE.match(text): return text
     for name, code in _NAMES.items(): text = re.sub(name, code, text)
     if "cc0" in text: return "cc0"
     found = _CODE.search(text)
-    parts = set(re.split(r"[\s_-]+", found[1])) if found else set()
+    parts = set(re.split(r"[\W_]+", found[1])) if found else set()
     return "-".join(p for p in ("by", "nc", "sa", "nd") if p in parts) or text
 
 # %% ../nbs/lib/12c_filters.ipynb #cbbc9680

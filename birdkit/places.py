@@ -111,7 +111,7 @@ MOST_DB = 40.   # No band is lowered further
 def roll_off(
     site,   # Noise shape of a site, (bands,) dB
     focal,  # Noise shape of focal clips, (bands,) dB
-):          # (bands,) dB, 0 in the middle, falling outwards
+):          # (bands,) dB, at most 0, falling outwards from 2 kHz
     "What a site's recorder does not pass."
     fall, middle = np.minimum(uniform_filter1d(site - focal, 3), 0), np.abs(BANDS_HZ - 2000).argmin()
     low, high = np.minimum.accumulate(fall[middle::-1])[::-1], np.minimum.accumulate(fall[middle:])

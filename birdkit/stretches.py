@@ -97,7 +97,7 @@ def stretch_rows(
     recipes,  # Recipes that hear the same stretches
     rows=60,  # Rows of a stretch, at least
 ):            # Rows from one stretch to the next, and rows heard on each side of it
-    "How to cut recordings so that their rows stay the same."
+    "How to cut recordings so that their rows stay the same; averaged frames only nearly so, where no whole number of them lies in a row."
     unit = lcm(*map(_unit, recipes))
     reach_s = max(max(infer_window_s(r), ROW_S) + (max(r.frontend.n_fft, *r.frontend.stack, 0) + r.frontend.hop) / SR for r in recipes)
     return -(-rows // unit) * unit, int(reach_s // ROW_S) + 1
