@@ -14,7 +14,7 @@ from .audio import SR
 @dataclass(frozen=True)
 class Data:
     "Which recordings are used, and what of them."
-    clean: tuple = (("speech",), ("silence",), ("duplicates",))   # Steps of birdkit.clean, in order, each with its keywords
+    clean: tuple = (("speech",), ("silence",), ("duplicates",))   # Steps of clean.CLEAN, in order, each with its keywords
     seconds: float = 0.          # Keep at most this much of each recording, s; 0 keeps all of it
     part: str = "first"          # Which part of a recording that is: "first", "ends" or "best" (its loudest stretches)
     only: tuple = ()             # A specialist learns these animal classes alone (("Amphibia", "Insecta"), 2025 1st), or ("rare",): classes with fewer than `rare_below` recordings
@@ -95,7 +95,7 @@ class Model:
 @dataclass(frozen=True)
 class Loss:
     "What is minimised."
-    name: str = "focal_bce"      # Any function of birdkit.losses
+    name: str = "focal_bce"      # A name of losses.LOSSES
     options: tuple = ()          # Its further arguments, pairs: (("pos", .95), ("neg", .05))
     then: tuple = ()             # Other losses from a share of the training on, pairs: ((.5, "bce"),) (2023 2nd: CE, then BCE)
     frame: float = .5            # Share of the loss on the loudest frame; the rest is on the clip output (2023 2nd, 2025 1st)
@@ -104,13 +104,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Augment:
-    "What is done to training windows: steps of birdkit.augment, each with its share p of the batch."
-    wave: tuple = (              # On waveforms
+    "What is done to training windows: steps, each with its share p of the batch."
+    wave: tuple = (              # On waveforms: names of augment.WAVE
         ("mix_clips", dict(p=.5, db=(-8., 4.))),           # A second focal clip at a level, labels united
         ("add_background", dict(p=.5, db=(-12., 3.))),     # A stretch of an unlabelled soundscape, label kept; not in students
     )
-    power: tuple = (("filter_augment", dict(p=1., db=9.)),)   # On mel energies: a random smooth equaliser (2025 5th, 8th, 9th)
-    picture: tuple = (           # On what the network sees: two masks each way (SpecAugment)
+    power: tuple = (("filter_augment", dict(p=1., db=9.)),)   # On mel energies, of augment.POWER: a random smooth equaliser (2025 5th, 8th, 9th)
+    picture: tuple = (           # On what the network sees, of augment.PICTURE: two masks each way (SpecAugment)
         ("mask_mels", dict(p=.5, width=.12, count=2)),
         ("mask_time", dict(p=.5, width=.12, count=2)),
     )
@@ -167,7 +167,7 @@ class Pseudo:
     lr: float = 7e-4             # Its peak learning rate
     start: str = "teacher"       # Weights a student starts from: "teacher" (fewer epochs) or "backbone" (as 2025 1st)
     student: tuple = ()          # Fields in which students differ from their teachers, pairs: (("model.drop_path", .15),) (2025 1st)
-    how: str = "mix"             # What a student does with the labels, a name of birdkit.students; "mix" is the noisy student
+    how: str = "mix"             # What a student does with the labels, a name of students.STUDENTS; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
     unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it trains without folds)
@@ -175,7 +175,7 @@ class Pseudo:
     given: str = ""              # Soft labels of soundscapes made elsewhere, which join those of the teachers: a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
     given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
     parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels that part for the next round. 0: one student that hears all
-    labels: tuple = (            # Steps of birdkit.pseudo on the labels; a tuple of numbers goes round by round
+    labels: tuple = (            # Steps of pseudo.LABEL_STEPS on the labels; a tuple of numbers goes round by round
         ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
         ("file_weights", "peaks"),               # Soundscapes in which much is heard are drawn more often (2025 1st)
     )
@@ -204,7 +204,7 @@ class Infer:
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)
     formats: tuple = ()          # Written beside OpenVINO: "onnx", and "jit" (TorchScript; course 2024)
-    post: tuple = (("smooth", (.1, .2, .4, .2, .1)),)   # Steps of birdkit.post, in order, with their arguments
+    post: tuple = (("smooth", (.1, .2, .4, .2, .1)),)   # Steps of post.POST, in order, with their arguments
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -213,8 +213,8 @@ class Ensemble:
     seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores; one of 0 is not exported
     teach: float = 0.            # Weight of its soft labels in 05_distill; 0: as `weight`. With a weight of 0 a member labels and does nothing else (2025 6th)
-    blend: str = "mean"          # How scores are joined, a name of birdkit.blend
+    blend: str = "mean"          # How scores are joined, a name of blend.BLENDS
     options: tuple = ()          # Its further arguments, pairs; models by the names of their members: (("pair", ("rexnet", "raw")),) (2024 4th)
-    post: tuple = ()             # Steps of birdkit.post on the joined scores; those of `infer.post` come before, on each model's
+    post: tuple = ()             # Steps of post.POST on the joined scores; those of `infer.post` come before, on each model's
     origin: tuple = ()           # Facts for the table of recipes, pairs: (("year", 2025), ("rank", 1), ("public", .933), ("private", .930))
     sure: str = ""               # What of it is certain and what is a reconstruction

@@ -36,10 +36,10 @@ def clipless_note(
     if not gone: return ""
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
     known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r.name for r in recipes if not r.sampling.labelled]
-    note = f"of {len(data.classes)} classes {few(gone)} have no clip"
-    if known and deaf: note += f"; labelled soundscapes have {few(known)} of them, but {deaf[0]} does not learn from these: override sampling.labelled with .25, or let students of 05_distill learn them (rounds=1)"
-    elif known: note += f"; {few(known)} are learnt from labelled soundscapes"
-    if rest: note += f"; nothing teaches {few(rest)}, whose scores say nothing: add recordings of them (data_prep/README.md)"
+    note = f"classes without a clip, of {len(data.classes)}: {few(gone)}"
+    if known and deaf: note += f"; in labelled soundscapes: {few(known)}, but {deaf[0]} does not learn from these: override sampling.labelled with .25, or let students of 05_distill learn them (rounds=1)"
+    elif known: note += f"; learnt from labelled soundscapes: {few(known)}"
+    if rest: note += f"; learnt from nothing: {few(rest)}, whose scores mean nothing: add recordings of them (data_prep/README.md)"
     return note
 
 # %% ../nbs/lib/14b_labelled.ipynb #f6f16ff7

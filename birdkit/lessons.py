@@ -150,17 +150,17 @@ class Pieces(Mix):
 
 # %% ../nbs/lib/33a_lessons.ipynb #184cb6ef
 def _own(targets, known):
-    "Hard labels, NaN where they leave a class open."
+    "Hard labels, NaN where they are masked."
     return np.where(known, targets, np.nan).astype("float32")
 
 
 def soft_rows(
     probs,         # Teacher's, (rows, C); NaN rows have no say
     targets,       # Hard label, (C,)
-    known,         # (C,) bool, False where that leaves a class open
+    known,         # (C,) bool, False where that is masked
     hard,          # Weight of the hard label
     file_share=0., # Of the teacher's part, what is its mean over the recording
-):                 # (rows, C) float32; NaN where a class is open
+):                 # (rows, C) float32; NaN where a class is masked
     "Targets of a recording's rows: hard label and teacher mixed."
     heard = ~np.isnan(probs).any(1)
     if not heard.any(): return _own(targets, known)[None]
@@ -179,12 +179,14 @@ def soften_clips(
     "Clips with a teacher's opinion; recordings without one keep their labels."
     if labels.probs.shape[2] != clips.targets.shape[1]:
         raise KitError(f"labels of {labels.probs.shape[2]} classes for clips of {clips.targets.shape[1]}: delete the pseudo folder and label again")
-    place, nobody = {k: i for i, k in enumerate(labels.keys)}, np.full((1, clips.targets.shape[1]), np.nan, "float32")
+    place, nobody = {key: i for i, key in enumerate(labels.keys)}, np.full((1, clips.targets.shape[1]), np.nan, "float32")
     known = np.ones_like(clips.targets, bool) if clips.known is None else clips.known
-    probs = (labels.probs[place[k]] if k in place else nobody for k in clips.keys)
-    rows = [soft_rows(p, y, k, hard, file_share) for p, y, k in zip(probs, clips.targets, known)]
-    beyond = [s[-1, 1] > (len(r) + .5) * ROW_S * SR for s, r in zip(clips.spans, rows)]
-    return replace(clips, rows=[np.vstack([r, y]) if b else r for r, y, b in zip(rows, _own(clips.targets, known), beyond)])      # behind what teachers told the hard label
+    softened = []
+    for key, target, sure, spans in zip(clips.keys, clips.targets, known, clips.spans):
+        rows = soft_rows(labels.probs[place[key]] if key in place else nobody, target, sure, hard, file_share)
+        if spans[-1, 1] > (len(rows) + .5) * ROW_S * SR: rows = np.vstack([rows, _own(target, sure)])      # beyond the teacher's last row: the hard label
+        softened.append(rows)
+    return replace(clips, rows=softened)
 
 
 class SelfDistill(Mix):

@@ -72,7 +72,7 @@ def known_classes(
     counts = data.recordings.primary_label.value_counts().reindex(list(data.classes), fill_value=0)
     kind = Competition.find(data.facts["data"]).taxonomy.set_index("primary_label").class_name.reindex(list(data.classes))
     unknown = [name for name in only if name != "rare" and name not in set(kind)]
-    if unknown: print(f"{recipe.name}: the competition has no {few(unknown)}")
+    if unknown: print(f"{recipe.name}: this competition has no {' or '.join(unknown)}")
     wanted = kind.isin(only) | (("rare" in only) & (counts < recipe.data.rare_below) & (counts > 0))
     return tuple(wanted.index[wanted])
 
@@ -121,23 +121,25 @@ def _rows_of(windows):
 
 def labelled_windows(
     data,  # Prepared
-):         # Scapes with hard labels, or None where no soundscape is labelled
+):         # Scapes with hard labels, or None where no soundscape is labelled; KitError for a label that is none of the classes
     "Soundscapes that people labelled (2026)."
     table = Competition.find(data.facts["data"]).soundscape_labels
     folder = data.soundscapes.recording.str.split("/").str[0].iloc[0] if len(data.soundscapes) else ""
     table = table.assign(recording=folder + "/" + table.filename.astype(str))
     table = table[table.recording.isin(data.soundscapes.recording)]
     if table.empty: return None
-    keys, file = np.unique(table.recording.to_numpy(object).astype(str), return_inverse=True)
-    lengths = np.array([data.store.length(k) for k in keys])
+    unknown = set().union(*table.labels) - set(data.classes)
+    if unknown: raise KitError(f"soundscapes are labelled with {few(sorted(unknown))}, which 01_prepare does not know: run it again")
+    keys = sorted(table.recording.unique())
+    lengths = np.array([data.store.length(key) for key in keys])
     rows = -(-lengths // (ROW_S * SR))
     labels = np.full((len(keys), rows.max(), len(data.classes)), np.nan, "float32")
-    each = pd.DataFrame(dict(file=file, row=_rows_of(table), label=table.labels.to_numpy())).explode("row")
-    each = each[each.row.to_numpy(int) < rows[each.file]].explode("label")
-    labels[each.file.to_numpy(int), each.row.to_numpy(int)] = 0
-    each = each.dropna()
-    labels[each.file.to_numpy(int), each.row.to_numpy(int), pd.Index(list(data.classes)).get_indexer(each.label)] = 1
-    return Scapes(keys.astype(object), lengths, labels)
+    file, column = {key: i for i, key in enumerate(keys)}, {name: c for c, name in enumerate(data.classes)}
+    spans = [(file[key], slice(own.start, min(own.stop, rows[file[key]]))) for key, own in zip(table.recording, _rows_of(table))]
+    for span in spans: labels[span] = 0                                          # somebody listened here
+    for span, names in zip(spans, table.labels):
+        for name in names: labels[(*span, column[name])] = 1
+    return Scapes(np.array(keys, object), lengths, labels)
 
 # %% ../nbs/lib/33g_material.ipynb #abf6a254
 def tell_clipless(

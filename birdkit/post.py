@@ -312,7 +312,7 @@ def possible_steps(
     "Leave out, and tell, what cannot be run."
     kept = tuple(step for step in steps if step[0] not in apart and not needs_facts(step, known))
     gone = ", ".join(step[0] for step in steps if step not in kept)
-    if gone: print(f"{name}: {gone} is left out: it compares all recordings, or needs to know the competition")
+    if gone: print(f"{name}: steps left out, as they compare all recordings or need facts of the competition: {gone}")
     return kept
 
 

@@ -204,14 +204,10 @@ def frames_to_rows(
     shift=0, # As in window_scores
 ):           # (rows, classes)
     "The loudest frame of each row; a frame longer than a row serves all rows it covers."
-    n = len(frames)
-    row = frame_rows(n, rows * ROW_S)
-    begin, end = np.searchsorted(row, np.arange(rows)), np.searchsorted(row, np.arange(rows), side="right")
-    middle = ((np.arange(rows) + .5) * n / rows).astype(int)
-    begin, end = np.where(end > begin, begin, middle), np.where(end > begin, end, middle + 1)
-    padded = np.vstack([frames, frames[-1:]])                               # so that an end may be n
-    at = lambda by: np.c_[(begin + by).clip(0, n - 1), (end + by).clip(1, n)].ravel()
-    return _moved(lambda by: np.maximum.reduceat(padded, at(by))[::2], shift)      # every second slice, [begin, end), is a row
+    n, row = len(frames), frame_rows(len(frames), rows * ROW_S)
+    own = [np.flatnonzero(row == r) for r in range(rows)]
+    own = [f if len(f) else np.array([int((r + .5) * n / rows)]) for r, f in enumerate(own)]      # the frame that covers a row in which none has its middle
+    return _moved(lambda by: np.stack([frames[(f + by).clip(0, n - 1)].max(0) for f in own]), shift)
 
 # %% ../nbs/lib/25_rows.ipynb #323f6214
 def whole_picture(

@@ -79,7 +79,7 @@ def test_classes_without_a_clip_are_named(tmp_path, capsys):
     _, data, _ = world(tmp_path)
     capsys.readouterr()
     tell_clipless(data, [RECIPE])
-    assert capsys.readouterr().out == f"of 4 classes 1 ({CICADA}) have no clip; 1 ({CICADA}) are learnt from labelled soundscapes\n"
+    assert capsys.readouterr().out == f"classes without a clip, of 4: 1 ({CICADA}); learnt from labelled soundscapes: 1 ({CICADA})\n"
     tell_clipless(data, [find_recipe("birdclef2025_01")])
     assert "birdclef2025_01 does not learn from these: override sampling.labelled with .25" in capsys.readouterr().out
 
