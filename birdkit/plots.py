@@ -69,7 +69,7 @@ def show_inputs(
     for ax in axes.flat[len(pictures):]: ax.axis("off")
     for ax, picture, labels in zip(axes.flat, pictures, targets):
         ax.imshow(picture[0], origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest", extent=(0, window_s, 0, picture.shape[1]))
-        ax.set_title(" ".join(names[c] + f" {y:.2g}" * (y != 1) for c, y in enumerate(labels) if y > 0), fontsize=8); ax.tick_params(labelsize=7)
+        ax.set_title(" ".join(names[c] if y == 1 else f"{names[c]} {y:.2g}" for c, y in enumerate(labels) if y > 0), fontsize=8); ax.tick_params(labelsize=7)
     fig.supxlabel("time (s)", fontsize=8); fig.supylabel(height, fontsize=8)
     plt.show()
 
