@@ -68,4 +68,5 @@ def plot_segments(
         ax.barh(part.recording.map(rows), part.seconds, left=part.start_s, height=.7, color=GREY if part.keep.all() else next(colours), label=why)
     ax.set_yticks(range(len(rows)), [name.split("/", 1)[-1] for name in rows], fontsize=7); ax.invert_yaxis(); ax.set_xlabel("time (s)", fontsize=8)
     if rows: ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set_title("kept and dropped parts; the recordings that lose most come first", fontsize=8)
     plt.show()

@@ -197,11 +197,13 @@ def plot_auc_change(
     table,  # From auc_change
 ):
     "AUC of each class before (grey) and after (blue where it rose, orange where it fell)."
-    x, color = np.arange(len(table)), np.where(table.change >= 0, BLUE, ORANGE)
-    fig, ax = plt.subplots(figsize=(max(3, min(10, .25 * len(table))), 2.3), dpi=DPI, layout="constrained")
-    ax.vlines(x, table.before, table.after, color=color)
-    ax.scatter(x, table.before, s=14, color=GREY, label="before", zorder=2); ax.scatter(x, table.after, s=14, color=color, zorder=3)
+    x, rose = np.arange(len(table)), (table.change >= 0).to_numpy()
+    fig, ax = plt.subplots(figsize=(max(4, min(11, .25 * len(table) + 1)), 2.3), dpi=DPI, layout="constrained")
+    ax.vlines(x, table.before, table.after, color=np.where(rose, BLUE, ORANGE))
+    ax.scatter(x, table.before, s=14, color=GREY, label="before", zorder=2)
+    for part, color, label in ((rose, BLUE, "after, better"), (~rose, ORANGE, "after, worse")): ax.scatter(x[part], table.after[part], s=14, color=color, label=label, zorder=3)
     named = len(table) <= FEW
     ax.set_xticks(x if named else [], [f"{c} ({n})" for c, n in table.clips.items()] if named else [], rotation=90, fontsize=7)
-    ax.set_ylabel("ROC-AUC"); ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after; clips in brackets", fontsize=8)
+    ax.set(xlabel="class (clips)" if named else f"{len(table)} classes", ylabel="ROC-AUC"); ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after", fontsize=8)
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     plt.show()

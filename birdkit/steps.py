@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['pictures_of', 'inputs_of', 'heard_loss', 'network_loss', 'levelled', 'clip_sample', 'student_sample', 'supervised',
-           'check_last_mix', 'hears_beside']
+           'training_inputs', 'check_last_mix', 'hears_beside']
 
 # %% ../nbs/lib/31f_steps.ipynb #c3a1d500
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 
 from .augment import apply_picture, apply_power, apply_wave
 from .core import KitError
-from .frontend import unit_level
+from .frontend import Frontend, unit_level
 from .groups import Pseudo
 from .losses import deep, dual, find_loss
 from .mixing import BEHIND, MIXES, Sample, append_scapes, join_scape
@@ -105,6 +106,18 @@ def supervised(
 ):            # Scalar loss
     "Labelled clips, mixed as the recipe says; where soundscapes have labels, a share of the clips is mixed half and half with them (2026)."
     return network_loss(learner, student_sample(learner, batch, Pseudo(mix="half", mix_p=learner.model.recipe.sampling.labelled)))
+
+# %% ../nbs/lib/31f_steps.ipynb #585bce0e
+def training_inputs(
+    recipe,  # Recipe of one model
+    batch,   # Batch of clips, as they are read
+    seed=0,  # Of the augmentation
+):           # Tuple of the network's inputs, (B, channels, height, width), and their labels, (B, C)
+    "The inputs a network gets in training, with all augmentation except the step add_bank."
+    learner = SimpleNamespace(model=SimpleNamespace(recipe=recipe, frontend=Frontend(recipe)), gen=torch.Generator().manual_seed(seed))
+    inputs, sample = pictures_of(learner, clip_sample(learner, batch))
+    if sample.second is None: return inputs, sample.targets
+    return inputs, sample.share * sample.targets + (1 - sample.share) * sample.second
 
 # %% ../nbs/lib/31f_steps.ipynb #b3dcbcf6
 def check_last_mix(

@@ -87,6 +87,7 @@ def _at_terminal(command):
     (["-p", "fold", "9"], 'fold=9 does not exist: give 0 to 4, or "all"'),
     (["-y", "{overrides: {optim.epoch: 1}}"], "Optim has no field 'epoch'; did you mean epochs"),
     (["-y", "{overrides: {frontend.n_mels: 48, model.head: bed}}"], "model.head='bed' is unknown"),
+    (["-y", "{overrides: {infer.post: [[smoth]]}}"], "'smoth' is unknown; did you mean smooth"),      # before training, not by 05_distill after it
 ])
 def test_mistakes_are_one_line(pipeline, demo, more, told):
     done = papermill(*_train(pipeline, demo), *more)
