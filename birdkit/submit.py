@@ -133,7 +133,8 @@ def hear_with(
     late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe)]
     if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
     changed = [new.recipe != old.recipe for old, new in zip(export.members, members)]
-    for m in np.compress(changed, members): check_infer(m.recipe)
+    for m, own in zip(members, changed):
+        if own: check_infer(m.recipe)
     wrong = [_what_is_wrong(m.recipe) for m in members]
     for why, own in zip(wrong, changed):
         if why and (own or all(wrong)): raise why              # a member that was exported so is left out later, where others can be heard
