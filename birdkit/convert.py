@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import torch
+from openvino.frontend import OpConversionFailure
 
 from .audio import ROW_S, SR
 from .core import KitError, atomic
@@ -43,9 +44,16 @@ def to_openvino(
     "Convert a network to OpenVINO, number of windows free."
     shapes = input_shapes(model.recipe)
     example = tuple(torch.zeros(2, *s) for s in shapes)
-    graph = ov.convert_model(Probabilities(model).cpu().eval(), example_input=example, input=[(-1, *s) for s in shapes])
+    try: graph = ov.convert_model(Probabilities(model).cpu().eval(), example_input=example, input=[(-1, *s) for s in shapes])
+    except (OpConversionFailure, RuntimeError) as error: raise KitError(_unconverted(path, model.recipe, shapes)) from error
     for output, name in zip(graph.outputs, ("clip", "frames")): output.get_tensor().set_names({name})
     return write_network(graph, Path(path), fp16)
+
+
+def _unconverted(path, recipe, shapes):
+    "What to do about a network that OpenVINO cannot convert: mostly its maps have shrunk to nothing."
+    pictures = " and ".join(" x ".join(map(str, s[1:])) for s in shapes)
+    return f"{path}: OpenVINO cannot convert {recipe.model.backbone} for pictures of {pictures}: take more mels and frames, or another backbone, and train again"
 
 
 def write_network(

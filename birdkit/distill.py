@@ -24,7 +24,7 @@ from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import judge_labelled, start_model
 from .students import as_student, check_lessons, make_student
-from .trained import TrainedModel, load_model, on_device
+from .trained import TrainedModel, check_weights, load_model, on_device
 from .training import train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #9d6662d1
@@ -56,6 +56,17 @@ def round_count(
     return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in members)
 
 # %% ../nbs/lib/34a_distill.ipynb #10dedc47
+def _classes(folder):
+    "The classes that a run knows."
+    return set(read_json(folder / "classes.json", "run 04_train"))
+
+
+def _specialists(runs, data):
+    "Why runs cannot teach, and what to do."
+    run = next(f for folders in runs.values() for f in folders)
+    return f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: set pseudo.rounds to 0, or train a model of all classes beside it"
+
+
 def label_round(
     runs,    # {member: folders of its models}
     number,  # Number of the round
@@ -70,8 +81,9 @@ def label_round(
     "Let all models that know all classes label."
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    able = [f for folders in runs.values() for f in folders if set(data.classes) <= set(read_json(f / "classes.json", "run 04_train"))]
-    teachers, told = [as_teacher(load_model(f), f, data, unheard and "clips" in sources) for f in able], told or {}
+    able, told = [f for folders in runs.values() for f in folders if set(data.classes) <= _classes(f)], told or {}
+    if not able and any(runs.values()) and set(sources) - set(told): raise KitError(_specialists(runs, data))
+    teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources) for f in able]
     teachers = [t for t in teachers if t.weight] or teachers
     with ExitStack() as labelling:
         for t in teachers if set(sources) - set(told) else (): labelling.enter_context(on_device(t.model))
@@ -115,12 +127,17 @@ class Start(NamedTuple):
 def _starts(folders, recipe):
     "A Start for each student of a member."
     p = recipe.pseudo
-    if p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
     if p.parts:
         by_part = len(folders) == p.parts                  # from the second round on each part has its own model
         return [Start(folders[part if by_part else 0], part) for part in range(p.parts)]
     if p.patience or p.on != "soundscapes": return [Start(folder) for folder in folders]      # each holds out another fold
     return [Start(folder, twin=twin) for twin, folder in enumerate(folders[:recipe.ensemble.seeds])]
+
+
+def _check_starts(students, runs):
+    "Refuse runs whose weights students cannot start from, before anybody labels."
+    for m in students:
+        for start in _starts(runs[m.name], m) if m.pseudo.start == "teacher" else (): check_weights(start.run, m)
 
 # %% ../nbs/lib/34a_distill.ipynb #c63e2e0f
 def train_student(
@@ -195,8 +212,10 @@ def distill_round(
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
     exported = [m for m in members if m.ensemble.weight] or members          # the others only label
     most = max(m.pseudo.rounds for m in exported)
-    students = [as_student(m) for m in exported if m.pseudo.rounds >= min(number, most)]
-    for m in students: check_lessons(m)
+    taught = [m for m in exported if m.pseudo.rounds >= min(number, most)]
+    for m in taught: check_lessons(m)
+    students = [as_student(m) for m in taught]
+    _check_starts(students, runs)
     reads, first = {m.name: _reads(m, number) for m in students}, students[0].pseudo
     on = reads[students[0].name] if len(set(reads.values())) == 1 else "both"
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}

@@ -25,8 +25,9 @@ from .faster import try_dense, try_fp16, try_int8
 from .post import check_post
 from .recipe import check_precision
 from .rounds import held_out_scores, runs_that_judge
-from .rows import infer_window_s, input_shapes
+from .rows import infer_window_s, input_shapes, try_hearing
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
+from .students import as_student
 from .trained import load_model
 from .weighing import search_weights
 
@@ -62,9 +63,16 @@ def _held_out(folders, classes):
 def check_scoring(
     recipe,  # Recipe, of one model or of an ensemble
 ):
-    "Refuse a blend that there is not, and post-processing that cannot be run."
-    for member in recipe.members(): check_post(member.infer.post)
+    "Refuse settings with which nothing could be heard, a blend that there is not, and post-processing that cannot be run, before anything is trained."
+    for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     _check_ensemble(recipe.ensemble.blend, blend_options(recipe), recipe.ensemble.post)
+
+
+def _check_heard(*recipes):
+    "Refuse what 06_infer would leave out, file by file, or model by model."
+    for recipe in recipes:
+        try_hearing(recipe)
+        check_post(recipe.infer.post)
 
 
 def _check_ensemble(how, options, steps):
@@ -117,6 +125,7 @@ def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     if infer is not None: model.recipe = model.recipe.but(infer=infer)
     recipe, path = model.recipe, folder / f"{name}.xml"
     _check_precision(recipe.infer, validation)
+    _check_heard(recipe)
     _forget(path)
     inputs = real_windows(recipe, samples)
     gap = check_gap(path, parity(model, load_network(to_openvino(model, path)), *inputs))

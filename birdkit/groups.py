@@ -121,7 +121,7 @@ class Sampling:
     "Which windows are drawn."
     window_s: float = 5.         # Length of a window, s
     pick: str = "random"         # Where in a clip: anywhere at "random"; in its "first" or in either of its "ends" of `within_s`; by what a model said of it: "scored"
-    within_s: float = 0.         # See pick; 0 is the whole clip
+    within_s: float = 0.         # See pick: above 0 for "first" and "ends", which alone follow it
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
     best_of: int = 2             # Draw this many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
     labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into in 04_train, where there are any (2026)
@@ -199,7 +199,7 @@ class Infer:
     overlap_weight: float = .5   # "windows": weight of the windows that lie between the rows, against the rows' own (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
     shift_frames: int = 0        # Loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd, 2025 1st)
-    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave "none"
+    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave (Raw.wave) "none"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LABEL_STEPS', 'change', 'only_rows', 'power', 'harden', 'top_k', 'sum_cap', 'subtract_min',
            'normalise_max', 'min_max', 'threshold', 'high_low', 'best_rows', 'entropy', 'file_weights', 'weigh_files',
-           'of_round', 'steps_of_round', 'apply_labels', 'labelled_scapes']
+           'of_round', 'steps_of_round', 'apply_labels', 'check_labels', 'labelled_scapes']
 
 # %% ../nbs/lib/33_pseudo.ipynb #cb38581e
 from dataclasses import replace
@@ -15,6 +15,7 @@ import pandas as pd
 
 from .batches import Scapes
 from .core import KitError, apply_steps, check_dims, check_name
+from .labels import Labels
 from .places import site_of
 
 # %% ../nbs/lib/33_pseudo.ipynb #b7de83df
@@ -199,6 +200,15 @@ def apply_labels(
 ):           # Labels
     "Run a recipe's steps in order."
     return apply_steps(labels, steps_of_round(steps, round), LABEL_STEPS, "pseudo.labels")
+
+
+def check_labels(
+    steps,   # As of apply_labels
+    rounds,  # How many there will be
+):
+    "Refuse a step that there is not, or one with wrong settings in some round, before anybody labels."
+    labels = Labels(np.array(["a", "b"], object), np.full((2, 3, 4), .5, "float32"), tuple("abcd"))
+    for round in range(1, rounds + 1): apply_labels(labels, steps, round)
 
 # %% ../nbs/lib/33_pseudo.ipynb #415899d5
 def labelled_scapes(

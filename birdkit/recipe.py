@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FURTHER_FORMATS', 'POSITIVE', 'SHARES', 'PRECISIONS', 'BOOKS', 'Recipe', 'load_recipe', 'check_further_formats',
-           'check_dense', 'check_precision', 'check_recipe', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes',
-           'find_recipe', 'changes', 'diff']
+           'check_dense', 'check_infer', 'check_precision', 'check_recipe', 'cost_mark', 'known_costs', 'all_recipes',
+           'list_recipes', 'find_recipe', 'changes', 'diff']
 
 # %% ../nbs/lib/04a_recipe.ipynb #9fad0576
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -140,12 +140,22 @@ def check_dense(
     if not fixed or recipe.model.inputs != "mel" or recipe.model.parts > 1 or recipe.infer.peak:
         raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, model.parts=1, infer.peak=0')
 
+
+def check_infer(
+    recipe,  # Recipe of one model
+):
+    "Refuse ways to hear that mean nothing, of those that 06_infer can still change."
+    i, hears = recipe.infer, {"mel": ("frontend",), "raw": ("raw",)}.get(recipe.model.inputs, ("frontend", "raw"))
+    if not 0 <= i.overlap_weight <= 1: raise KitError(f"infer.overlap_weight={i.overlap_weight:g} is not a share of a row's score: give 0 to 1")
+    levelled = [f'{group}.wave="{wave}"' for group in hears if (wave := getattr(recipe, group).wave) != "none"]
+    if i.peak and levelled: raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: set infer.peak to 0, or train with \"none\"")
+
 # %% ../nbs/lib/04a_recipe.ipynb #58d9bb59
 POSITIVE = ("optim.epochs", "pretrain.epochs", "pseudo.epochs", "optim.batch", "optim.accumulate", "optim.cycle_epochs", "optim.lr", "pseudo.lr",
-            "optim.head_lr_mult", "sampling.best_of", "sampling.window_s")   # Fields of which a training needs more than 0
+            "optim.head_lr_mult", "optim.keep", "sampling.best_of", "sampling.window_s", "model.hidden", "pseudo.keep", "ensemble.seeds")   # Fields of which a training needs more than 0
 SHARES = {"the training": ("optim.warmup", "optim.freeze", "optim.average_from"),                 # Neither steps nor epochs
           "what is heard": ("sampling.labelled", "pseudo.labelled", "pseudo.mix_p", "pseudo.share"),
-          "the labels": ("pseudo.given_share",)}
+          "the labels": ("pseudo.given_share",), "the loss": ("loss.frame",)}
 
 
 PRECISIONS = ("f32", "fp16", "int8")
@@ -167,19 +177,28 @@ def _value(recipe, path):
     return getattr(getattr(recipe, group), name)
 
 
+def _check_numbers(recipe):
+    "Refuse numbers with which nothing is learnt, or which do nothing."
+    for path in POSITIVE:
+        if not (value := _value(recipe, path)) > 0:
+            raise KitError(f"{path}={value!r} is nothing to train with: give {'1 or more' if isinstance(value, int) else 'a number above 0'}")
+    for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
+        value = _value(recipe, path)
+        if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
+    o, s = recipe.optim, recipe.sampling
+    if o.average == "ema" and not 0 < o.ema < 1: raise KitError(f"optim.average='ema' needs optim.ema above 0 and below 1, such as .99, not {o.ema:g}")
+    if not o.clip_norm >= 0: raise KitError(f"optim.clip_norm={o.clip_norm:g} would turn gradients round: give a norm above 0, or 0 for no limit")
+    if s.pick in ("first", "ends") and not s.within_s > 0:
+        raise KitError(f'sampling.pick="{s.pick}" needs sampling.within_s, the seconds it keeps to: give more than 0, or pick="random"')
+
+
 def check_recipe(
     recipe,  # Recipe, of one model or of an ensemble
 ):           # The same recipe; KitError that names the field
-    "Refuse numbers with which nothing is learnt, and what could not be exported."
+    "Refuse numbers with which nothing is learnt, and what could not be exported or heard."
     for member in recipe.members():
-        for path in POSITIVE:
-            if not (value := _value(member, path)) > 0:
-                raise KitError(f"{path}={value!r} is nothing to train with: give {'1 or more' if isinstance(value, int) else 'a number above 0'}")
-        for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
-            value = _value(member, path)
-            if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
-        o = member.optim
-        if o.average == "ema" and not 0 < o.ema < 1: raise KitError(f"optim.average='ema' needs optim.ema above 0 and below 1, such as .99, not {o.ema:g}")
+        _check_numbers(member)
+        check_infer(member)
         check_precision(member.infer)
         check_further_formats(member.infer.formats)
         if member.infer.dense: check_dense(member)

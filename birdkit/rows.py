@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_PICTURES', 'frame_rows', 'row_frames', 'window_starts', 'infer_window_s', 'infer_mel', 'input_shapes', 'Sound',
            'listen', 'sound_key', 'suits', 'window_inputs', 'window_scores', 'to_rows', 'average_frames',
-           'frames_to_rows', 'whole_picture', 'score_sound', 'score_rows']
+           'frames_to_rows', 'whole_picture', 'score_sound', 'score_rows', 'try_hearing']
 
 # %% ../nbs/lib/25_rows.ipynb #14329e8e
 from dataclasses import replace
@@ -48,7 +48,7 @@ def window_starts(
     if not stride_s > 0: raise KitError(f"infer.stride_s={stride_s:g} is not a step from window to window: give seconds above 0, such as {ROW_S:g}")
     steps = ROW_S / stride_s
     if recipe.infer.average == "windows" and abs(steps - round(steps)) > 1e-6:
-        raise KitError(f'infer.stride_s={stride_s:g} does not divide a row of {ROW_S:g} s: give {ROW_S / np.ceil(steps):.3g}, or infer.average="frames"')
+        raise KitError(f'infer.stride_s={stride_s:g} does not divide a row of {ROW_S:g} s: give {ROW_S / np.ceil(steps):.8g}, or infer.average="frames"')
     return np.arange(int(np.ceil((rows - 1) * steps - 1e-6)) + 1) * stride_s + (ROW_S - infer_window_s(recipe)) / 2
 
 
@@ -191,7 +191,7 @@ def average_frames(
     windows, n, classes = frames.shape
     step = window_s / n
     length = max(1, round(total_s / step))
-    first = np.round(np.asarray(starts) / step).astype(int)
+    first = np.floor(np.asarray(starts) / step + .5).astype(int)            # halves always later: np.round would take every second row another way
     left, right = max(0, -first.min()), max(0, first.max() + n - length)
     total, heard = np.zeros((left + length + right, classes), frames.dtype), np.zeros((left + length + right, 1), frames.dtype)
     for at, window in zip(first + left, frames): total[at:at + n] += window; heard[at:at + n] += 1
@@ -250,3 +250,12 @@ def score_rows(
     sound = samples if isinstance(samples, Sound) else listen(samples, rows, recipe)
     heard = [score_sound(sound, rows, recipe, network, peak) for peak in sorted({0., recipe.infer.peak})]
     return sum(heard) / len(heard)
+
+# %% ../nbs/lib/25_rows.ipynb #e27d1bde
+def try_hearing(
+    recipe,  # Recipe of one model
+):
+    "Hear two rows of silence with a made-up network; KitError where infer has a setting that is wrong, which a pass would find file by file."
+    if recipe.infer.dense: check_dense(recipe)
+    network = lambda *inputs: (np.zeros((len(inputs[0]), 1)), np.zeros((len(inputs[0]), 8, 1)))
+    score_rows(np.zeros(2 * ROW_S * SR, "float32"), 2, recipe, network)

@@ -27,7 +27,7 @@ from .metrics import mean_auc
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
-from .rows import score_rows
+from .rows import score_rows, try_hearing
 from .scenes import make_scenes, score_scenes
 from .steps import supervised
 from .trained import TrainedModel, load_model, on_device
@@ -166,6 +166,7 @@ def train_fold(
     callbacks=(),   # Further Callback objects
 ):           # The trained model, history DataFrame, folder of the run
     "One supervised model, kept in `runs/<recipe>/fold<k>`."
+    try_hearing(recipe)                                    # what it will be heard with, before hours of training
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)

@@ -16,17 +16,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from .augment import late_mixes
+from .batches import batch_parts
+from .callbacks import Schedule
 from .core import KitError, check_name
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .levels import unit_peak
-from .losses import bce, frame_loss, mld
+from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS
-from .recipe import check_recipe
+from .pseudo import check_labels
+from .recipe import changes, check_recipe
+from .rows import try_hearing
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import load_teacher
-from .trained import TrainedModel, choose_device
+from .trained import TrainedModel, choose_device, share_weights
 
 # %% ../nbs/lib/33d_students.ipynb #32e6bac1
 def sample_weights(
@@ -254,8 +258,8 @@ def as_student(
 def check_lessons(
     recipe,  # Recipe of one model
 ):
-    "Refuse labels that its student would not read, and mixes it could not learn from, before anybody labels."
-    recipe = check_recipe(as_student(recipe))
+    "Refuse labels that its student would not read, mixes it could not learn from, and a student that could not be trained, before anybody labels."
+    teacher, recipe = recipe, check_recipe(as_student(recipe))
     p = recipe.pseudo
     for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)): check_name(f"pseudo.{field}=", value, known)
     reads_clips = issubclass(_named(p.how), SelfDistill)
@@ -264,6 +268,37 @@ def check_lessons(
     if p.on == "soundscapes" and reads_clips: raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
     if p.on == "clips" and p.given: raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
     check_last_mix(recipe, "pseudo.mix_p" if p.on != "clips" and p.mix_p and _named(p.how).joins else "")
+    _check_start(teacher, recipe)
+    _check_training(recipe)
+
+
+def _check_start(teacher, student):
+    "Refuse a student that cannot start where its recipe says."
+    p = student.pseudo
+    if p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
+    if p.start == "teacher" and not share_weights(teacher, student):
+        changed = ", ".join(key for key in changes(teacher, student) if key.split(".")[0] in ("frontend", "raw", "model"))
+        raise KitError(f'{student.name}: pseudo.student changes {changed}: its teacher\'s weights do not fit, set pseudo.start to "backbone"')
+
+
+def _check_training(student):
+    "Refuse what would else stop a student when everything is labelled."
+    p, o = student.pseudo, student.optim
+    check_labels(p.labels, p.rounds)
+    batch_parts(o.batch, p.share, o.batch)
+    find_loss(student.loss)
+    Schedule(o.schedule)
+    try_hearing(student)
+    _check_options(p)
+    if p.how != "online": make_student(student)            # which needs its teachers
+
+
+def _check_options(pseudo):
+    "Refuse further arguments that a student does not take."
+    takes = list(signature(_named(pseudo.how)).parameters)[1:]
+    for name, _ in pseudo.options:
+        if name not in takes: raise KitError(f"pseudo.options: {pseudo.how} takes no {name!r}; it takes {', '.join(takes) or 'nothing'}")
+    return takes
 
 
 def make_student(
@@ -272,7 +307,5 @@ def make_student(
 ):            # A student, the `step` of train_run; KitError for an unknown pseudo.how or option
     "The student a recipe asks for."
     p = recipe.pseudo
-    takes = list(signature(_named(p.how)).parameters)[1:]
-    for name, _ in p.options:
-        if name not in takes: raise KitError(f"pseudo.options: {p.how} takes no {name!r}; it takes {', '.join(takes) or 'nothing'}")
+    takes = _check_options(p)
     return STUDENTS[p.how](recipe, **{k: v for k, v in given.items() if k in takes}, **dict(p.options))

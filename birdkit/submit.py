@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REHEARSAL', 'AT_EXPORT', 'WHERE_WHEN', 'SONOTYPE', 'HIDDEN_FILES', 'LOOK_S', 'names_all', 'find_soundscapes',
-           'find_export', 'try_hearing', 'hear_with', 'unknown_classes', 'Sheet', 'make_sheet', 'place_and_hour',
-           'post_facts', 'rehearsed', 'hidden_run_min', 'forecast', 'versions', 'submission_path', 'find_sample',
-           'score_submission', 'attempt', 'sounds_of', 'keep_report']
+           'find_export', 'hear_with', 'unknown_classes', 'Sheet', 'make_sheet', 'place_and_hour', 'post_facts',
+           'rehearsed', 'hidden_run_min', 'forecast', 'versions', 'submission_path', 'find_sample', 'score_submission',
+           'attempt', 'sounds_of', 'keep_report']
 
 # %% ../nbs/lib/44_submit.ipynb #2cdf4680
 import platform, re
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import ROW_S, SR, decode
+from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
 from .mounts import attached_files
 from .metrics import macro_auc
-from .post import expected, prior_table
-from .recipe import changes, check_dense, load_recipe
-from .rows import score_rows
+from .post import check_post, expected, prior_table
+from .recipe import changes, check_infer, load_recipe
+from .rows import try_hearing
 from .runtime import MANIFEST, find_engine, made_at
 
 # %% ../nbs/lib/44_submit.ipynb #b717966d
@@ -116,13 +116,12 @@ def _is_late(key, exported):
     return not key.startswith("infer.") or key in AT_EXPORT and (key != "infer.dense" or exported.infer.dense)
 
 
-def try_hearing(
-    recipe,  # Recipe
-):
-    "Hear two rows of silence with a made-up network; KitError where infer has a setting that is wrong, which a pass would find file by file."
-    if recipe.infer.dense: check_dense(recipe)
-    network = lambda *inputs: (np.zeros((len(inputs[0]), 1)), np.zeros((len(inputs[0]), 8, 1)))
-    score_rows(np.zeros(2 * ROW_S * SR, "float32"), 2, recipe, network)
+def _what_is_wrong(recipe):
+    "Why nothing can be heard with these settings; None where it can."
+    try:
+        try_hearing(recipe)
+        check_post(recipe.infer.post)
+    except KitError as error: return error
 
 
 def hear_with(
@@ -133,7 +132,12 @@ def hear_with(
     members = [replace(m, recipe=m.recipe.but(overrides)) for m in export.members]
     late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe)]
     if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
-    for m in members: try_hearing(m.recipe)
+    changed = [new.recipe != old.recipe for old, new in zip(export.members, members)]
+    for m, own in zip(members, changed):
+        if own: check_infer(m.recipe)
+    wrong = [_what_is_wrong(m.recipe) for m in members]
+    for why, own in zip(wrong, changed):
+        if why and (own or all(wrong)): raise why              # a member that was exported so is left out later, where others can be heard
     return replace(export, members=members)
 
 
