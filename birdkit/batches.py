@@ -167,7 +167,7 @@ def batch_parts(
     share,  # Of these, soundscape windows that stand for themselves
     most,   # Clips there are
 ):          # Clips, and soundscape windows that stand for themselves; KitError for a share outside 0 to less than 1
-    "What a batch is made of, no more than its size but for the one window that a share has at least; fewer clips than it could hold leave the share as it is."
+    "What a batch is made of: its size at most, or one window more where clips fill it; fewer clips than it could hold leave the share as it is."
     if not 0 <= share < 1: raise KitError(f"pseudo.share={share} leaves no clip in a batch: give 0 to less than 1")
     clips = min(max(1, size - round(share * size)), most)
     return clips, min(round(clips * share / (1 - share)), max(1, size - clips))
@@ -233,7 +233,7 @@ class Batches:
         edges_s = kept_place(np.arange(len(c.rows[i]) + 1) * ROW_S * SR, c.spans[i]) / SR
         edges_s[-1] = self.lengths[i] / SR                       # the last row lasts to the end
         y = window_label(c.rows[i], start / SR, self.sampling.window_s, edges_s=edges_s)
-        return wave, np.nan_to_num(y), weight if c.known is None else c.weights[i] * ~np.isnan(y)      # where rows say nothing of a class it is open
+        return wave, np.nan_to_num(y), weight if c.known is None else c.weights[i] * ~np.isnan(y)      # where rows say nothing of a class it is masked
 
     def _window(self, i, rng):
         where = self.sampling.pick, self.within, self.places[i]

@@ -45,7 +45,7 @@ def to_openvino(
     shapes = input_shapes(model.recipe)
     example = tuple(torch.zeros(2, *s) for s in shapes)
     try: graph = ov.convert_model(Probabilities(model).cpu().eval(), example_input=example, input=[(-1, *s) for s in shapes])
-    except (OpConversionFailure, RuntimeError) as error: raise KitError(_unconverted(path, model.recipe, shapes)) from error
+    except OpConversionFailure as error: raise KitError(_unconverted(path, model.recipe, shapes)) from error
     for output, name in zip(graph.outputs, ("clip", "frames")): output.get_tensor().set_names({name})
     return write_network(graph, Path(path), fp16)
 

@@ -114,7 +114,7 @@ def held_scorer(
     held,      # Clips that are held out, or None
     frontend,  # Frontend
 ):             # score(model) -> AUC, scores (clips, classes); None where nothing is held out
-    "How good a model is on clips it has not heard; classes left open do not count."
+    "How good a model is on clips it has not heard; masked classes do not count."
     if held is None or not len(held): return None
     owner, blocks = clip_windows(held, frontend.samples)[1], lambda: clip_blocks(data.store, held, frontend)
     size = len(owner) * sum(x.nbytes for x in _pictures(frontend, np.zeros((1, frontend.samples), "float32")))

@@ -202,10 +202,10 @@ def run_notebook(
 
 # %% ../nbs/lib/05_notebooks.ipynb #075dafaf
 def _told(name, parameters):
-    "A notebook's part of the parameters: when 06_infer runs, all but how models hear is trained."
+    "A notebook's part of the parameters: when 06_infer runs, the overrides are in the export already."
     if name != "06_infer" or "overrides" not in parameters: return parameters
     renamed = dict(recipe=parameters["overrides"]["name"]) if "name" in parameters["overrides"] else {}      # exported under that name
-    return parameters | renamed | dict(overrides={k: v for k, v in parameters["overrides"].items() if k.split(".")[0] == "infer"})
+    return parameters | renamed | dict(overrides={})
 
 
 def run_pipeline(

@@ -57,8 +57,9 @@ def harden(
 def top_k(
     labels,    # Labels
     share=.1,  # Of the classes, the highest of each row; at least one
-):             # Labels
+):             # Labels; KitError for a share that is none
     "Classes below the highest of their row are not there (2025 9th); equals of the last one stay."
+    if not 0 < share <= 1: raise KitError(f"pseudo.labels: top_k share={share:g} is not a share of the classes: give more than 0, at most 1")
     def _highest(p):
         k = max(1, round(share * p.shape[1]))
         return np.where(p >= np.partition(p, -k, axis=1)[:, [-k]], p, 0)

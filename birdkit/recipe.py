@@ -128,6 +128,7 @@ def _set(group, path, value, whole=None):
     if head not in names:
         raise KitError(f"override {whole!r}: {type(group).__name__} has no field {head!r}; {nearest(head, names)}")
     old = getattr(group, head)
+    if not rest and value == {} and is_dataclass(old): return group
     if not rest and value == {}: raise KitError(f"override {whole}={{}} changes nothing{': write [] for an empty list' if isinstance(old, tuple) else ''}")
     if not rest: return replace(group, **{head: _cast(whole, old, value)})
     if not is_dataclass(old) and (not isinstance(old, tuple) or _field(whole) in VALUES): raise KitError(f"override {whole!r}: {head!r} is a value, not a group")
@@ -138,6 +139,7 @@ def _set_step(steps, path, value, whole):
     "A chain with keywords of a step, or the value of a pair, replaced where it stands; a new one comes last, None takes it out."
     name, _, key = (path, "", "") if _field(whole) in PAIRS_OF_FIELDS else path.partition(".")
     names, value = [s[0] for s in steps], _tuples({key: value} if key else value)
+    if names.count(name) > 1 and not isinstance(value, (dict, type(None))): raise KitError(f"override {whole!r}: {name!r} is there {names.count(name)} times: give {_field(whole)} whole")
     if name in names: return tuple(s if s[0] != name else _changed(s, value, whole) for s in steps if s[0] != name or value is not None)
     if key or value is None: raise _NoStep(f"override {whole!r}: there is no step {name!r}; {nearest(name, names) if names else 'there is none at all'}")
     return (*steps, (name, value))
@@ -358,7 +360,8 @@ def _go_over(recipe, changes, path, value):
     kept = {k: v for k, v in _flat(changes) if not any(f"{k}.".startswith(f"{t}.") for t in told)}
     over = lambda pairs: _go_over(changed, pairs, path, value)
     for key in kept.keys() & PAIRS_OF_FIELDS: kept[key] = tuple(_try(over, dict(kept[key]))[0].items())
-    return kept | ({path: value} if any(path.startswith(f"{k}.") for k in kept) else {})
+    if path in kept: value = {**(kept[path] or {}), **value}
+    return kept | ({path: value} if any(f"{path}.".startswith(f"{k}.") for k in kept) else {})
 
 
 def _try(change, x):
@@ -376,9 +379,9 @@ def _each(change, items):
 
 def _check_hop(recipe, told):
     "Refuse an override of a hop that follows from a width."
-    for (name, _), m in zip(recipe.ensemble.members or [("", {})], recipe.members()):
-        hop = told.get(f"ensemble.members.{name}.frontend.hop", told.get("frontend.hop", m.frontend.hop))
-        if hop != m.frontend.hop: raise KitError(f"override frontend.hop={hop}: {m.name} has frontend.width={m.frontend.width}, which its hop follows from: set frontend.width to 0 beside it")
+    for (_, own), m in zip(recipe.ensemble.members or [("", {})], recipe.members()):
+        hop = dict(_flat(own)).get("frontend.hop", told.get("frontend.hop", m.frontend.hop))
+        if m.frontend.width and hop != m.frontend.hop: raise KitError(f"override frontend.hop={hop}: {m.name} has frontend.width={m.frontend.width}, which its hop follows from: set frontend.width to 0 beside it")
 
 # %% ../nbs/lib/04a_recipe.ipynb #bae26628
 def _differing(a, b):

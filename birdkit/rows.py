@@ -191,7 +191,7 @@ def average_frames(
     windows, n, classes = frames.shape
     step = window_s / n
     length = max(1, round(total_s / step))
-    first = np.floor(np.asarray(starts) / step + .5).astype(int)            # halves always later: np.round would take every second row another way
+    first = np.floor(np.asarray(starts) * n / window_s + .5).astype(int)    # halves always later: np.round would take every second row another way
     left, right = max(0, -first.min()), max(0, first.max() + n - length)
     total, heard = np.zeros((left + length + right, classes), frames.dtype), np.zeros((left + length + right, 1), frames.dtype)
     for at, window in zip(first + left, frames): total[at:at + n] += window; heard[at:at + n] += 1

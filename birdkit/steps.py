@@ -105,7 +105,12 @@ def supervised(
     batch,    # Batch
 ):            # Scalar loss
     "Labelled clips, mixed as the recipe says; where soundscapes have labels, a share of the clips is mixed half and half with them (2026)."
-    return network_loss(learner, student_sample(learner, batch, Pseudo(mix="half", mix_p=learner.model.recipe.sampling.labelled)))
+    return network_loss(learner, _mixed(learner, batch))
+
+
+def _mixed(learner, batch):
+    "Waveforms and labels from which `supervised` learns."
+    return student_sample(learner, batch, Pseudo(mix="half", mix_p=learner.model.recipe.sampling.labelled))
 
 # %% ../nbs/lib/31f_steps.ipynb #585bce0e
 def training_inputs(
@@ -115,7 +120,7 @@ def training_inputs(
 ):           # Tuple of the network's inputs, (B, channels, height, width), and their labels, (B, C)
     "The inputs a network gets in training, with all augmentation except the step add_bank."
     learner = SimpleNamespace(model=SimpleNamespace(recipe=recipe, frontend=Frontend(recipe)), gen=torch.Generator().manual_seed(seed))
-    inputs, sample = pictures_of(learner, clip_sample(learner, batch))
+    inputs, sample = pictures_of(learner, _mixed(learner, batch))
     if sample.second is None: return inputs, sample.targets
     return inputs, sample.share * sample.targets + (1 - sample.share) * sample.second
 

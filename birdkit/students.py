@@ -25,6 +25,8 @@ from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .levels import unit_peak
 from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS
+from .optimiser import OPTIMISERS
+from .precision import PRECISIONS
 from .pseudo import check_labels
 from .recipe import changes, check_recipe
 from .rows import try_hearing
@@ -275,22 +277,24 @@ def check_lessons(
 def _check_start(teacher, student):
     "Refuse a student that cannot start where its recipe says."
     p = student.pseudo
-    if p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
+    if p.parts < 0 or p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
     if p.start == "teacher" and not share_weights(teacher, student):
-        changed = ", ".join(key for key in changes(teacher, student) if key.split(".")[0] in ("frontend", "raw", "model"))
+        changed = ", ".join(key for key, value in changes(teacher, student).items() if not share_weights(teacher, teacher.but({key: value})))
         raise KitError(f'{student.name}: pseudo.student changes {changed}: its teacher\'s weights do not fit, set pseudo.start to "backbone"')
 
 
 def _check_training(student):
-    "Refuse what would else stop a student when everything is labelled."
+    "Refuse what would else stop a student when everything is labelled; online students are built when they begin, with their teachers."
     p, o = student.pseudo, student.optim
     check_labels(p.labels, p.rounds)
     batch_parts(o.batch, p.share, o.batch)
     find_loss(student.loss)
+    check_name("optim.name=", o.name, OPTIMISERS)
+    check_name("optim.precision=", o.precision, ("auto", *PRECISIONS))
     Schedule(o.schedule)
     try_hearing(student)
     _check_options(p)
-    if p.how != "online": make_student(student)            # which needs its teachers
+    if p.how != "online": make_student(student)
 
 
 def _check_options(pseudo):

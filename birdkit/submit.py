@@ -23,7 +23,7 @@ from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json
 from .mounts import attached_files
 from .metrics import macro_auc
 from .post import check_post, expected, prior_table
-from .recipe import changes, check_infer, load_recipe, override
+from .recipe import PAIRS_OF_FIELDS, changes, check_infer, load_recipe, override
 from .rows import try_hearing
 from .runtime import MANIFEST, find_engine, made_at
 
@@ -130,7 +130,7 @@ def hear_with(
 ):              # Export; KitError where something would change that is trained or written already
     "An export whose models hear otherwise than their recipes say, refused before anything is heard where they cannot."
     members = [replace(m, recipe=recipe) for m, recipe in zip(export.members, override([m.recipe for m in export.members], overrides))]
-    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe)]
+    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe) and key not in PAIRS_OF_FIELDS]
     if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
     changed = [new.recipe != old.recipe for old, new in zip(export.members, members)]
     for m, own in zip(members, changed):
