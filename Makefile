@@ -30,7 +30,7 @@ outputs: setup
 	rm -rf work/outputs
 	$(BIN)/python data_prep/make_demo.py --out work/demo
 	$(BIN)/python -m birdkit.notebooks -p data work/demo -p work work/outputs
-	$(BIN)/python -c "from birdkit.notebooks import PIPELINE, take_outputs; [take_outputs(f'nbs/{n}.ipynb', f'work/outputs/notebooks/{n}.ipynb') for n in PIPELINE]"
+	$(BIN)/python -c "from birdkit.notebooks import PIPELINE, take_outputs, take_picture; [take_outputs(f'nbs/{n}.ipynb', f'work/outputs/notebooks/{n}.ipynb') for n in PIPELINE]; take_picture('nbs/06_infer.ipynb', 'nbs/images/scores.png')"
 	$(BIN)/nbdev_clean
 
 # KAGGLE="--owner NAME --models FOLDER --competition SLUG birdkit-submit ..." chooses what is built; all of it is optional

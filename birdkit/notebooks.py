@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['YAML', 'RIGHT', 'PAIRS', 'FLAGS', 'KINDS', 'PIPELINE', 'NOISE', 'with_output', 'Engine', 'verdict', 'take_outputs',
-           'injected_names', 'check_parameters', 'is_parameters', 'notebook_parameters', 'read_values', 'check_names',
-           'run_notebook', 'run_pipeline', 'main']
+           'take_picture', 'injected_names', 'check_parameters', 'is_parameters', 'notebook_parameters', 'read_values',
+           'check_names', 'run_notebook', 'run_pipeline', 'main']
 
 # %% ../nbs/lib/05_notebooks.ipynb #fc452c39
 import argparse, ast, atexit, json, os, subprocess, sys, time
+from base64 import b64decode
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -108,6 +109,15 @@ def take_outputs(
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code": cell["outputs"] = outputs.get("".join(cell["source"]), [])
     with atomic(source) as part: part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def take_picture(
+    notebook,  # A notebook with outputs
+    path,      # Where to, a .png file
+):
+    "Write a notebook's first picture to a file, for the README."
+    shown = [out["data"] for cell in json.loads(Path(notebook).read_text())["cells"] for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    with atomic(path) as part: part.write_bytes(b64decode(shown[0]["image/png"]))
 
 # %% ../nbs/lib/05_notebooks.ipynb #2998f75b
 KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, fold=(int, str), rounds=(int, str), past=str, models=str,

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from birdkit.notebooks import take_picture
 from birdkit.recipe import list_recipes
 
 DOCS = ("README.md", "MEASURED.md", "CONTRIBUTING.md", "data_prep/README.md", "kaggle_datasets/README.md")
@@ -71,6 +72,11 @@ def test_committed_outputs_are_clean():
 def test_committed_outputs_have_no_progress_bars():
     bars = {path.name for path in NOTEBOOKS for out in outputs(path) if "it/s]" in "".join(out.get("text", ""))}
     assert bars == {"00_core.ipynb"}, "set BIRDKIT_QUIET in the hidden cell of imports"            # there the bar is the example
+
+
+def test_the_readme_shows_the_picture_of_the_committed_demo_run(tmp_path):
+    take_picture(ROOT / "nbs/06_infer.ipynb", tmp_path / "scores.png")
+    assert (tmp_path / "scores.png").read_bytes() == (ROOT / "nbs/images/scores.png").read_bytes()       # `make outputs` writes both
 
 
 def test_the_readme_tells_the_score_of_the_committed_demo_run():
