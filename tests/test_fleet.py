@@ -29,6 +29,7 @@ import numpy as np, pandas as pd, torch
 import torch.distributed as dist
 from birdkit.audio import SR
 from birdkit.batches import Clips, Scapes
+from birdkit.examples import MemoryStore
 from birdkit.together import train_together
 from birdkit.learner import Callback
 from birdkit.recipe import Recipe
@@ -44,14 +45,10 @@ class Note(Callback):
         if dist.is_initialized() and dist.get_rank(): return
         with open(out.with_suffix(".losses"), "a") as f: print(learner.loss.item(), file=f)
 
-class Store(dict):
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return self[key][start:start + length]
-
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 keys = np.array([f"r{i}" for i in range(20)], object)
-store = Store({k: rng.normal(0, .1, 4 * SR).astype("float32") for k in [*keys, "s"]})
+store = MemoryStore({k: rng.normal(0, .1, 4 * SR).astype("float32") for k in [*keys, "s"]})
 targets = np.eye(3, dtype="float32")[np.arange(20) % 3]
 clips = Clips(keys, [np.array([[0, 4 * SR]])] * 20, targets, np.ones(20, "float32"), targets.argmax(1))
 table = pd.DataFrame(dict(recording=keys, filename=keys, fold=np.arange(20) % 4))

@@ -12,6 +12,7 @@ from birdkit.audio import SR
 from birdkit.averages import batch_norms, soup
 from birdkit.batches import Clips, Scapes
 from birdkit.core import KitError, read_json
+from birdkit.examples import MemoryStore
 from birdkit.recipe import Recipe
 from birdkit.steps import clip_sample, heard_loss, inputs_of, supervised
 from birdkit.trained import TrainedModel, load_model
@@ -26,15 +27,10 @@ WAYS = dict(
     slow=dict(layer_decay=.8, name="adam", weight_decay=0.))
 
 
-class Store(dict):
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return self[key][start:start + length]
-
-
 @pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(0)
-    store = Store({k: rng.normal(0, .1, 3 * SR).astype("float32") for k in [*KEYS, "s"]})
+    store = MemoryStore({k: rng.normal(0, .1, 3 * SR).astype("float32") for k in [*KEYS, "s"]})
     table = pd.DataFrame(dict(recording=KEYS, filename=KEYS, fold=np.arange(12) % 4))
     return SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
 

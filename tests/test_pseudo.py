@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from birdkit.audio import SR, cut
+from birdkit.audio import SR
 from birdkit.batches import Batches, make_clips
+from birdkit.examples import MemoryStore
 from birdkit.groups import Sampling
 from birdkit.labels import PART, Labels, Teacher, part_of, predict_labels
 from birdkit.pseudo import LABEL_STEPS, apply_labels, file_weights, labelled_scapes
@@ -15,12 +16,6 @@ from birdkit.recipe import Recipe, all_recipes
 from conftest import ROOT
 
 CLASSES = ("47144", "owl", "wren")
-
-
-class Store(dict):
-    "Samples by key, with the audio store's two methods."
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return cut(self[key], start, len(self[key]) - start if length is None else length)
 
 
 class Level:
@@ -45,7 +40,7 @@ def a_world(scapes=80, seconds=11):
     sound = lambda: rng.normal(0, 10 ** rng.uniform(-3, 0), seconds * SR).astype("float32")
     names, clips = [f"s/{i:02}.ogg" for i in range(scapes)], [f"c/{i}.ogg" for i in range(3)]
     recordings = pd.DataFrame({"recording": clips, "primary_label": CLASSES, "fold": range(3), "duration_s": float(seconds)})
-    return SimpleNamespace(store=Store({k: sound() for k in names + clips}), classes=CLASSES, facts=dict(data="toy"), recordings=recordings,
+    return SimpleNamespace(store=MemoryStore({k: sound() for k in names + clips}), classes=CLASSES, facts=dict(data="toy"), recordings=recordings,
                            soundscapes=pd.DataFrame({"recording": names}), targets=lambda secondary=1.: np.eye(3, dtype="float32"))
 
 

@@ -13,15 +13,12 @@ import numpy as np, pandas as pd, torch
 from birdkit.audio import SR
 from birdkit.batches import Clips, Scapes
 from birdkit.callbacks import Checkpoint
+from birdkit.examples import MemoryStore
 from birdkit.recipe import Recipe
 from birdkit.trained import TrainedModel
 from birdkit.training import train_run
 from pathlib import Path
 from types import SimpleNamespace
-
-class Store(dict):
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return self[key][start:start + length]
 
 class Slow(Checkpoint):
     def after_batch(self, learner):
@@ -35,7 +32,7 @@ birdkit.training.Checkpoint = lambda path, mark: Slow(path, mark, every_s, share
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
 keys = np.array([f"r{i}" for i in range(24)], object)
-store = Store({k: rng.normal(0, .1, 4 * SR).astype("float32") for k in [*keys, "s"]})
+store = MemoryStore({k: rng.normal(0, .1, 4 * SR).astype("float32") for k in [*keys, "s"]})
 targets = np.eye(3, dtype="float32")[np.arange(24) % 3]
 clips = Clips(keys, [np.array([[0, 4 * SR]])] * 24, targets, np.ones(24, "float32"), targets.argmax(1))
 table = pd.DataFrame(dict(recording=keys, filename=keys, fold=np.arange(24) % 4))

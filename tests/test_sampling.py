@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from birdkit.audio import SR, cut
+from birdkit.audio import SR
 from birdkit.augment import PICTURE, POWER, WAVE
 from birdkit.batches import Batches, Scapes, make_clips
 from birdkit.cleaning import Scores
+from birdkit.examples import MemoryStore
 from birdkit.groups import Data, Sampling
 from birdkit.losses import LOSSES, bce, dual
 from birdkit.mixing import Sample, append_scapes, join_scape, sumup
@@ -104,15 +105,9 @@ def test_the_primary_label_is_the_class_that_counts():
 # Windows and batches
 
 
-class Store(dict):
-    "Samples by key, with the audio store's two methods; a sample says its second."
-    def length(self, key): return len(self[key])
-    def window(self, key, start=0, length=None): return cut(self[key], start, length or len(self[key]) - start)
-
-
 def a_world(secondary=-1.):
     "Four recordings of three classes: b is of y and perhaps of x, d is of z."
-    store = Store({k: np.arange(s * SR, dtype="float32") / SR for k, s in zip("abcd", (8, 1, 12, 30))})
+    store = MemoryStore({k: np.arange(s * SR, dtype="float32") / SR for k, s in zip("abcd", (8, 1, 12, 30))})
     table = pd.DataFrame({"recording": list("abcd"), "primary_label": ["x", "y", "z", "z"]})
     targets = lambda s: np.float32([[1, 0, 0], [s, 1, 0], [0, 0, 1], [0, 0, 1]])
     return SimpleNamespace(store=store, classes=("x", "y", "z"), recordings=table, targets=targets if secondary else lambda s: targets(0))
