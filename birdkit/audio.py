@@ -164,7 +164,6 @@ def _last_pages(path):
     return max(0, end), last >= 0 and bool(tail[last + 5] & 4) and page_end(tail, last) <= len(tail)
 
 
-
 def whole_ogg(
     path,  # A file
 ):         # bool
