@@ -15,7 +15,7 @@ from .core import KitError, atomic, last_line
 from .runtime import file_sha256
 
 # %% ../nbs/lib/45_wheels.ipynb #c7d3ed88
-TAGS = ("cp310", "cp311", "cp312")
+TAGS = ("cp310", "cp311", "cp312", "cp313")
 SERVED = ("openvino", "openvino-telemetry", "miniaudio")   # What 06_infer needs, or is faster with, and Kaggle's image lacks
 PINNED, LOCK = "pinned.txt", "birdkit-wheels.txt"
 
