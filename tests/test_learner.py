@@ -27,22 +27,25 @@ WAYS = dict(
     slow=dict(layer_decay=.8, name="adam", weight_decay=0.))
 
 
-@pytest.fixture(scope="module")
-def data():
+def noises():
+    "Twelve clips of three classes and a soundscape."
     rng = np.random.default_rng(0)
     store = MemoryStore({k: rng.normal(0, .1, 3 * SR).astype("float32") for k in [*KEYS, "s"]})
     table = pd.DataFrame(dict(recording=KEYS, filename=KEYS, fold=np.arange(12) % 4))
     return SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
 
 
-def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(32, 2000), fold=0, **optim):
+data = pytest.fixture(noises, scope="module", name="data")
+
+
+def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(32, 2000), fold=0, minutes=None, **optim):
     recipe = Recipe("way").but({"model": dict(backbone=backbone, weights="none", hidden=16), "sampling.window_s": 2.,
                                 "frontend": dict(n_mels=mel[0], hop=mel[1]),
                                 "optim": dict(epochs=2, batch=3, lr=3e-3) | optim})
     clips = Clips(KEYS, [np.array([[0, 3 * SR]])] * 12, TARGETS, np.ones(12, "float32"), TARGETS.argmax(1))
     torch.manual_seed(0)
     scapes = Scapes(np.array(["s"], object), np.array([3 * SR]))
-    return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, scapes)
+    return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, scapes, minutes=minutes)
 
 
 @pytest.mark.parametrize("way", WAYS)
