@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import test_recipes
 import torch
 from fake_gpu import CUDA, fake_gpu
 from test_augment import BEHIND, STEPS, a_sample, equal
@@ -17,6 +18,9 @@ from birdkit.audio import SR
 from birdkit.frontend import Frontend
 from birdkit.recipe import all_recipes, find_recipe
 from birdkit.trained import load_model
+
+
+world = test_recipes.world   # A fixture
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +97,8 @@ def test_stopped_training_goes_on(device, tmp_path, capsys):
     assert ("going on after epoch 0 and 1 batches" in (said := capsys.readouterr().out)) and ("saved on another device, cuda" in said) == (device == "cpu")
     assert {k: v.device for k, v in model.state_dict().items()} == dict.fromkeys(whole, torch.device("cpu"))
     if device == "cuda": assert all(torch.equal(v, model.state_dict()[k]) for k, v in whole.items())
+
+
+@pytest.mark.parametrize(("world", "name"), test_recipes.worlds(["birdclef2025_02"]), indirect=["world"])
+def test_recipe(name, world, tmp_path):
+    test_recipes.test_recipe_goes_from_clips_to_submission(name, world, tmp_path)
