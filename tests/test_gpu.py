@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import test_recipes
 import torch
-from fake_gpu import CUDA, fake_gpu
+from fake_gpu import CPU, CUDA, fake_gpu
 from test_augment import BEHIND, STEPS, a_sample, equal
 from test_heads import HEADS, Network
 from test_learner import WAYS, noises, train
@@ -17,7 +17,7 @@ from test_students import STUDENTS, fit
 from birdkit.audio import SR
 from birdkit.frontend import Frontend
 from birdkit.recipe import all_recipes, find_recipe
-from birdkit.trained import load_model
+from birdkit.trained import on_device
 
 
 world = test_recipes.world   # A fixture
@@ -75,16 +75,23 @@ def test_pictures(recipe):
     assert {x.device for x in there} == {CUDA} and all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
 
 
+def places(model):
+    "Where a model's weights lie."
+    return {x.device for x in model.state_dict().values()}
+
+
 @pytest.mark.parametrize("how", STUDENTS)
 def test_student(how, tmp_path):
     model, history = fit(how, tmp_path)
-    assert np.isfinite(history.loss).all() and {p.device for p in load_model(tmp_path).parameters()} == {torch.device("cpu")}
+    assert np.isfinite(history.loss).all() and places(model) == {CPU}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_way_to_train(way, tmp_path):
     model, history = train(noises(), tmp_path, **WAYS[way])
-    assert np.isfinite(history.loss).all() and np.isfinite(history.auc.iloc[-1])
+    assert np.isfinite(history.loss).all() and np.isfinite(history.auc.iloc[-1]) and places(model) == {CPU}
+    with on_device(model): assert places(model) == {CUDA}
+    assert places(model) == {CPU}
 
 
 def test_pictures_of_held_out_clips_that_are_not_kept(tmp_path, monkeypatch):
@@ -98,7 +105,7 @@ def test_stopped_training_goes_on(device, tmp_path, capsys):
     train(noises(), parts, minutes=1e-9)
     with nullcontext() if device == "cuda" else patch("torch.cuda.is_available", lambda: False): model, _ = train(noises(), parts)
     assert ("going on after epoch 0 and 1 batches" in (said := capsys.readouterr().out)) and ("saved on another device, cuda" in said) == (device == "cpu")
-    assert {k: v.device for k, v in model.state_dict().items()} == dict.fromkeys(whole, torch.device("cpu"))
+    assert places(model) == {CPU}
     if device == "cuda": assert all(torch.equal(v, model.state_dict()[k]) for k, v in whole.items())
 
 

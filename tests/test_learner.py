@@ -35,7 +35,8 @@ def noises():
     return SimpleNamespace(store=store, classes=("a", "b", "c"), recordings=table, facts=dict(folds=4))
 
 
-data = pytest.fixture(noises, scope="module", name="data")
+@pytest.fixture(scope="module")
+def data(): return noises()
 
 
 def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(32, 2000), fold=0, minutes=None, **optim):
