@@ -23,7 +23,7 @@ browser:
 
 test: setup browser
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -q -rs -o faulthandler_timeout=900 tests
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=900 tests
 
 # In a workspace of its own, made anew: in one that has been used, 03 to 05 would only say that all is trained already
 outputs: setup

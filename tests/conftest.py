@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT / "data_prep"))
 os.environ["BIRDKIT_QUIET"] = "1"
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"      # the servers of the tests are on this machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # threads that wait for work leave the cores to others
+if "PYTEST_XDIST_WORKER" in os.environ: os.environ.setdefault("OMP_NUM_THREADS", "1")     # several workers have a core each
 
 
 def pytest_configure(config):

@@ -63,7 +63,7 @@ def test_killed_labelling_goes_on_and_ends_alike(tmp_path):
     assert not list((tmp_path / "k").glob("*.parts"))
 
 
-@pytest.mark.parametrize("other", [dict(teachers=[Teacher(Level(), "other")]), dict(combine="min"), dict(round=2), dict(only=["s/01.ogg"])], ids=str)
+@pytest.mark.parametrize("other", [dict(teachers=[Teacher(Level(), "other")]), dict(combine="min"), dict(round=2), dict(only=["s/01.ogg"])], ids=" ".join)
 def test_other_labels_are_not_taken_for_these(tmp_path, other):
     world, first, second = a_world(4), Level(), Level()
     predict_labels([Teacher(first)], world, folder=tmp_path)
