@@ -64,7 +64,7 @@ def _labels(cleaning):
 # %% ../nbs/lib/12d_agreement.ipynb #b3b225ec
 def _scored(rule, cleaning, work):
     "Run `work` where there are scores, and note what they do not cover."
-    if cleaning.scores is None: return cleaning.note(f"{rule}: no scores yet; run 04_train on each fold, then 02_clean again")
+    if cleaning.scores is None: return cleaning.note(f"{rule}: no scores yet; run 04_train on each fold, then 02_clean with -p scores new")
     unheard = int(np.isnan(recording_scores(cleaning)).any(1).sum())
     done = work(cleaning)
     return done.note(f"{rule}: {unheard} of {len(done.recordings)} recordings have no scores and are not judged") if unheard else done

@@ -193,12 +193,13 @@ def save_scores(
     path,     # Where to, a .npz file
     scores,   # Scores
     classes,  # Labels of their columns
+    dtype="float16",  # Of the numbers in the file
 ):            # The path
     "Write window scores, whole or not at all."
     columns = scores.probs.shape[1]
     if len(classes) != columns: raise KitError(f"{path}: {columns} columns of scores for {len(classes)} classes: give one label for each")
     place, keys = pd.factorize(np.asarray(scores.keys, object))
-    values = np.array(classes, str), np.array(keys, str), place.astype("int32"), scores.start_s, scores.end_s, scores.probs.astype("float16")
+    values = np.array(classes, str), np.array(keys, str), place.astype("int32"), scores.start_s, scores.end_s, scores.probs.astype(dtype)
     with atomic(path) as part, open(part, "wb") as file: np.savez(file, **dict(zip(PARTS, values)))
     return Path(path)
 

@@ -195,7 +195,7 @@ class SelfDistill(Mix):
 
     def __init__(self,
         recipe,        # Recipe
-        hard=.5,       # Weight of the hard label; not published
+        hard=.5,       # Weight of the hard label (2025 5th: .3, 14th: 0)
         file_share=0., # Of the teacher's part, what is its mean over the recording
     ):
         super().__init__(recipe)

@@ -120,8 +120,8 @@ def take_picture(
     with atomic(path) as part: part.write_bytes(b64decode(shown[0]["image/png"]))
 
 # %% ../nbs/lib/05_notebooks.ipynb #2998f75b
-KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, fold=(int, str), rounds=(int, str), past=str, models=str,
-             soundscapes=str, budget_min=(int, float), minutes=(int, float, str))
+KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, scores=str, fold=(int, str), rounds=(int, str), past=str,
+             models=str, soundscapes=str, budget_min=(int, float), minutes=(int, float, str))
 
 
 def injected_names(

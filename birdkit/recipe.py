@@ -194,7 +194,8 @@ def check_infer(
     i, hears = recipe.infer, {"mel": ("frontend",), "raw": ("raw",)}.get(recipe.model.inputs, ("frontend", "raw"))
     if not 0 <= i.overlap_weight <= 1: raise KitError(f"infer.overlap_weight={i.overlap_weight:g} is not a share of a row's score: give 0 to 1")
     levelled = [f'{group}.wave="{wave}"' for group in hears if (wave := getattr(recipe, group).wave) != "none"]
-    if i.peak and levelled: raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: set infer.peak to 0, or train with \"none\"")
+    if "frontend" in hears and recipe.frontend.scale in ("z-score", "min-max"): levelled.append(f'frontend.scale="{recipe.frontend.scale}"')
+    if i.peak and levelled: raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: set infer.peak to 0, or train with wave \"none\" and scale \"db80\", \"db\" or \"log\"")
 
 # %% ../nbs/lib/04a_recipe.ipynb #58d9bb59
 POSITIVE = ("optim.epochs", "pretrain.epochs", "pseudo.epochs", "optim.batch", "optim.accumulate", "optim.cycle_epochs", "optim.lr", "pseudo.lr",

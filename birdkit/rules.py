@@ -9,6 +9,7 @@ __all__ = ['BY_PREPARE', 'BY_CLEAN', 'keep_cleaning', 'kept_rules', 'other_rules
 import json
 from dataclasses import asdict
 
+from .cleaning import save_scores
 from .core import read_json, read_table, write_json, write_table
 
 # %% ../nbs/lib/12h_rules.ipynb #58b38639
@@ -19,11 +20,14 @@ def keep_cleaning(
     space,     # Workspace
     recipe,    # Recipe by whose rules it was cleaned
     data=None, # Prepared that was cleaned; None: nobody knows
+    scores=None,   # Scores by which it was cleaned
     **tables,  # DataFrames: segments, weights, labels
 ):
-    "Leave the tables in `clean/` and, once all are there, note the rules that were followed."
+    "Leave tables and scores in `clean/` and, once all are there, note the rules that were followed."
     (space.clean / "rules.json").unlink(missing_ok=True)
     for name, table in tables.items(): write_table(space.clean / f"{name}.csv", table)
+    if scores is not None: save_scores(space.clean / "scores.npz", scores, data.classes, "float32")
+    else: (space.clean / "scores.npz").unlink(missing_ok=True)
     prepared = data and data.facts.get("rules")
     write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared))
 

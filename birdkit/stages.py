@@ -16,9 +16,9 @@ import torch
 from .audio import ROW_S, SR
 from .batches import make_clips
 from .callbacks import TIME_UP
-from .cleaning import find_scores, save_scores, score_recordings
+from .cleaning import find_scores, load_scores, save_scores, score_recordings
 from .competition import Competition
-from .core import KitError, atomic, count, read_json, write_json
+from .core import KitError, atomic, check_name, count, read_json, write_json
 from .mounts import attached_folders
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
@@ -27,6 +27,7 @@ from .metrics import mean_auc
 from .models import borrow_backbone
 from .prepare import prepare
 from .recipe import check_recipe, find_recipe
+from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
 from .scenes import make_scenes, score_scenes
 from .steps import supervised
@@ -235,8 +236,12 @@ def member_scores(
     config,  # Recipe
     data,    # Prepared
     space,   # Workspace
-):           # Scores of all folds that are trained, or None
+    which="auto",  # "auto": those of the last cleaning by the same rules, so that it stays what trained models learnt from, else "new": of all folds that are trained
+):           # Scores, or None
     "What the members that know all classes say of recordings they have not heard, for the rules of 02_clean that ask a model."
+    check_name("scores=", which, ("auto", "new"))
+    made, kept = kept_rules(space), space.clean / "scores.npz"
+    if which == "auto" and made.get("recipe") == config.name and not other_rules(config.data, made["data"], BY_CLEAN): return load_scores([kept], data.classes) if kept.exists() else None
     return find_scores(space, [m.name for m in config.members() if set(known_classes(data, m)) == set(data.classes)], data.classes)
 
 # %% ../nbs/lib/34_stages.ipynb #3930d2ef

@@ -69,7 +69,9 @@ class Online(Mix):
         "What the teachers hear, their mean."
         heard = [t.hear(*pictures) for t in self.teachers]
         clips = [(h.clip.sigmoid() + h.frames.sigmoid().amax(1)) / 2 for h in heard]
-        parts = [F.interpolate(h.frames.sigmoid().transpose(1, 2), frames, mode="linear").transpose(1, 2) for h in heard]
+        told = [h.frames.sigmoid() for h in heard]
+        told = [f for f in told if f.shape[1] > 1] or told                             # one without frames cannot say where
+        parts = [f.amax(1, keepdim=True) if frames == 1 else F.interpolate(f.transpose(1, 2), frames, mode="linear").transpose(1, 2) for f in told]
         return torch.stack(clips).mean(0), torch.stack(parts).mean(0)
 
     def __call__(self,
