@@ -471,7 +471,8 @@ def sites(monkeypatch):
     import found
     asked = []
     tables = dict(
-        inat=found_rows(("iNat1.ogg", "11", "Boana faber", "Amphibia", np.nan, 0), ("iNat2.ogg", "12", "Ragoniella pulchella", "Insecta", np.nan, 0)),
+        inat=found_rows(("iNat1.ogg", "11", "Boana faber", "Amphibia", np.nan, 0), ("iNat2.ogg", "12", "Ragoniella pulchella", "Insecta", np.nan, 0),
+                        ("iNat3.ogg", "13", "Boa constrictor", "Reptilia", np.nan, 0)),
         xc=found_rows(("XC1.ogg", "", "Boana faber", "Amphibia", 30, 5), ("XC2.ogg", "", "Boana faber", "Amphibia", 20, 3),
                       ("XC3.ogg", "", "Gryllus bimaculatus", "Insecta", 10, 0), ("XC4.ogg", "", "Gryllus assimilis", "Insecta", 90, 5),
                       ("XC5.ogg", "", "Turdus merula", "Aves", 9, 5)))
@@ -524,6 +525,14 @@ def test_with_the_competitions_own(tmp_path, sites):
     comp = whole(tmp_path / "now")
     made = extra_species.extra_species(comp, tmp_path / "extra", targets=True)
     assert made.classes == ["11", "1139490", "gryllus_bimaculatus"] and made.recordings.primary_label.value_counts()["1139490"] == 2
+
+
+def test_classes_without_a_group_of_xeno_canto(tmp_path, sites, capsys):
+    made = extra_species.extra_species(toy(tmp_path / "now"), tmp_path / "extra", classes=["Reptilia"])
+    assert made.recordings.filename.tolist() == ["13/iNat3.ogg"] and [s[0] for s in sites] == ["inat"]
+    assert "xeno-canto has no group of Reptilia: it is not searched\n" in capsys.readouterr().out
+    with pytest.raises(KitError, match="no species outside"): extra_species.extra_species(tmp_path / "now", tmp_path / "x", ["xc"], ["Reptilia"])
+    assert len(sites) == 1
 
 
 def test_nothing_outside_is_an_error(tmp_path, sites, capsys):
