@@ -404,6 +404,17 @@ def test_past_recordings_under_this_years_labels(tmp_path, years):
     assert len(Competition.find(str(tmp_path / "more")).recordings) == len(made.recordings)
 
 
+def test_soundscapes_are_lent_file_by_file(tmp_path, years, monkeypatch):
+    comp, out = toy(tmp_path / "now", 2026, audio=True), tmp_path / "more"
+    out.mkdir()
+    for name in ("train_soundscapes", "test_soundscapes"): (out / name).symlink_to(tmp_path / "gone")
+    def refuse(*paths): raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(past_years.os, "symlink", refuse)
+    lent = lambda out, copy: [p.stat().st_nlink for p in past_years.past_years(years, out, target=comp, copy=copy).soundscapes]
+    assert lent(out, False) == lent(out, False) == [2, 2] and lent(tmp_path / "copy", True) == [1, 1]
+    assert not (out / "train_soundscapes").is_symlink() and (out / "test_soundscapes").is_dir()
+
+
 def test_secondary_labels_are_mapped(tmp_path, years):
     rows, found = past_years.merge_years(years)
     mapped = past_years.relabel(rows, found, taxa(("bc", "", "Sylvia atricapilla", ""), ("to", "", "Strix aluco", "")))
