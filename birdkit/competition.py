@@ -191,8 +191,10 @@ def _once(table, what):
 def _read_focal(path, classes, taxonomy):
     "The table of focal clips in the columns of all years, and notes."
     table = _need(read_table(path, GIVE), ["primary_label", "filename"], path)
-    refuse_row(path, table.primary_label, ~table.primary_label.isin(classes),
-               "is not a column of sample_submission.csv: take both files from one competition, with labels as text")
+    odd = ~table.primary_label.isin(classes)
+    early = "; of 2021 and 2022 data_prep/past_years.py makes a folder that can be read" if odd.all() else ""
+    refuse_row(path, table.primary_label, odd,
+               f"is not a column of sample_submission.csv: take both files from one competition, with labels as text{early}")
     cells = table.get("secondary_labels", pd.Series("[]", table.index))
     table["secondary_labels"], notes = _keep_known(parse_labels(cells, path), classes, f"{path.name}, secondary_labels")
     table, again = _once(table, path.name)

@@ -67,10 +67,12 @@ def read_review(
 
 def _read_sheet(path):
     "One file of verdicts, checked."
-    sheet = read_table(path, "delete it to get a new one", keep_default_na=False)
+    head = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else ""
+    sheet = read_table(path, "delete it to get a new one", sep=";" if ";" in head else ",", keep_default_na=False)   # Excel writes ; where a half is 0,5
     gone = [c for c in ("recording", "verdict", "weight") if c not in sheet]
-    if gone: raise KitError(f"{path} lacks the columns {few(gone)}: delete it to get a new one")
-    verdict, weight = sheet.verdict.astype(str).str.strip().str.lower(), pd.to_numeric(sheet.weight, errors="coerce")
+    if gone: raise KitError(f"{path} lacks the columns {few(gone)}: save it with commas between cells, or delete it to get a new one")
+    verdict = sheet.verdict.astype(str).str.strip().str.lower()
+    weight = pd.to_numeric(sheet.weight.astype(str).str.replace(",", "."), errors="coerce")
     refuse_row(path, sheet.recording, sheet.recording.duplicated(), "stands there twice: keep one of its rows")
     refuse_row(path, sheet.verdict, ~verdict.isin(VERDICTS), "is none of keep, drop or empty")
     refuse_row(path, sheet.weight, ~((weight >= 0) & np.isfinite(weight)), "is not a number of 0 or more")

@@ -33,6 +33,7 @@ def _alone(folder):
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise KitError(f"{folder} is being written by another process: wait for it or give another work folder") from None
+        except OSError as error: print(f"{folder} cannot be locked ({error.strerror}): let no two processes prepare it at once")
         yield
 
 

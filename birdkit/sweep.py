@@ -27,7 +27,8 @@ def locked(
     "Wait until nobody else holds the lock."
     import fcntl
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try: fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error: raise KitError(f"{path} cannot be locked ({error.strerror}): give a work folder on a disk with locks") from None
         yield file.fileno()
 
 

@@ -50,6 +50,9 @@ def ask(
     if source == "inat": table = module.search(species or classes, **options)
     else:
         groups = [] if species else [group for group, of in module.CLASSES.items() if of in classes]
+        if not (species or groups):
+            print(f"xeno-canto has no group of {', '.join(classes)}: it is not searched", flush=True)
+            return found.found_table([]).assign(source=source)
         table = module.search(species, groups=groups, longest_s=longest_s, **options)
     return (table if species else table[table.class_name.isin(classes)]).assign(source=source)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from birdkit.competition import TRUTH_FILES, Competition, parse_labels
+from birdkit.competition import TRUTH_FILES, Competition, audio_files, parse_labels
 from birdkit.core import KitError, atomic, few, progress, read_table
 from tables import COLUMNS, as_columns, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
@@ -117,24 +117,27 @@ def link_file(
 
 
 def lend_soundscapes(
-    comp,    # Competition
-    folder,  # Collection that shall have its soundscapes
-):           # None
-    "Link the folders of soundscapes and copy what is said about them."
+    comp,        # Competition
+    folder,      # Collection that shall have its soundscapes
+    copy=False,  # Copy them even where they could be linked
+):               # None
+    "Link the soundscapes and copy what is said about them."
     scapes = "unlabeled_soundscapes" if comp.year == 2024 else "train_soundscapes"
-    folder.mkdir(parents=True, exist_ok=True)
     for old, new in ((scapes, "train_soundscapes"), ("test_soundscapes", "test_soundscapes")):
-        if (comp.folder / old).is_dir() and not (folder / new).exists(): (folder / new).symlink_to((comp.folder / old).resolve())
+        if not (comp.folder / old).is_dir(): continue
+        if (folder / new).is_symlink(): (folder / new).unlink()
+        (folder / new).mkdir(parents=True, exist_ok=True)
+        for path in progress(audio_files(comp.folder / old), "link"): link_file(path, folder / new / path.name, copy)
     for name in LENT:
         if (comp.folder / name).exists(): link_file(comp.folder / name, folder / name, copy=True)
 
 
-def _under_target(rows, taxa, target, out, synonyms):
+def _under_target(rows, taxa, target, out, synonyms, copy):
     "Rows under the target's labels, and its taxa in the order of its classes; its soundscapes are lent."
     comp = Competition.find(str(target))
     if out == comp.folder: raise KitError(f"{out} is this year's competition: give another --out")
     targets = read_taxa(target).set_index("primary_label").reindex(comp.classes, fill_value="").reset_index()
-    lend_soundscapes(comp, out)
+    lend_soundscapes(comp, out, copy)
     return relabel(rows, taxa, targets, synonyms), targets
 
 
@@ -162,7 +165,7 @@ def past_years(
     out, known = Path(out).absolute(), read_synonyms(synonyms) if synonyms else {}
     rows, taxa = merge_years([target, *folders] if target else folders)
     if exclude: rows, taxa = leave_out(rows, taxa, read_taxa(exclude), known)
-    rows, taxa = _under_target(rows, taxa, target, out, known) if target else enough(rows, taxa, least)
+    rows, taxa = _under_target(rows, taxa, target, out, known, copy) if target else enough(rows, taxa, least)
     rows = rows.assign(filename=rows.primary_label + "/" + rows.filename.str.split("/").str[-1])
     for source, name in progress(zip(rows.source, rows.filename), "link", len(rows)): link_file(source, out / "train_audio" / name, copy)
     made = write_collection(out, rows, taxa)

@@ -351,6 +351,11 @@ def test_every_year_has_the_same_columns(tmp_path):
     with pytest.raises(KitError, match="has no train.csv and no train_metadata.csv: give"): past_years.read_year(tmp_path)
 
 
+def test_of_2021_and_2022_the_notebooks_are_given_a_collection(tmp_path):
+    for year in (2021, 2022):
+        with pytest.raises(KitError, match="row 2: .* data_prep/past_years.py makes a folder"): Competition.find(year_folder(tmp_path / str(year), year)).recordings
+
+
 def test_years_are_merged(tmp_path, years, capsys):
     past_years.main([*years, "--out", str(tmp_path / "past")])
     made, text = Competition.find(str(tmp_path / "past")), capsys.readouterr().out
@@ -397,6 +402,17 @@ def test_past_recordings_under_this_years_labels(tmp_path, years):
     assert made.soundscape_labels.equals(before.soundscape_labels) and set(made.taxonomy.class_name) == {"Aves", "Mammalia"}
     run()
     assert len(Competition.find(str(tmp_path / "more")).recordings) == len(made.recordings)
+
+
+def test_soundscapes_are_lent_file_by_file(tmp_path, years, monkeypatch):
+    comp, out = toy(tmp_path / "now", 2026, audio=True), tmp_path / "more"
+    out.mkdir()
+    for name in ("train_soundscapes", "test_soundscapes"): (out / name).symlink_to(tmp_path / "gone")
+    def refuse(*paths): raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(past_years.os, "symlink", refuse)
+    lent = lambda out, copy: [p.stat().st_nlink for p in past_years.past_years(years, out, target=comp, copy=copy).soundscapes]
+    assert lent(out, False) == lent(out, False) == [2, 2] and lent(tmp_path / "copy", True) == [1, 1]
+    assert not (out / "train_soundscapes").is_symlink() and (out / "test_soundscapes").is_dir()
 
 
 def test_secondary_labels_are_mapped(tmp_path, years):
@@ -471,7 +487,8 @@ def sites(monkeypatch):
     import found
     asked = []
     tables = dict(
-        inat=found_rows(("iNat1.ogg", "11", "Boana faber", "Amphibia", np.nan, 0), ("iNat2.ogg", "12", "Ragoniella pulchella", "Insecta", np.nan, 0)),
+        inat=found_rows(("iNat1.ogg", "11", "Boana faber", "Amphibia", np.nan, 0), ("iNat2.ogg", "12", "Ragoniella pulchella", "Insecta", np.nan, 0),
+                        ("iNat3.ogg", "13", "Boa constrictor", "Reptilia", np.nan, 0)),
         xc=found_rows(("XC1.ogg", "", "Boana faber", "Amphibia", 30, 5), ("XC2.ogg", "", "Boana faber", "Amphibia", 20, 3),
                       ("XC3.ogg", "", "Gryllus bimaculatus", "Insecta", 10, 0), ("XC4.ogg", "", "Gryllus assimilis", "Insecta", 90, 5),
                       ("XC5.ogg", "", "Turdus merula", "Aves", 9, 5)))
@@ -524,6 +541,14 @@ def test_with_the_competitions_own(tmp_path, sites):
     comp = whole(tmp_path / "now")
     made = extra_species.extra_species(comp, tmp_path / "extra", targets=True)
     assert made.classes == ["11", "1139490", "gryllus_bimaculatus"] and made.recordings.primary_label.value_counts()["1139490"] == 2
+
+
+def test_classes_without_a_group_of_xeno_canto(tmp_path, sites, capsys):
+    made = extra_species.extra_species(toy(tmp_path / "now"), tmp_path / "extra", classes=["Reptilia"])
+    assert made.recordings.filename.tolist() == ["13/iNat3.ogg"] and [s[0] for s in sites] == ["inat"]
+    assert "xeno-canto has no group of Reptilia: it is not searched\n" in capsys.readouterr().out
+    with pytest.raises(KitError, match="no species outside"): extra_species.extra_species(tmp_path / "now", tmp_path / "x", ["xc"], ["Reptilia"])
+    assert len(sites) == 1
 
 
 def test_nothing_outside_is_an_error(tmp_path, sites, capsys):
