@@ -73,13 +73,16 @@ def write_network(
 def to_onnx(
     model,  # TrainedModel
     path,   # Where to, an .onnx file
-):          # The path
+):          # The path; KitError where the network cannot be written so
     "Write a network as ONNX, for machines without OpenVINO."
     example = tuple(torch.zeros(2, *s) for s in input_shapes(model.recipe))
     names = [f"input{i}" for i in range(len(example))]
     with atomic(path) as part:
-        torch.onnx.export(Probabilities(model).cpu().eval(), example, part, input_names=names, output_names=["clip", "frames"], opset_version=17, dynamo=False,
-                          dynamic_axes={n: {0: "windows"} for n in (*names, "clip", "frames")})
+        try:
+            torch.onnx.export(Probabilities(model).cpu().eval(), example, part, input_names=names, output_names=["clip", "frames"], opset_version=17, dynamo=False,
+                              dynamic_axes={n: {0: "windows"} for n in (*names, "clip", "frames")})
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise KitError(f"{model.recipe.name} cannot be written as ONNX ({str(error).splitlines()[0]}): leave onnx out of infer.formats") from None
     return Path(path)
 
 

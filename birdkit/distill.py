@@ -107,9 +107,14 @@ def _heard(labels, part, pseudo, data, fold="all"):
     return labels[~out], labels.keys[out].tolist()
 
 # %% ../nbs/lib/34a_distill.ipynb #79c8c372
+def _afresh(recipe):
+    "Does a student begin anew? One whose backbone is frozen keeps that of the round before."
+    return recipe.pseudo.start == "backbone" and recipe.optim.freeze < 1
+
+
 def _student_start(recipe, folder, data, space, seed):
     "Where a student starts: from its own weights of the round before, or afresh."
-    if recipe.pseudo.start == "backbone": return start_model(recipe, known_classes(data, recipe), space, seed)
+    if _afresh(recipe): return start_model(recipe, known_classes(data, recipe), space, seed)
     teacher = load_model(folder, recipe)
     model = TrainedModel(recipe.but({"model.weights": "none"}), teacher.classes)      # built anew: a student may drop other paths than its teacher
     model.load_state_dict(teacher.state_dict())
@@ -137,7 +142,7 @@ def _starts(folders, recipe):
 def _check_starts(students, runs):
     "Refuse runs whose weights students cannot start from, before anybody labels."
     for m in students:
-        for start in _starts(runs[m.name], m) if m.pseudo.start == "teacher" else (): check_weights(start.run, m)
+        for start in () if _afresh(m) else _starts(runs[m.name], m): check_weights(start.run, m)
 
 # %% ../nbs/lib/34a_distill.ipynb #c63e2e0f
 def train_student(

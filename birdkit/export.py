@@ -148,7 +148,8 @@ def _starts_from(model):  # A recipe's model, as a dict
     "The pretrained weights that a network started from."
     if model["weights"] == "none": return "random weights"
     if model["weights"] != "auto": return Path(model["weights"]).name
-    return " and ".join(f"timm's {timm_id(model[field])}" for field, others in (("backbone", "raw"), ("raw_backbone", "mel")) if model["inputs"] != others)
+    second = [model["raw_backbone"] or model["backbone"]] if model["inputs"] == "both" else []
+    return " and ".join(f"timm's {timm_id(name)}" for name in dict.fromkeys([model["backbone"], *second]))
 
 
 def model_card(
@@ -191,12 +192,11 @@ def export_runs(
     if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
     for name in silent: print(f"{name} is left out: its weight in the blend is 0")
     entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name))) for name, run in runs.items() if weights[name]]
-    classes = max((c for c, _ in entries), key=len)
-    if any(set(c) - set(classes) for c, _ in entries): raise KitError("the runs have different classes: export runs of one competition")
+    classes = list(dict.fromkeys(c for own, _ in sorted(entries, key=lambda e: -len(e[0])) for c in own))      # specialists alone may know all together
     for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
     entries.sort(key=lambda e: -e[1]["value"] * e[1]["weight"])
     manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), openvino=ov.__version__, torch=torch.__version__,
-                    classes=list(classes), prior=_prior_of(prior, classes), blend=blend, options=options, post=post, models=[e for _, e in entries], data_notes=data_notes)
+                    classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options, post=post, models=[e for _, e in entries], data_notes=data_notes)
     write_json(folder / MANIFEST, manifest)
     with atomic(folder / "MODEL_CARD.md") as part: part.write_text(model_card(manifest))
     for path in before - _files(folder): path.unlink(missing_ok=True)        # the whole folder is uploaded; files of others stay

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from .audio import SR
-from .core import KitError, check_name, nearest, read_json, short_hash, write_json
+from .core import KitError, check_name, few, nearest, read_json, short_hash, write_json
 from .groups import Augment, Data, Ensemble, Infer, Loss, Mel, Model, Optim, Pretrain, Pseudo, Raw, Sampling
 
 # %% ../nbs/lib/04a_recipe.ipynb #224be773
@@ -253,6 +253,9 @@ def check_recipe(
     recipe,  # Recipe, of one model or of an ensemble
 ):           # The same recipe; KitError that names the field
     "Refuse numbers with which nothing is learnt, and what could not be exported or heard."
+    seconds = {m.name: m.loss.secondary for m in recipe.members()} | {f"{m.name}'s students": dict(m.pseudo.student).get("loss.secondary", recipe.loss.secondary) for m in recipe.members()}
+    other = [name for name, secondary in seconds.items() if secondary != recipe.loss.secondary]
+    if other: raise KitError(f"loss.secondary of {few(other)} differs from that of {recipe.name}, with which all labels are made: give it for the whole recipe alone")
     for member in recipe.members():
         _check_numbers(member)
         check_infer(member)

@@ -88,7 +88,7 @@ def blended(
     first = next(iter(parts.values()))[0]
     members = tuple(
         (key, {
-            **changes(first, recipe), "about": recipe.about,
+            **changes(first, recipe), "about": recipe.about, "loss.secondary": first.loss.secondary,
             "ensemble.weight": weight, "ensemble.seeds": recipe.ensemble.seeds, "ensemble.sure": recipe.ensemble.sure})
         for key, (recipe, weight) in parts.items())
     sure = "; ".join(f"{key}: {recipe.ensemble.sure}" for key, (recipe, _) in parts.items())

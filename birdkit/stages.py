@@ -111,7 +111,7 @@ def start_model(
     "A fresh model: a borrowed backbone, that of 03_pretrain where there is one for this recipe, or the recipe's weights."
     path = space.pretrained(recipe.name) / "backbone.pt"
     torch.manual_seed(seed)
-    if not lead and (not path.exists() or recipe.model.weights == "none"): return TrainedModel(recipe, classes)
+    if not lead and not path.exists(): return TrainedModel(recipe, classes)
     model = TrainedModel(recipe.but({"model.weights": "none"}), classes)
     model.recipe = recipe
     if lead: return borrow_backbone(model, load_model(Path(lead)))

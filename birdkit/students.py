@@ -81,7 +81,8 @@ class Online(Mix):
         "A training step."
         pictures, sample = inputs_of(learner, self.sample(learner, batch))
         heard, weight = learner.model.hear(*pictures), sample_weights(sample.weight)
-        clip, frames = self.listen(pictures, heard.frames.shape[1])
+        own = [self.teachers[0].classes.index(c) for c in learner.model.classes]               # a specialist knows some of them
+        clip, frames = (said[..., own] for said in self.listen(pictures, heard.frames.shape[1]))
         both = lambda loss, y, rows: (loss(heard.clip, y, weight=weight) + frame_loss(loss, heard.frames, rows, weight)) / 2
         hard = both(self.hard, (clip > self.at).float(), (frames > self.at).float())
         return (heard_loss(learner, heard, sample) + hard + both(mld, clip, frames)) / 3

@@ -137,13 +137,15 @@ def load_teacher(
     path = Path(path)
     if path.suffix not in OPENERS: raise KitError(f"{path} is not a teacher: give an .onnx or .tflite file")
     if not path.is_file(): raise KitError(f"{path} is missing: attach the teacher's file, such as Perch's or BirdNET's")
-    network, (*_, samples), shapes, outputs = OPENERS[path.suffix](path)
+    network, (windows, *_, samples), shapes, outputs = OPENERS[path.suffix](path)
+    fixed = isinstance(windows, (int, np.integer))
+    if fixed and windows != 1: raise KitError(f"{path.name} takes {windows} windows at once: convert it for one, or for any number")
     if not isinstance(samples, (int, np.integer)): samples = round(window_s * rate_hz)
     rate_hz = rate_hz or RATES.get(int(samples), 0)
     if not samples or not rate_hz: raise KitError(f"{path.name} does not tell its sample rate: give rate_hz, and window_s if the input length is dynamic")
     if not outputs: raise KitError(f"{path.name} has outputs {', '.join(shapes)}, none named like an embedding or logits")
     sizes = {kind: int(shapes[name][1]) for kind, name in outputs.items()}
-    return OutsideTeacher(path.name, network, int(samples), rate_hz, sizes, 1 if path.suffix == ".tflite" else 16)
+    return OutsideTeacher(path.name, network, int(samples), rate_hz, sizes, 1 if fixed or path.suffix == ".tflite" else 16)
 
 # %% ../nbs/lib/33c_teachers.ipynb #0bca654c
 def read_names(
