@@ -131,7 +131,7 @@ def find_recordings(
     "What there is to hear."
     if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
     else:
-        paths = [Path(p).absolute() for p in recordings]
+        paths = [Path(os.path.abspath(p)) for p in recordings]
         gone = [p for p in paths if not p.suffix and not p.exists()]
         if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
         root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
