@@ -372,7 +372,7 @@ def _parser():
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
-    add("--workers", type=int, help="threads (default: one per core)")
+    add("--workers", type=int, help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
     add("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster, such as tcp://10.0.0.1:8786; its workers see the same paths")
     return parser
 
