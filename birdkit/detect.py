@@ -383,7 +383,7 @@ def main(
     "Detect from the command line."
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     paths, address = given.pop("recordings"), given.pop("dask")
-    with command():
+    with command(at_once=True):
         client = _distributed().Client(address) if address else None
         report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
