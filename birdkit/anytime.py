@@ -156,9 +156,10 @@ def make_plan(
 
 
 def _plenty(speed, rows, clock):
-    "Would the models measured so far fill the time that is left three times over? Each counts for no more than that time."
+    "Would the models measured so far that fit into the time that is left fill it three times over? Where less than half of the budget is left, any number is enough."
     left, minutes = max(0., _left_s(clock)), sum(rows) * ROW_S / 60
-    return bool(speed.network_s) and sum(min(s * minutes, left) for s in speed.network_s.values()) >= 3 * left
+    fit_s = [s * minutes for s in speed.network_s.values() if s * minutes <= left]
+    return bool(speed.network_s) and (left < clock.budget_s / 2 or sum(fit_s) >= 3 * left)
 
 
 def _as_heard(member, network):

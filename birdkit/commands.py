@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'mistake', 'command', 'read_yaml', 'add_places']
 
 # %% ../nbs/lib/00b_commands.ipynb #89fc6f5e
-import sys
+import os, sys
 from contextlib import contextmanager
 
 from .core import KitError, in_words
@@ -22,13 +22,19 @@ def mistake(
 
 
 @contextmanager
-def command():
+def command(
+    at_once=False,  # Ctrl-C waits for no thread, which in the middle of a call could take the process down; for programs whose files are whole at any time
+):
     "The body of a command-line program: a mistake, or Ctrl-C, ends it with one line in place of a traceback."
     try: yield
     except (KitError, OSError) as error:
         if not mistake(error): raise
         sys.exit(mistake(error))
-    except KeyboardInterrupt: sys.exit("stopped; the same command goes on")
+    except KeyboardInterrupt:
+        said = "stopped; the same command goes on"
+        if not at_once: sys.exit(said)
+        print(said, file=sys.stderr, flush=True)
+        os._exit(1)
 
 # %% ../nbs/lib/00b_commands.ipynb #617133c7
 def read_yaml(

@@ -10,7 +10,7 @@ __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'KEPT', 'SCRATCH',
            'progress', 'cores', 'ahead', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
-import atexit, base64, hashlib, json, os, sys, time
+import atexit, base64, hashlib, json, os, signal, sys, time
 from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -351,7 +351,7 @@ def cores():  # 1 or more
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-AT_EXIT_S = 5   # How long the end of the program waits for work ahead: ended in the middle of a call, a thread may take the process down with it
+AT_EXIT_S = 5   # How long Ctrl-C and the end of the program wait for work ahead: ended in the middle of a call, a thread may take the process down with it
 
 
 def ahead(
@@ -371,6 +371,7 @@ def ahead(
         for _ in _due(items, jobs, waiting, workers * depth):
             if not wait([waiting[0]], patience()).done: return
             yield waiting.popleft().result()
+    except KeyboardInterrupt: left_s = lambda: AT_EXIT_S; raise
     finally:
         atexit.unregister(leave)
         leave(patience())
@@ -387,6 +388,7 @@ def _due(items, jobs, waiting, most):
 
 def _serve(work, jobs):
     "A thread: jobs, pairs of a Future and an item, until None comes."
+    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})      # Ctrl-C is for the main thread; in the middle of a call it took the process down
     for job, item in iter(jobs.get, None):
         if job.set_running_or_notify_cancel():
             try: job.set_result(work(item))

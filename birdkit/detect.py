@@ -131,7 +131,7 @@ def find_recordings(
     "What there is to hear."
     if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
     else:
-        paths = [Path(p).absolute() for p in recordings]
+        paths = [Path(os.path.abspath(p)) for p in recordings]
         gone = [p for p in paths if not p.suffix and not p.exists()]
         if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
         root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
@@ -372,7 +372,7 @@ def _parser():
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
-    add("--workers", type=int, help="threads (default: one per core)")
+    add("--workers", type=int, help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
     add("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster, such as tcp://10.0.0.1:8786; its workers see the same paths")
     return parser
 
@@ -383,7 +383,7 @@ def main(
     "Detect from the command line."
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     paths, address = given.pop("recordings"), given.pop("dask")
-    with command():
+    with command(at_once=True):
         client = _distributed().Client(address) if address else None
         report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")

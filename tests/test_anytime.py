@@ -127,9 +127,13 @@ class SlowMachine:
     (dict(first=1, second=1, third=1), ["first", "second", "third"]),
     (dict(first=1, second=30, third=1), ["first", "third"]),          # the second would break the budget, the third does not
     (dict(first=20, second=1, third=1), ["second", "third"]),         # the first would, the others do not
+    (dict(first=20, second=20, third=20, fourth=1), ["fourth"]),      # three that do not fit are no reason to leave out one that does
     (dict(first=20, second=20, third=20), []),                        # all are too slow: a part of the first is kept
+    (dict.fromkeys([f"m{i}" for i in range(30)], 20), []),            # nor does trying them take all the time
 ])
-def test_a_slow_model_never_breaks_the_budget(tmp_path, seconds, heard):
+def test_a_slow_model_never_breaks_the_budget(tmp_path, monkeypatch, seconds, heard):
+    monkeypatch.setattr("birdkit.core.cores", lambda: 1)              # more would hear more files in the self-test
+    monkeypatch.setattr(sys.modules[__name__], "VALUES", {name: .2 * (i + 1) for i, name in enumerate(seconds)})
     comp, export, files = world(tmp_path, 40)
     machine = SlowMachine(**seconds)
     clock = Clock(10, now=machine)

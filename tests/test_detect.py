@@ -180,6 +180,22 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path, models):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_ctrl_c_waits_for_no_long_recording(tmp_path, models):
+    folder, out = small(tmp_path / "in", 3), tmp_path / "out"
+    sf.write(folder / "night.wav", np.zeros(8000), 8000, subtype="PCM_16")
+    with open(folder / "night.wav", "r+b") as f:                               # a day of zeros that takes no disk
+        for at, size in ((4, 36 + 86_400 * 16_000), (40, 86_400 * 16_000)): f.seek(at), f.write(size.to_bytes(4, "little"))
+        f.truncate(44 + 86_400 * 16_000)
+    command = [sys.executable, "-m", "birdkit.detect", folder, "--models", models, "--out", out]
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # what is started in the background may have been told to ignore it
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
+    while run.poll() is None and len(list((out / "parts").glob("*.npz"))) < 3: time.sleep(.01)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=20)[1] == "stopped; the same command goes on\n" and run.returncode == 1
+    sf.write(folder / "night.wav", calls(6, 8000), 8000)
+    assert detect(folder, models, out)[2:4] == (1, 3)
+
+
 def test_the_command_tells_mistakes_in_one_line(tmp_path, models):
     run = lambda *arguments: subprocess.run([sys.executable, "-m", "birdkit.detect", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert "--threshold" in run("--help").stdout
