@@ -18,7 +18,7 @@ import numpy as np
 from .core import KitError, read_json, write_json
 from .heldout import split_clips
 from .labelled import split_labelled
-from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, part_of, predict_labels, with_truth
+from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
@@ -77,13 +77,14 @@ def label_round(
     unheard=True,    # Clips only by models that have not learnt from them
     minutes=None,    # Time there is for each source, as in keep_labels
     told=None,       # {source: Labels} that need no teacher; None: nothing is
+    weights={},      # {member: weight of its labels}; others have that which they were trained with
 ):           # {source: Labels}, and the teachers' networks; TimeUp where it is stopped
     "Let all models that know all classes label."
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    able, told = [f for folders in runs.values() for f in folders if set(data.classes) <= _classes(f)], told or {}
+    able, told = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= _classes(f)], told or {}
     if not able and any(runs.values()) and set(sources) - set(told): raise KitError(_specialists(runs, data))
-    teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources) for f in able]
+    teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources, weights.get(name)) for name, f in able]
     teachers = [t for t in teachers if t.weight] or teachers
     with ExitStack() as labelling:
         for t in teachers if set(sources) - set(told) else (): labelling.enter_context(on_device(t.model))
@@ -225,7 +226,7 @@ def distill_round(
     on = reads[students[0].name] if len(set(reads.values())) == 1 else "both"
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}
     folder = space.pseudo(name or members[0].name, number)
-    try: labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes, _given_alone(students, given, data))
+    try: labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes, _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
     except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
     for m in students:

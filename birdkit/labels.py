@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP_ROWS', 'MOST_BYTES', 'Labels', 'labels_of', 'label_summary',
-           'with_truth', 'part_of', 'Teacher', 'held_fold', 'as_teacher', 'label_recording', 'in_turn', 'rows_of',
-           'TimeUp', 'keep_labels', 'predict_labels']
+           'with_truth', 'part_of', 'Teacher', 'held_fold', 'label_weight', 'as_teacher', 'label_recording', 'in_turn',
+           'rows_of', 'TimeUp', 'keep_labels', 'predict_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
 import hashlib, json, math, os, shutil, tempfile, time
@@ -176,18 +176,25 @@ def held_fold(
     return facts["fold"]
 
 
+def label_weight(
+    recipe,  # Recipe of one model
+):           # Number
+    "Weight of its soft labels."
+    return recipe.ensemble.teach or recipe.ensemble.weight
+
+
 def as_teacher(
     model,   # TrainedModel of the run
     folder,  # Folder of the run
     data,    # Prepared
     unheard=True,   # Clips that it learnt from count as learnt; False: it may label them
+    weight=None,    # Of its labels; None: as the recipe says that it was trained by
 ):           # Teacher
     "A finished run as a teacher: `learnt` are the clips outside its fold and, where it left soundscapes out (LEFT_OUT), all other soundscapes."
     learnt = set(data.recordings.recording[data.recordings.fold.astype(str) != str(held_fold(folder, data))]) if unheard else set()
     if (folder / LEFT_OUT).exists():
         learnt |= set(data.soundscapes.recording) - set(read_json(folder / LEFT_OUT, "run 05_distill"))
-    e = model.recipe.ensemble
-    return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), e.teach or e.weight)
+    return Teacher(model, f"{folder.parent.name}/{folder.name}", frozenset(learnt), label_weight(model.recipe) if weight is None else weight)
 
 # %% ../nbs/lib/32a_labels.ipynb #9f8df57b
 TURN = Lock()   # Networks work in turn: each uses all cores, and threads beside it prepare what comes next
