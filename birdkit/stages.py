@@ -80,6 +80,7 @@ def pretrain(
     "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
     recipe = check_recipe(recipe.but(dict(recipe.pretrain.changes)))
     data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
+    if folder.is_symlink(): folder.unlink()                # birdkit.fleet let it begin at the backbone of another recipe, which keeps it
     clips = make_clips(data, secondary=recipe.loss.secondary)
     clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
     torch.manual_seed(seed)
@@ -95,7 +96,7 @@ def keep_pretrained(
 ):           # Whether there is a backbone, which start_model takes
     "Where there are no other species to learn from: keep the backbone of an earlier 03_pretrain, or delete it where `past` is none."
     folder = space.pretrained(recipe.name)
-    if past == "none": shutil.rmtree(folder, ignore_errors=True)
+    if past == "none": folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
     there = (folder / "backbone.pt").exists()
     if there: print(f'{folder} is there from an earlier run and is kept; past="none" removes it')
     return there
