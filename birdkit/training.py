@@ -117,8 +117,8 @@ def why_stopped(
 
 # %% ../nbs/lib/32_training.ipynb #5d3a4210
 def _digest(model, clips, scapes, scores):
-    "What training starts from: weights, clips, soft labels and scores."
-    soft = [scapes.labels, scapes.weights] if scapes else []
+    "What training starts from: weights, clips, soundscapes, soft labels and scores."
+    soft = [scapes.labels, scapes.weights, *(np.array(s.keys, str) for s in (scapes, scapes.behind) if s)] if scapes else []
     return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
 
 
@@ -197,7 +197,8 @@ def train_run(
     _check_chains(recipe, scapes, step)
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
-    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
+    heard = scapes if batches.beside or scapes and scapes.labels is not None else None
+    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, heard, scores)])
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)
