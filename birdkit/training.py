@@ -111,9 +111,11 @@ def reached_end(
 def why_stopped(
     folder,  # Folder of a run
 ):           # Text with the remedy, "" where it was trained to its end
-    "Why a run is half trained: its time was up, or its loss was not finite; run again it goes on."
-    facts = read_json(folder / "metrics.json", "run 04_train")
-    return "" if reached_end(facts) else facts.get("stopped") or "run the same again to go on"
+    "Why a run is half trained: its time was up, or its loss was not finite; run again it goes on. A whole one has no checkpoint that is newer than its scores."
+    facts, last = read_json(folder / "metrics.json", "run 04_train"), folder / "last.pt"
+    if not reached_end(facts): return facts.get("stopped") or "run the same again to go on"
+    begun = last.exists() and last.stat().st_mtime > (folder / "metrics.json").stat().st_mtime
+    return "a training with other settings or data was begun here; run it again" if begun else ""
 
 # %% ../nbs/lib/32_training.ipynb #5d3a4210
 def _digest(model, clips, scapes, scores):
