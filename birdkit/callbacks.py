@@ -336,7 +336,7 @@ class Checkpoint(Callback):
         "Bring a learner to where the checkpoint is."
         state = self.read()
         if state["mark"] != self.mark:
-            raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again")
+            raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again; where it comes back with an attached output, as on Kaggle, do not attach that, or give this run another name: overrides {{name: ...}}")
         unpack(learner, state)
         other = device_kind(state["random"])
         moved = f" (saved on another device, {other}: weights are kept, random numbers start anew)" if other != learner.device.type else ""

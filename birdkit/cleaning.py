@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LEFT_S', 'LABEL_TYPES', 'PARTS', 'no_drops',
            'Scores', 'Cleaning', 'timeline', 'lay_segments', 'changed_labels', 'label_arrays', 'score_recordings',
-           'save_scores', 'load_scores', 'find_scores']
+           'save_scores', 'load_scores', 'same_part', 'find_scores']
 
 # %% ../nbs/lib/12_cleaning.ipynb #066c53ba
 import zipfile
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S
-from .core import KitError, ahead, atomic, check_dims, few, progress
+from .core import KitError, ahead, atomic, check_dims, few, progress, read_json
 from .store import AudioStore
 
 # %% ../nbs/lib/12_cleaning.ipynb #cd1fa364
@@ -234,11 +234,21 @@ def load_scores(
     return Scores(*(x[order][first] for x in (keys, start_s, end_s)), probs)
 
 
+def same_part(
+    made,  # Rules by which 01_prepare went once, as a dict; None: nobody knows
+    now,   # Those by which it went last
+):         # bool; True in doubt
+    "Is the same part of the recordings kept?"
+    return not made or not now or made["seconds"] == now["seconds"] and (not now["seconds"] or made["part"] == now["part"])
+
+
 def find_scores(
     space,    # Workspace
     names,    # Names of recipes of one model
     classes,  # Labels that are wanted, in order
+    rules=None,  # By which 01_prepare went, as a dict: scores of another part of the recordings are passed over
 ):            # Scores of all folds that are trained, or None
     "What the folds of recipes left in `runs/<recipe>/fold<k>/windows.npz`."
     paths = sorted(path for name in names for path in (space.root / "runs" / name).glob("fold*/windows.npz"))
+    paths = [p for p in paths if not rules or same_part(read_json(p.with_name("metrics.json"), "run 04_train").get("prepared"), rules)]
     return load_scores(paths, classes) if paths else None

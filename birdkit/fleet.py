@@ -128,7 +128,7 @@ def _is_trained(recipe, run, folder, changed_s):
     try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
     same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
-    return same and "epochs" in facts and reached_end(facts) and (folder / "metrics.json").stat().st_mtime >= changed_s
+    return same and "epochs" in facts and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
 
 
 def first_folder(

@@ -23,7 +23,7 @@ from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips
 from .prepare import Prepared
-from .stages import choose_recipe, train_fold
+from .stages import choose_recipe, start_model, train_fold
 from .training import reached_end
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9
@@ -140,7 +140,7 @@ def open_study(
     recipe,  # Recipe
     space,   # From load_space
     seed=0,  # Of what is tried
-    **facts, # What else the scores depend on, such as fold and clips
+    **facts, # What else the scores depend on, such as fold, clips and the backbone that trials begin at
 ):           # Optuna's study; KitError where the file holds another one
     "Begin a study, or go on with it."
     optuna, path = _optuna(), Path(path).absolute()
@@ -150,7 +150,7 @@ def open_study(
                                      pruner=optuna.pruners.MedianPruner(4, 1 + recipe.optim.epochs // 4))
     except Exception as error:
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
-    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, or other clips: give --study another file")
+    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips, or begins at another backbone: give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
     for name, value in dict(mark=mark, seed=seed).items(): study.set_user_attr(name, value)
     return study
@@ -358,7 +358,8 @@ def _search(given):
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
     clips = split_clips(data, cleaned_clips(data, place, recipe), given.fold)     # what is missing is told before anything is tried
-    study = open_study(path, recipe, space, given.seed, fold=given.fold, clips=[clips_digest(part) for part in clips])
+    start = start_model(recipe, data.classes, place).backbone_parameters() if (place.pretrained(recipe.name) / "backbone.pt").exists() else ()
+    study = open_study(path, recipe, space, given.seed, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips])
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed), recipe, space, path.with_suffix(""), given.trials, given.minutes)
     print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))

@@ -16,7 +16,7 @@ import torch
 from .audio import ROW_S, SR
 from .batches import make_clips
 from .callbacks import TIME_UP
-from .cleaning import find_scores, load_scores, save_scores, score_recordings
+from .cleaning import find_scores, load_scores, same_part, save_scores, score_recordings
 from .competition import Competition
 from .core import KitError, atomic, check_name, count, read_json, write_json
 from .mounts import attached_folders
@@ -80,6 +80,7 @@ def pretrain(
     "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
     recipe = check_recipe(recipe.but(dict(recipe.pretrain.changes)))
     data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
+    if folder.is_symlink(): folder.unlink()                # birdkit.fleet let it begin at the backbone of another recipe, which keeps it
     clips = make_clips(data, secondary=recipe.loss.secondary)
     clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
     torch.manual_seed(seed)
@@ -95,7 +96,7 @@ def keep_pretrained(
 ):           # Whether there is a backbone, which start_model takes
     "Where there are no other species to learn from: keep the backbone of an earlier 03_pretrain, or delete it where `past` is none."
     folder = space.pretrained(recipe.name)
-    if past == "none": shutil.rmtree(folder, ignore_errors=True)
+    if past == "none": folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
     there = (folder / "backbone.pt").exists()
     if there: print(f'{folder} is there from an earlier run and is kept; past="none" removes it')
     return there
@@ -171,7 +172,7 @@ def train_fold(
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
-    scores = find_scores(space, [recipe.name], classes) if recipe.sampling.pick == "scored" else None
+    scores = find_scores(space, [recipe.name], classes, data.facts.get("rules")) if recipe.sampling.pick == "scored" else None
     model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
                                callbacks=callbacks, bank=voices(data, space, recipe), anew=_has_new_start(folder, Path(lead) / "weights.pt" if lead else space.pretrained(recipe.name) / "backbone.pt"))
     with on_device(model): _keep_windows(model, data, folder, fold)
@@ -193,6 +194,7 @@ def _keep_windows(model, data, folder, fold):
     if mine.empty: return
     hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, in_turn(model.probabilities))
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, 60.), model.classes)
+    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | dict(prepared=data.facts.get("rules")))
 
 # %% ../nbs/lib/34_stages.ipynb #2e49158d
 def _folders(space, name):
@@ -236,13 +238,14 @@ def member_scores(
     config,  # Recipe
     data,    # Prepared
     space,   # Workspace
-    which="auto",  # "auto": those of the last cleaning by the same rules, so that it stays what trained models learnt from, else "new": of all folds that are trained
+    which="auto",  # "auto": those of the last cleaning of the same sound by the same rules, so that it stays what trained models learnt from, else "new": of all folds that are trained
 ):           # Scores, or None
     "What the members that know all classes say of recordings they have not heard, for the rules of 02_clean that ask a model."
     check_name("scores=", which, ("auto", "new"))
-    made, kept = kept_rules(space), space.clean / "scores.npz"
-    if which == "auto" and made.get("recipe") == config.name and not other_rules(config.data, made["data"], BY_CLEAN): return load_scores([kept], data.classes) if kept.exists() else None
-    return find_scores(space, [m.name for m in config.members() if set(known_classes(data, m)) == set(data.classes)], data.classes)
+    made, kept, now = kept_rules(space), space.clean / "scores.npz", data.facts.get("rules")
+    again = made.get("recipe") == config.name and not other_rules(config.data, made["data"], BY_CLEAN) and same_part(made.get("prepared"), now)
+    if which == "auto" and again: return load_scores([kept], data.classes) if kept.exists() else None
+    return find_scores(space, [m.name for m in config.members() if set(known_classes(data, m)) == set(data.classes)], data.classes, now)
 
 # %% ../nbs/lib/34_stages.ipynb #3930d2ef
 def in_time(

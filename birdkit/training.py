@@ -111,14 +111,16 @@ def reached_end(
 def why_stopped(
     folder,  # Folder of a run
 ):           # Text with the remedy, "" where it was trained to its end
-    "Why a run is half trained: its time was up, or its loss was not finite; run again it goes on."
-    facts = read_json(folder / "metrics.json", "run 04_train")
-    return "" if reached_end(facts) else facts.get("stopped") or "run the same again to go on"
+    "Why a run is half trained: its time was up, or its loss was not finite; run again it goes on. A whole one has no checkpoint that is newer than its scores."
+    facts, last = read_json(folder / "metrics.json", "run 04_train"), folder / "last.pt"
+    if not reached_end(facts): return facts.get("stopped") or "run the same again to go on"
+    begun = last.exists() and last.stat().st_mtime > (folder / "metrics.json").stat().st_mtime
+    return "a training with other settings or data was begun here; run it again" if begun else ""
 
 # %% ../nbs/lib/32_training.ipynb #5d3a4210
 def _digest(model, clips, scapes, scores):
-    "What training starts from: weights, clips, soft labels and scores."
-    soft = [scapes.labels, scapes.weights] if scapes else []
+    "What training starts from: weights, clips, soundscapes, soft labels and scores."
+    soft = [scapes.labels, scapes.weights, *(np.array(s.keys, str) for s in (scapes, scapes.behind) if s)] if scapes else []
     return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
 
 
@@ -197,7 +199,8 @@ def train_run(
     _check_chains(recipe, scapes, step)
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
-    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, scapes, scores)])
+    heard = scapes if batches.beside or scapes and scapes.labels is not None else None
+    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, heard, scores)])
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)

@@ -16,9 +16,10 @@ from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
 from birdkit.learner import Learner
 from birdkit.prepare import prepare
-from birdkit.recipe import Recipe
+from birdkit.recipe import Recipe, find_recipe
 from birdkit.runs import list_runs
 from birdkit.search import Prune, load_space, main, open_study, trials_of
+from birdkit.trained import TrainedModel
 
 CODE = """
 import os, sys, time
@@ -143,7 +144,18 @@ def test_a_study_is_of_its_clips(tmp_path):
     assert "no trial came to its end" in again() and "no trial came to its end" in again()
     path = tmp_path / "work/clean/weights.csv"
     path.write_text(path.read_text().replace("1.0", "0.5"))
-    assert "tries another recipe, space, fold or seed, or other clips: give --study another file" in again()
+    assert "tries another recipe, space, fold or seed, other clips, or begins at another backbone: give --study another file" in again()
+
+
+def test_a_study_is_of_its_start(tmp_path):
+    where, path = toy_workspace(tmp_path), tmp_path / "work/pretrained/tiny/backbone.pt"
+    path.parent.mkdir(parents=True)
+    def again(seed):
+        torch.manual_seed(seed)
+        torch.save(TrainedModel(find_recipe("tiny", {"model.weights": "none"}, ""), ["a"]).backbone.state_dict(), path)      # as 03_pretrain leaves it
+        return command(*where, "--recipe", "tiny", "--minutes", 0)
+    assert "no trial came to its end" in again(0) and "no trial came to its end" in again(0)
+    assert "or begins at another backbone" in again(1)
 
 
 def test_a_pruned_training_stops_after_its_epoch():
