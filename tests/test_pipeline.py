@@ -35,11 +35,12 @@ def test_the_command_tells_path_score_and_times(pipeline):
 def test_each_notebook_leaves_its_part(pipeline):
     work = pipeline["work"]
     left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/flaws.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
-            "pretrained/tiny/backbone.pt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
+            "pretrained/tiny/backbone.pt", "pretrained/tiny/notes.txt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
             "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/tiny/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
             "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
     assert [f for f in left if not (work / f).exists()] == []
     assert not list(work.rglob("*.part"))
+    assert (work / "export/tiny/MODEL_CARD.md").read_text().count("; pretrained on " + (work / "pretrained/tiny/notes.txt").read_text()) == 1
     bad = pd.read_csv(work / "prepared/bad_files.csv")
     assert len(bad) == 2 and bad.reason.str.contains("not readable as audio").all()
     rules = json.loads((work / "clean/rules.json").read_text())
