@@ -19,7 +19,7 @@ from .commands import command
 from .convert import time_windows, to_openvino
 from .core import KitError, check_name, progress, write_table
 from .models import Classifier
-from .recipe import all_recipes, cost_mark, find_recipe, list_recipes
+from .recipe import all_recipes, cost_mark, find_recipe, kept_rounds, list_recipes
 from .rows import input_shapes, window_starts
 from .runtime import load_network
 from .trained import TrainedModel
@@ -71,14 +71,14 @@ def recipe_costs(
     clips=28_000,  # Clips to train on
     timer=time_network,  # Milliseconds a window of a recipe
 ):                 # DataFrame: recipe, gflop (of a window, the largest exported member), minutes (of all of them on these files), train_pflop (all members and rounds)
-    "What whole recipes cost, members and seeds counted."
+    "What whole recipes cost, members, seeds and rounds counted."
     members = [(name, m) for name, r in recipes.items() for m in r.members()]
     distinct = {_key(m): m for _, m in members}
     known = {key: (timer(m), window_gflop(m)) for key, m in progress(distinct.items(), "time networks")}
     ms, gflop = np.array([known[_key(m)] for _, m in members]).T
     count = np.array([m.ensemble.seeds for _, m in members])
     epochs = np.array([m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs for _, m in members])
-    windows = np.array([windows_per_file(m) for _, m in members])
+    windows = np.array([windows_per_file(m) * kept_rounds(m) for _, m in members])
     heard = np.array([m.ensemble.weight > 0 for _, m in members])                    # others only label in 05_distill
     lines = pd.DataFrame(dict(recipe=[name for name, _ in members], gflop=heard * gflop, minutes=heard * files * windows * ms * count / 6e4,
                               train_pflop=3 * gflop * clips * epochs * count / 1e6))

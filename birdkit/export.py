@@ -42,16 +42,18 @@ def weight_advice(
     classes,     # Labels of their columns
     how="mean",  # The ensemble's blend
 ):               # A line; empty where fewer than two members have scored the same clips
-    "Which weights of the members do best on clips that they held out, and whether to believe them."
+    "Which weights of the members do best on clips that they held out, beside those of now as shares, and whether to believe them."
     said = {m.name: _held_out(runs[m.name], classes) for m in members if m.ensemble.weight}          # the others are not exported
     said = {name: table for name, table in said.items() if len(table)}
     common = pd.Index(clips.keys[clips.all_known])
     for table in said.values(): common = common.intersection(table.index)
     if len(said) < 2 or len(common) < 2: return ""
+    if how not in SCALES: return f"blend {how!r} is no weighted mean: no weights are searched"
     if len(common) > MOST_CLIPS: common = common[np.sort(np.random.default_rng(0).permutation(len(common))[:MOST_CLIPS])]
     truth = clips.targets[pd.Index(clips.keys).get_indexer(common)] >= .5
-    found = search_weights(truth, np.stack([table.loc[common].to_numpy("float32") for table in said.values()]), common.to_numpy(str), how if how in SCALES else "mean")
-    return f"{', '.join(f'{name} {w:.2f}' for name, w in zip(said, found.weights))}: {found.verdict}"
+    found = search_weights(truth, np.stack([table.loc[common].to_numpy("float32") for table in said.values()]), common.to_numpy(str), how)
+    now = pd.Series({m.name: m.ensemble.weight for m in members})[list(said)]
+    return f"{', '.join(f'{name} {w:.2f} (now {n:.2f})' for name, w, n in zip(said, found.weights, now / now.sum()))}: {found.verdict}"
 
 
 def _held_out(folders, classes):

@@ -29,12 +29,14 @@ def class_prior(
 
 
 def data_notes(
-    data,  # Prepared
-):         # One line
+    data,       # Prepared
+    before=(),  # Folders of what the members learnt in 03_pretrain; one without notes.txt adds nothing
+):              # One line
     "Where the recordings came from, in numbers."
     licences = data.recordings.license.value_counts()
     named = ", ".join(f"{name or 'not stated'} ({n})" for name, n in licences.items())
-    return f"{len(data.recordings)} recordings of {Path(data.facts['data']).name}; licences: {named}"
+    earlier = dict.fromkeys(path.read_text() for folder in before if (path := folder / "notes.txt").exists())
+    return "; pretrained on ".join([f"{len(data.recordings)} recordings of {Path(data.facts['data']).name}; licences: {named}", *earlier])
 
 
 def parity_sound(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['VALUES', 'STEPS', 'PAIRS_OF_FIELDS', 'FURTHER_FORMATS', 'POSITIVE', 'SHARES', 'PRECISIONS', 'BOOKS', 'Recipe',
            'load_recipe', 'check_further_formats', 'check_dense', 'check_infer', 'check_precision', 'check_recipe',
-           'cost_mark', 'known_costs', 'all_recipes', 'list_recipes', 'find_recipe', 'override', 'changes', 'diff']
+           'kept_rounds', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes', 'find_recipe', 'override',
+           'changes', 'diff']
 
 # %% ../nbs/lib/04a_recipe.ipynb #9fad0576
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -266,6 +267,13 @@ def check_recipe(
     return recipe
 
 # %% ../nbs/lib/04a_recipe.ipynb #a40d5411
+def kept_rounds(
+    member,  # Recipe of one model
+):           # Number, the teachers counted as a round
+    "Of how many of its last rounds a member's models are exported."
+    return min(member.pseudo.keep, 1 + member.pseudo.rounds)
+
+
 def cost_mark(
     recipe,  # Recipe
 ):           # Short text
@@ -276,7 +284,7 @@ def cost_mark(
         network = n.inputs, n.backbone, n.raw_backbone, n.head, n.options, n.hidden, n.parts
         pictures = m.frontend.shape(window_s) if n.inputs != "raw" else (), m.raw.shape(window_s) if n.inputs != "mel" else ()
         heard = m.infer.average, window_s, m.infer.stride_s, m.infer.peak > 0
-        told.append((network, pictures, heard, m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs, m.ensemble.seeds, m.ensemble.weight > 0))
+        told.append((network, pictures, heard, m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs, m.ensemble.seeds, m.ensemble.weight > 0) + (kept_rounds(m),) * (kept_rounds(m) > 1))
     return short_hash(repr(told))
 
 
@@ -311,7 +319,7 @@ def _line(recipe):
     several = lambda values: " ".join(dict.fromkeys(str(v) for v in values))
     labels = f"{p.rounds} x {p.how}: {several(name for name, *_ in p.labels)}".removesuffix(": ") if any(m.pseudo.rounds for m in members) else ""
     return dict(recipe=recipe.name, year=facts.get("year", ""), rank=facts.get("rank", ""), public=facts.get("public", ""), private=facts.get("private", ""),
-                models=sum(m.ensemble.seeds for m in members), backbones=several(m.model.backbone.split(".")[0] for m in members),
+                models=sum(m.ensemble.seeds * kept_rounds(m) for m in members), backbones=several(m.model.backbone.split(".")[0] for m in members),
                 window_s=several(f"{m.sampling.window_s:g}" for m in members), loss=several(m.loss.name for m in members), soft_labels=labels,
                 post=several(name for steps in (*(m.infer.post for m in members), recipe.ensemble.post) for name, *_ in steps), about=recipe.about)
 

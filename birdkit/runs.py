@@ -227,7 +227,7 @@ def _report(space, names, plot):
     "Print what was asked for."
     chosen = dict(find_run(n, space) for n in names) or run_folders(space)
     if not chosen: raise KitError(f"no runs in {runs_root(space)}: run 04_train, or give --work")
-    if names: print(compare_runs(chosen).map(lambda x: f"{x:.4f}" if isinstance(x, float) else x).to_string(na_rep=""))
+    if names: print(compare_runs(chosen).map(lambda x: f"{x:.6g}" if isinstance(x, float) else x).to_string(na_rep=""))
     else: print(show_table(list_runs(space)))
     if plot: plot_runs(chosen, plot)
 

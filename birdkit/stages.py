@@ -8,6 +8,7 @@ __all__ = ['choose_recipe', 'find_past', 'pretrained_members', 'pretrain', 'keep
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from .callbacks import TIME_UP
 from .cleaning import find_scores, load_scores, same_part, save_scores, score_recordings
 from .competition import Competition
 from .core import KitError, atomic, check_name, count, read_json, write_json
+from .handover import data_notes
 from .mounts import attached_folders
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
@@ -82,9 +84,11 @@ def pretrain(
     data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
     if folder.is_symlink(): folder.unlink()                # birdkit.fleet let it begin at the backbone of another recipe, which keeps it
     clips = make_clips(data, secondary=recipe.loss.secondary)
-    clips = clips[~data.recordings.primary_label.isin(set(skip)).to_numpy()]
+    other = ~data.recordings.primary_label.isin(set(skip))
+    clips = clips[other.to_numpy()]
     torch.manual_seed(seed)
     model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
+    with atomic(folder / "notes.txt") as part: part.write_text(data_notes(replace(data, recordings=data.recordings[other])))
     with atomic(folder / "backbone.pt") as part: torch.save(model.backbone.state_dict(), part)
     return model, history
 

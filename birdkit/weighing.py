@@ -57,9 +57,9 @@ def _interval(truth, stack, files, weights, boots, rng):
 
 def _verdict(gain, held_out, interval):
     "What was found, and what to do."
-    advice = "use them" if held_out > 0 else "keep equal weights, other files gain nothing"
-    if not interval[0] > 0: advice = "keep equal weights, the interval includes 0"
-    return f"{gain:+.4f} AUC (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}), {held_out:+.4f} on files not searched: {advice}"
+    advice = "use them" if held_out > 0 else "equal weights do as well, other files gain nothing"
+    if not interval[0] > 0: advice = "equal weights do as well, the interval includes 0"
+    return f"{gain:+.4f} AUC over equal weights (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}), {held_out:+.4f} on files not searched: {advice}"
 
 # %% ../nbs/lib/42b_weighing.ipynb #71fded88
 class Search(NamedTuple):

@@ -149,7 +149,7 @@ FACTS = {
     "birdclef2024_09-nfnet": {"models": 2, "backbones": {"eca_nfnet_l0"}},
     "birdclef2024_10": {
         "origin": {"year": 2024, "rank": 10}, "backbones": {"tf_efficientnetv2_b0", "tf_efficientnetv2_b3"}, "frontend.channels": "mono", "model.head": "pool",
-        "pseudo.rounds": 1, "pseudo.labels.entropy.share": .1,
+        "pseudo.rounds": 1, "pseudo.labels.entropy.share": .1, "models": 4,
         "pseudo.keep": 2,
     },
 

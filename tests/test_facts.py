@@ -12,7 +12,7 @@ from birdkit.heads import HEADS
 from birdkit.losses import LOSSES
 from birdkit.post import KERNELS, POST
 from birdkit.pseudo import LABEL_STEPS
-from birdkit.recipe import find_recipe, list_recipes
+from birdkit.recipe import find_recipe, kept_rounds, list_recipes
 from birdkit.students import STUDENTS
 
 OWN = {"base", "small", "best", "demo", "tiny", "plain"}   # Of the kit, after no system
@@ -37,7 +37,7 @@ def kernel(recipe):
 SPECIAL = {
     "shape": lambda r: r.frontend.shape(r.sampling.window_s),
     "origin": lambda r: dict(r.ensemble.origin),
-    "models": lambda r: sum(several(r, lambda m: m.ensemble.seeds)),
+    "models": lambda r: sum(several(r, lambda m: m.ensemble.seeds * kept_rounds(m))),
     "backbones": lambda r: set(several(r, lambda m: m.model.backbone.split(".")[0])),
     "weights": partial(several, read=lambda m: m.ensemble.weight),
     "mel_weights": lambda r: tuple(pd.Series(several(r, lambda m: m.ensemble.weight)).groupby(list(several(r, lambda m: m.frontend.n_mels)), sort=False).sum()),

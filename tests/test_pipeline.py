@@ -7,7 +7,9 @@ import pytest
 from conftest import ROOT, notebook_sources, papermill
 
 from birdkit.check import check_submission
+from birdkit.core import Workspace, count
 from birdkit.notebooks import PIPELINE, notebook_parameters
+from birdkit.recipe import Recipe
 
 
 def test_six_notebooks_make_a_valid_submission(pipeline, demo):
@@ -33,11 +35,12 @@ def test_the_command_tells_path_score_and_times(pipeline):
 def test_each_notebook_leaves_its_part(pipeline):
     work = pipeline["work"]
     left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/flaws.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
-            "pretrained/tiny/backbone.pt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
+            "pretrained/tiny/backbone.pt", "pretrained/tiny/notes.txt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
             "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/tiny/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
             "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
     assert [f for f in left if not (work / f).exists()] == []
     assert not list(work.rglob("*.part"))
+    assert (work / "export/tiny/MODEL_CARD.md").read_text().count("; pretrained on " + (work / "pretrained/tiny/notes.txt").read_text()) == 1
     bad = pd.read_csv(work / "prepared/bad_files.csv")
     assert len(bad) == 2 and bad.reason.str.contains("not readable as audio").all()
     rules = json.loads((work / "clean/rules.json").read_text())
@@ -114,7 +117,6 @@ def test_without_rounds_the_folds_are_exported(pipeline, demo):
 
 def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
     from birdkit.competition import Competition
-    from birdkit.core import Workspace
     from birdkit.material import cleaned_clips
     from birdkit.prepare import Prepared
     from birdkit.recipe import find_recipe
@@ -124,6 +126,22 @@ def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
     clips = cleaned_clips(data, space, recipe)
     one, two, other = (train_fold(data, clips, Workspace.find(tmp_path / name), recipe, 0, seed=seed)[0].state_dict() for name, seed in (("one", 0), ("two", 0), ("other", 1)))
     assert all((one[k] == two[k]).all() for k in one) and not any((one[k] == other[k]).all() for k in one if one[k].ndim > 1)
+
+
+def verdict(name, known):
+    exec("".join(json.loads((ROOT / f"nbs/{name}.ipynb").read_text())["cells"][-1]["source"]), known)
+
+
+def test_verdicts_count_what_a_person_said_of_recordings_that_are_there(capsys):
+    review = pd.DataFrame([("a", "", 1., ""), ("b", "drop", 1., ""), ("c", "", .5, ""), ("e", "", 0., ""), ("d", "", 1., "1-2"), ("gone", "drop", 1., "")], columns=["recording", "verdict", "weight", "drop_s"])
+    verdict("02_clean", dict(review=review, recordings=pd.DataFrame(dict(recording=list("abcde"), duration_s=10.)), dropped=pd.DataFrame(dict(recording=["b"], seconds=[10.])), count=count))
+    assert "10 s of 50 s are dropped, in 1 of 5 recordings; 4 verdicts of a person" in capsys.readouterr().out
+
+
+def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path):
+    space, models = Workspace.find(tmp_path), [dict(parity=1e-6, gap=2e-3), dict(parity=2e-6, gap=1e-6)]
+    verdict("05_distill", dict(manifest=dict(models=models), space=space, config=Recipe("toy"), stopped="", count=count))
+    assert "2 models exported to export/toy: largest difference to torch 2e-03" in capsys.readouterr().out
 
 
 def test_notebooks_have_parameters_and_no_functions():

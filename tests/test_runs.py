@@ -50,11 +50,11 @@ def toy_run(folder, auc, **changes):
 
 
 def test_the_command_lists_compares_and_plots(tmp_path):
-    for name, auc, lr in (("a", .7, .001), ("b", .8, .002)): toy_run(tmp_path / f"runs/{name}/fold0", auc, **{"optim.lr": lr})
+    for name, auc, lr in (("a", .7, 5e-5), ("b", .8, 1e-4)): toy_run(tmp_path / f"runs/{name}/fold0", auc, **{"optim.lr": lr})
     table = command("--work", tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["run", "a/fold0", "b/fold0"] and "0.8000" in table[2]
     both = command("--work", tmp_path, "--compare", "a", "b", "--plot", tmp_path / "both.png")
-    assert [line.split() for line in both.stdout.splitlines() if "optim.lr" in line] == [["optim.lr", "0.0010", "0.0020"]], both.stderr
+    assert [line.split() for line in both.stdout.splitlines() if "optim.lr" in line] == [["optim.lr", "5e-05", "0.0001"]], both.stderr
     assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
     mistakes = (["--compare", "c", "a"], "there is no run 'c'"), (["--compare", "a"], "two different runs"), (["--plot", "x.wav"], "x.wav: pictures")
     for wrong, said in mistakes:
