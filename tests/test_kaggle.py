@@ -54,7 +54,7 @@ def test_all_is_built(built):
 def test_the_notebooks_are_the_pipeline(built):
     submit, train = (built[n].folder / f"{n}.ipynb" for n in ("birdkit-submit", "birdkit-train"))
     assert notebook_parameters(submit) == notebook_parameters(ROOT / "nbs/06_infer.ipynb")
-    assert notebook_parameters(train) == ["data", "work", "recipe", "overrides", "seed", "past", "minutes", "fold", "rounds"]
+    assert notebook_parameters(train) == ["data", "work", "recipe", "overrides", "seed", "scores", "past", "minutes", "fold", "rounds"]
     for path in (submit, train):
         cells = json.loads(path.read_text())["cells"]
         code = [c for c in cells if c["cell_type"] == "code"]
