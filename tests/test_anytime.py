@@ -242,7 +242,7 @@ def test_a_file_that_one_model_heard_is_not_called_bad(tmp_path, monkeypatch):
     assert sheet.heard == 5 and list(sheet.bad) == ["s_4.ogg"] and first_value(tmp_path / "submission.csv") == .4
 
 
-@pytest.mark.parametrize("weights, value", [((0., 1., 1.), .5), ((0., 0., 1.), .6), ((0., 0., 0.), .4)])
+@pytest.mark.parametrize("weights, value", [((0., 1., 1.), .5), ((0., 0., 1.), .6), ((0., 0., 0.), .4), ((1., 3., 0.), .35)])
 def test_models_without_weight_are_left_out(tmp_path, weights, value):
     comp, export, files = world(tmp_path, 4)
     export = replace(export, members=[replace(m, weight=w) for m, w in zip(export.members, weights)])

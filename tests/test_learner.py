@@ -64,7 +64,7 @@ def plain(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp("plain"))[0].state_dict()[LAST]
 
 
-@pytest.mark.parametrize("setting", [dict(freeze=1.), dict(layer_decay=.8), dict(accumulate=2), dict(clip_norm=.01), dict(weight_decay=0.), dict(schedule="flat"), dict(name="radam")],
+@pytest.mark.parametrize("setting", [dict(freeze=1.), dict(layer_decay=.8), dict(accumulate=2), dict(clip_norm=.01), dict(weight_decay=0.), dict(schedule="flat"), dict(name="radam"), dict(warmup=.5), dict(precision="bf16")],
                          ids=lambda setting: next(iter(setting)))
 def test_each_setting_changes_what_is_learnt(setting, plain, data, tmp_path):
     assert not torch.equal(train(data, tmp_path, **setting)[0].state_dict()[LAST], plain)
