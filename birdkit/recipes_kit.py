@@ -18,7 +18,7 @@ base = Recipe("base", about="EfficientNet-B0 and attention head, 5 s; for a GPU"
 # %% ../nbs/lib/30_recipes_kit.ipynb #2b0f82be
 small = base.but(
     name="small",
-    about="lite0 and attention head, 5 s; for two CPU cores: half an hour for 200 clips, a day for 28,000",
+    about="lite0 and attention head, 5 s; for two CPU cores: ten minutes for 200 clips, a day for 28,000",
     frontend=Mel(n_mels=64, hop=800),
     model=dict(backbone="tf_efficientnet_lite0"),
     optim=dict(epochs=80, batch=16, lr=1.5e-3),
