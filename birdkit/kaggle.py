@@ -229,14 +229,24 @@ def find_owner(
 READY_S = 600   # A dataset that is not ready by then is given up
 
 
-def _wait(status, run, pause):
-    "Wait until a dataset is ready; KitError where it does not get so."
-    state = ""
+def _version(status, run):
+    "The number of a dataset's current version, 0 where Kaggle does not tell it."
+    told = re.search(r'"current_version_number": (\d+)', _client(run, *status, "--format", "json(current_version_number)")[1])
+    return int(told[1]) if told else 0
+
+
+def _wait(status, run, pause, old):
+    "Wait until a dataset is ready, in a version after `old`; KitError where it does not get ready."
+    newer, ready, state = not old, False, ""
     for _ in range(READY_S // 10):
+        newer = newer or _version(status, run) > old            # asked first: until then it is the old version that is ready
         state = _client(run, *status)[1]
-        if state.split()[-1:] == ["ready"]: return
+        ready = state.split()[-1:] == ["ready"]
+        if newer and ready: return
         pause(10)
-    raise KitError(f"{status[-1]} is not ready after {READY_S} s, Kaggle says {last_line(state, 'nothing')}: look at its page on Kaggle and push again")
+    told = f"after {READY_S} s, Kaggle says {last_line(state, 'nothing')}: look at its page on Kaggle"
+    if not ready: raise KitError(f"{status[-1]} is not ready {told} and push again")
+    print(f"{status[-1]} is still at version {old} {told}; a notebook pushed now may run on that version")
 
 
 def push_upload(
@@ -248,17 +258,19 @@ def push_upload(
     status = ["kaggle", "datasets", "status", upload.meta["id"]]
     commands = upload_commands(upload)
     known = upload.kind == "dataset" and _client(run, *status)[0] == 0
+    old = _version(status, run) if known else 0
     code, said = _client(run, *commands[known])
     if code or re.search(r"(^|\s)error:", said, re.I): raise KitError(f"{shlex.join(commands[known])} failed: {last_line(said)}")
     lost = [line.strip() for line in said.splitlines() if "could not be added" in line]
     if lost: raise KitError(f"{upload.name} was pushed without all it needs ({' '.join(lost)}): join the competition, push its datasets first, and push again")
-    if upload.kind == "dataset": _wait(status, run, pause)
+    if upload.kind == "dataset": _wait(status, run, pause, old)
     return last_line(said, "done")
 
 # %% ../nbs/lib/46_kaggle.ipynb #65df2a61
 def _push(names, options):
-    "Build and push; nothing is pushed where models are wanted and there are none, or something that was named cannot be built."
-    for upload in build(names or [n for n in FILL if n != "birdkit-train"], needed=("birdkit-models", *names), **options):
+    "Build and push, datasets first; nothing is pushed where models are wanted and there are none, or something that was named cannot be built."
+    uploads = build(names or [n for n in FILL if n != "birdkit-train"], needed=("birdkit-models", *names), **options)
+    for upload in sorted(uploads, key=lambda u: u.kind):        # a notebook that is pushed runs at once, on the datasets that are there
         print(f"{upload.name}: {push_upload(upload)}", flush=True)
 
 

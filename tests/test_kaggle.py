@@ -145,6 +145,14 @@ def test_nothing_is_pushed_without_models(tmp_path, monkeypatch, names, options)
     assert [u.name for u in pushed] == ["birdkit-wheels"]
 
 
+def test_datasets_are_pushed_before_the_notebooks_that_need_them(monkeypatch):
+    pushed = []
+    read = lambda names, **options: [read_upload(ROOT / "kaggle_datasets" / name, "ada") for name in names]
+    for name, stand_in in dict(find_owner=lambda: "ada", build=read, push_upload=pushed.append).items(): monkeypatch.setattr(f"birdkit.kaggle.{name}", stand_in)
+    main("push birdkit-submit birdkit-wheels birdkit-train birdkit-models".split())
+    assert [u.name for u in pushed] == ["birdkit-wheels", "birdkit-models", "birdkit-submit", "birdkit-train"]
+
+
 def test_pushing_needs_credentials(tmp_path, monkeypatch):
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
@@ -235,19 +243,24 @@ def test_a_push_keeps_what_is_attached(tmp_path, kaggle_server, monkeypatch):
 
 
 def test_kaggles_client_pushes_all_of_it(built, kaggle_server, monkeypatch):
-    there = set()
-    def create(fields): return there.add(fields["slug"]) or dict(status="ok", url="https://www.kaggle.com/ada", ref="ada")
+    there = {}                                                                   # the number of each dataset's current version
+    def upload(fields):
+        slug = fields.get("slug") or fields["datasetSlug"]
+        there[slug] = there.get(slug, 0) + 1
+        return dict(status="ok", url="https://www.kaggle.com/ada", ref="ada")
+
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
     kaggle_server.answers |= dict(
-        IntrospectToken=dict(active=True, username="ada"), CreateDataset=create, CreateDatasetVersion=dict(status="ok", url="https://www.kaggle.com/ada", ref="ada"),
+        IntrospectToken=dict(active=True, username="ada"), CreateDataset=upload, CreateDatasetVersion=upload,
         StartBlobUpload=lambda fields: dict(token="t", createUrl=os.environ["FAKE_KAGGLE"] + "/blob"),
         GetDatasetStatus=lambda fields: dict(status="ready") if fields["datasetSlug"] in there else (404, "none"),
+        GetDataset=lambda fields: dict(currentVersionNumber=there[fields["datasetSlug"]]),
         SaveKernel=dict(ref="/ada/birdkit-submit", url="https://www.kaggle.com/ada/birdkit-submit", versionNumber=1))
     for name in ("birdkit-models", "birdkit-demo"):
         assert "is being created" in push_upload(built[name])
         assert "version is being created" in push_upload(built[name])
     assert push_upload(built["birdkit-submit"]).startswith("Kernel version 1 successfully pushed")
     asked = [path.rpartition("/")[2] for path, _ in kaggle_server.asked]
-    assert [n for n in asked if n.startswith(("Create", "Save"))] == ["CreateDataset", "CreateDatasetVersion"] * 2 + ["SaveKernel"]
+    assert [n for n in asked if n.startswith(("Create", "Save")) or n == "GetDataset"] == ["CreateDataset", "GetDataset", "CreateDatasetVersion", "GetDataset"] * 2 + ["SaveKernel"]
     sent = [json.loads(body)["name"] for path, body in kaggle_server.asked if path.endswith("StartBlobUpload")]
     assert {"manifest.json", "train_audio.zip", "train.csv"} <= set(sent) and len(sent) == asked.count("blob")
