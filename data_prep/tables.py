@@ -79,7 +79,7 @@ def read_collection(
     return tuple(as_columns(table, columns) for table, columns in tables)
 
 
-def _numbers(filenames):
+def _identities(filenames):
     "What makes a recording one and the same: its number at xeno-canto or iNaturalist, under any label; else its whole name."
     files = filenames.str.split("/").str[-1]
     return files.where(files.str.fullmatch(FETCHED), filenames)
@@ -93,7 +93,7 @@ def extend_collection(
     "Add recordings to a collection."
     old = read_collection(folder)
     rows = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
-    rows = rows[~_numbers(rows.filename).duplicated(keep="last")]
+    rows = rows[~_identities(rows.filename).duplicated(keep="last")]
     taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
     left = set(old[0].primary_label) - set(rows.primary_label)
     return write_collection(folder, rows, taxa[~taxa.primary_label.isin(left)].sort_values("primary_label"))
