@@ -32,9 +32,10 @@ def parse_stretches(
     return spans
 
 # %% ../nbs/lib/12f_review.ipynb #76ea0da2
-def no_review():  # Empty DataFrame: recording, verdict, weight, drop_s
+def no_review():  # Empty DataFrame: recording, verdict, weight, drop_s, duration_s
     "The table of verdicts before a person has said anything: no lines."
-    return pd.DataFrame({name: pd.Series(dtype=float if name == "weight" else str) for name in ("recording", "verdict", "weight", "drop_s")})
+    kinds = dict(recording=str, verdict=str, weight=float, drop_s=str, duration_s=float)
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
 
 
 def review_sheet(
@@ -50,14 +51,14 @@ def review_sheet(
     size = recordings.groupby("primary_label").recording.transform("size")
     sheet = recordings[["recording", "primary_label", "duration_s"]].assign(n=size)[size < rare].join(found, on="recording")
     if (gone := sheet.kept_s.isna()).any(): raise KitError(f"segments lack {few(sheet.recording[gone])}: take both from one 01_prepare")
-    said = sheet.join((no_review() if review is None else review).set_index("recording"), on="recording")
+    said = sheet.join((no_review() if review is None else review).set_index("recording")[["verdict", "weight", "drop_s"]], on="recording")
     said = said.fillna({"verdict": "", "weight": 1., "drop_s": ""}).sort_values(["n", "primary_label", "recording"])
     return said.drop(columns="n").reset_index(drop=True)
 
 # %% ../nbs/lib/12f_review.ipynb #4897bb19
 def read_review(
     path,  # clean/review.csv; files beside it such as review-2.csv or "review (1).csv" are read too
-):         # DataFrame: recording (once each), verdict, weight, drop_s; empty where there is no sheet
+):         # DataFrame: recording (once each), verdict, weight, drop_s, duration_s (nan where no sheet says it); empty where there is no sheet
     "What a person wrote into the sheets; of two that name a recording the newer counts."
     path = Path(path)
     files = sorted(path.parent.glob(f"{path.stem}*{path.suffix}"), key=lambda f: (f.stat().st_mtime_ns, f.name))
@@ -72,12 +73,18 @@ def _read_sheet(path):
     gone = [c for c in ("recording", "verdict", "weight") if c not in sheet]
     if gone: raise KitError(f"{path} lacks the columns {few(gone)}: save it with commas between cells, or delete it to get a new one")
     verdict = sheet.verdict.astype(str).str.strip().str.lower()
-    weight = pd.to_numeric(sheet.weight.astype(str).str.replace(",", "."), errors="coerce")
+    weight = _numbers(sheet.weight)
     refuse_row(path, sheet.recording, sheet.recording.duplicated(), "stands there twice: keep one of its rows")
     refuse_row(path, sheet.verdict, ~verdict.isin(VERDICTS), "is none of keep, drop or empty")
     refuse_row(path, sheet.weight, ~((weight >= 0) & np.isfinite(weight)), "is not a number of 0 or more")
-    said = pd.DataFrame({"recording": sheet.recording, "verdict": verdict, "weight": weight.astype(float), "drop_s": ""})
+    said = pd.DataFrame({"recording": sheet.recording, "verdict": verdict, "weight": weight, "drop_s": "", "duration_s": np.nan})
+    if "duration_s" in sheet: said["duration_s"] = _numbers(sheet.duration_s)
     return said if "drop_s" not in sheet else said.assign(drop_s=_checked(path, sheet.drop_s.astype(str).str.strip()))
+
+
+def _numbers(cells):
+    "Cells as numbers, nan where they are none; a half may be 0,5."
+    return pd.to_numeric(cells.astype(str).str.replace(",", "."), errors="coerce").astype(float)
 
 
 def _checked(path, texts):
@@ -91,9 +98,11 @@ def _checked(path, texts):
 def apply_review(
     segments,  # DataFrame: recording, start_s, end_s, keep, reason; from start to end of each recording
     review,    # DataFrame of read_review
-):             # Segments after the person's word, recordings in the same order
+    moved=(),  # Recordings of which another part is kept now than when they were heard
+):             # Segments after the person's word, recordings in the same order; KitError where stretches were marked on another part or length
     "Verdicts go over rules, and stretches over both (2025 5th, 7th, 13th)."
     said = review.set_index("recording")
+    _check_marks(said, segments.groupby("recording").end_s.max(), moved)
     verdict = said.verdict.reindex(segments.recording).fillna("").to_numpy(str)
     keep = np.where(verdict == "", segments.keep, verdict == "keep").astype(bool)
     reason = np.where(verdict == "", segments.reason.astype(str), np.char.add("review: ", verdict))
@@ -104,6 +113,13 @@ def apply_review(
     pieces = [_cut_out(rows, cuts[name]) for name, rows in ruled[touched].groupby("recording", sort=False)]
     place = {name: i for i, name in enumerate(segments.recording.unique())}
     return pd.concat([ruled[~touched], *pieces]).sort_values("recording", key=lambda r: r.map(place), kind="stable", ignore_index=True)
+
+
+def _check_marks(said, ends, moved):
+    "Refuse stretches on recordings of which a person heard another part, or one longer or shorter."
+    other = (said.drop_s != "") & (said.index.isin(moved) | ((said.duration_s - ends.reindex(said.index)).abs() > .1))
+    if other.any(): raise KitError(f"clean/review*.csv: drop_s was marked on another part of {few(said.index[other])}: empty it (or duration_s, where only "
+                                   "the end was moved), or run 01_prepare with the earlier data.seconds and data.part")
 
 
 def _cut_out(rows, stretches):

@@ -83,15 +83,23 @@ def _names_of(item):
 
 def read_codes(
     path=None,      # Competition folder or table of labels and scientific names, such as its taxonomy.csv or eBird's
-    synonyms=None,  # A .csv with columns old and new: a species is known by either name
+    synonyms=None,  # A .csv with columns old and new: a species is known by all of its names
+    more=None,      # A second folder or table: species that the first one does not know
 ):                  # DataFrame with TAXA_COLUMNS, empty without a path
     "Which label a species has."
-    if path is None: return pd.DataFrame(columns=TAXA_COLUMNS, dtype=object)
-    taxa = read_taxa(path)
-    pairs, keys = read_synonyms(synonyms) if synonyms else {}, name_keys(taxa.scientific_name)
-    ways = pairs, {new: old for old, new in pairs.items()}
-    other = [taxa.assign(scientific_name=[names.get(key, "") for key in keys], inat_taxon_id="") for names in ways]
-    return pd.concat([*(table[table.scientific_name != ""] for table in other), taxa], ignore_index=True)
+    taxa, pairs = pd.DataFrame(columns=TAXA_COLUMNS, dtype=object), read_synonyms(synonyms) if synonyms else {}
+    for table in [read_taxa(part) for part in (path, more) if part is not None]:
+        taxa = pd.concat([taxa, table[match_taxa(table, taxa, pairs).to == ""]], ignore_index=True)
+    return pd.concat([_other_names(taxa, pairs), taxa], ignore_index=True)
+
+
+def _other_names(taxa, pairs):
+    "Species under the names that they have elsewhere: their newest and all their old ones."
+    keys, names = name_keys(taxa.scientific_name), {}
+    for old, new in pairs.items(): names.setdefault(new, [new]).append(old)
+    own = set(keys)
+    other = [[name for name in names.get(pairs.get(key, key), ()) if name not in own] for key in keys]
+    return taxa.assign(scientific_name=other, inat_taxon_id="").explode("scientific_name").dropna(subset="scientific_name")
 
 
 def slug(
@@ -188,8 +196,8 @@ def run(
 ):            # None
     "Search, tell what was found, fetch it and add it to the collection's tables."
     def work(species, codes, synonyms, out, seconds, workers, originals, dry_run, **where):
-        codes = codes or (out if (Path(out) / "taxonomy.csv").exists() else None)   # A second source takes the labels of the first
-        table = search(read_names(species), codes=read_codes(codes, synonyms), pages=Path(out) / ".pages", **where)
+        own = Path(out) / "taxonomy.csv"   # A second source takes the labels of the first
+        table = search(read_names(species), codes=read_codes(codes, synonyms, own if own.exists() else None), pages=Path(out) / ".pages", **where)
         if not len(table): raise KitError("nothing was found: check the names, or allow more licences, places or grades")
         print(describe(table, seconds or None), flush=True)
         if dry_run: return

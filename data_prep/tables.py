@@ -12,6 +12,7 @@ TAXA_COLUMNS = ["primary_label", "inat_taxon_id", *TAXON_COLUMNS[1:]]
 CREDIT_COLUMNS = ["filename", "author", "license", "url"]
 NUMBERS = ("rating", "latitude", "longitude")
 AGAIN = "run the script that made it again"
+FETCHED = r"(?:XC|iNat)\d+\.ogg"   # What a recording is called that xeno-canto or iNaturalist numbered
 
 
 def as_text(
@@ -78,16 +79,24 @@ def read_collection(
     return tuple(as_columns(table, columns) for table, columns in tables)
 
 
+def _identities(filenames):
+    "What makes a recording one and the same: its number at xeno-canto or iNaturalist, under any label; else its whole name."
+    files = filenames.str.split("/").str[-1]
+    return files.where(files.str.fullmatch(FETCHED), filenames)
+
+
 def extend_collection(
     folder,      # Where to; there may be a collection already
-    recordings,  # DataFrame with RECORDING_COLUMNS; a file of the same name is told anew
+    recordings,  # DataFrame with RECORDING_COLUMNS; what is there already is told anew, one that was fetched under another label too
     taxa,        # DataFrame with TAXA_COLUMNS
-):               # Competition; its classes in the order of their labels
+):               # Competition; its classes in the order of their labels, without those whose recordings all have another label now
     "Add recordings to a collection."
     old = read_collection(folder)
-    rows = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)]).drop_duplicates("filename", keep="last")
+    rows = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
+    rows = rows[~_identities(rows.filename).duplicated(keep="last")]
     taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
-    return write_collection(folder, rows, taxa.sort_values("primary_label"))
+    left = set(old[0].primary_label) - set(rows.primary_label)
+    return write_collection(folder, rows, taxa[~taxa.primary_label.isin(left)].sort_values("primary_label"))
 
 
 def script_parser(

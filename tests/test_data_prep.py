@@ -91,6 +91,14 @@ def test_a_collection_grows(tmp_path):
     assert [len(table) for table in tables.read_collection(tmp_path / "none")] == [0, 0]
 
 
+def test_a_recording_has_one_label(tmp_path):
+    old = ("turdus/XC1.ogg", "turdus/1.ogg", "other/1.ogg", "24/iNat7.ogg")
+    tables.write_collection(tmp_path, frogs(tmp_path, old), taxa(*[(label, "", "", "Aves") for label in ("24", "none", "other", "turdus", "owl1")]))
+    made = tables.extend_collection(tmp_path, frogs(tmp_path, ("eurbla/XC1.ogg", "25/iNat7.ogg")), taxa(("eurbla", "", "", "Aves"), ("25", "", "", "Aves")))
+    assert made.recordings.filename.tolist() == ["25/iNat7.ogg", "eurbla/XC1.ogg", "other/1.ogg", "turdus/1.ogg"]
+    assert made.classes == ["25", "eurbla", "none", "other", "owl1", "turdus"]   # only 24 has lost all it had
+
+
 def test_a_collection_refuses(tmp_path):
     rows = frogs(tmp_path)
     write = lambda rows, taxa=FROGS, folder=tmp_path: tables.write_collection(folder, rows, taxa)

@@ -356,6 +356,26 @@ def test_names_and_codes_are_read(tmp_path):
     assert table.filename[0] == "eurbla/0.ogg"
 
 
+def test_a_species_is_known_by_all_its_names(tmp_path):
+    (tmp_path / "renamed.csv").write_text("old,new\nHyla faber,Hypsiboas faber\nHypsiboas faber,Boana faber\nHyla alba,Boana alba\n")
+    names = pd.DataFrame(dict(primary_label="", inat_taxon_id="", scientific_name=["Hyla faber", "Hypsiboas faber", "Boana faber", "Hyla alba"]), dtype=object)
+    for known in ("Hyla faber", "Hypsiboas faber", "Boana faber"):
+        (tmp_path / "codes.csv").write_text(f"primary_label,scientific_name\nboafab,{known}\nowl1,Strix aluco\n")
+        codes = found.read_codes(tmp_path / "codes.csv", tmp_path / "renamed.csv")
+        assert found.match_taxa(names, codes).to.tolist() == ["boafab"] * 3 + [""] and codes.scientific_name.is_unique
+
+
+def test_a_second_table_tells_what_the_first_does_not_know(tmp_path):
+    (tmp_path / "codes.csv").write_text("primary_label,inat_taxon_id,scientific_name\neurbla,12716,Turdus merula\nboafab,,Boana faber\n")
+    (tmp_path / "own.csv").write_text("primary_label,inat_taxon_id,scientific_name\nturdus_merula,,Turdus merula\n12716,12716,Merula vulgaris\n"
+                                      "23426,23426,Hyla faber\nboafab,,Other name\nparmaj,,Parus major\n")
+    (tmp_path / "renamed.csv").write_text("old,new\nHyla faber,Boana faber\n")
+    assert found.read_codes(tmp_path / "codes.csv", more=tmp_path / "own.csv").primary_label.tolist() == ["eurbla", "boafab", "23426", "parmaj"]
+    codes = found.read_codes(tmp_path / "codes.csv", tmp_path / "renamed.csv", tmp_path / "own.csv")
+    assert codes[["primary_label", "scientific_name"]].values.tolist() == [
+        ["boafab", "hyla faber"], ["eurbla", "Turdus merula"], ["boafab", "Boana faber"], ["parmaj", "Parus major"]]
+
+
 # --- xeno-canto
 
 def test_xeno_canto_asks_in_tags():
@@ -421,6 +441,15 @@ def test_xeno_canto_collection(xc, tmp_path, capsys):
     asked = len(xc.asked)
     xeno_canto.main(command)
     assert len(xc.asked) == asked == 4 + 6                     # Nothing is asked twice: four pages, six sounds
+
+
+def test_other_labels_in_a_second_run(xc, tmp_path):
+    (tmp_path / "codes.csv").write_text("primary_label,scientific_name\neurbla,Turdus merula\n")
+    command = ["--species", "Turdus merula", "Troglodytes troglodytes", "--out", str(tmp_path / "out")]
+    xeno_canto.main(command)
+    xeno_canto.main([*command, "--codes", str(tmp_path / "codes.csv")])
+    comp = Competition.find(str(tmp_path / "out"))
+    assert comp.classes == ["eurbla", "troglodytes_troglodytes"] and len(comp.recordings) == 6 and not comp.notes
 
 
 def test_failures_are_listed_and_the_rest_goes_on(xc, tmp_path, capsys):
@@ -529,6 +558,18 @@ def test_two_sources_fill_one_collection(inat, tmp_path, monkeypatch):
     assert len(decode(comp.audio / "blafro1/XC1.ogg").samples) == 1.5 * SR
     assert comp.taxonomy.iloc[0].tolist() == ["blafro1", "Boana faber", "Some Bird", "Amphibia"]
     assert pd.read_csv(comp.folder / "taxonomy.csv", dtype=str).inat_taxon_id.tolist() == ["23426"]
+
+
+def test_two_sources_give_one_label_to_what_the_codes_do_not_know(inat, tmp_path, monkeypatch):
+    (tmp_path / "codes.csv").write_text("primary_label,scientific_name\neurbla,Turdus merula\n")
+    where = ["--species", "Boana faber", "--codes", str(tmp_path / "codes.csv"), "--out", str(tmp_path / "out")]
+    inaturalist.main(where)
+    inat.entries, inat.files["/sound/1"] = [entry(inat, 1, "Boana faber", grp="frogs")], sound()
+    monkeypatch.setattr(xeno_canto, "BASE", inat.base + "/xc")
+    monkeypatch.setenv(xeno_canto.KEY, KEY)
+    xeno_canto.main(where)
+    comp = Competition.find(str(tmp_path / "out"))
+    assert comp.classes == ["23426"] and sorted(comp.recordings.collection) == ["XC", "iNat", "iNat", "iNat"]
 
 
 @pytest.mark.parametrize("script", [xeno_canto, inaturalist])
