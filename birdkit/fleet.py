@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'first_folder', 'share_pretrained', 'train_notebook',
            'run_command', 'run_environment', 'start_run', 'log_end', 'with_trained_members', 'end_tree', 'side_by_side',
-           'choose_devices', 'describe_end', 'check_runs', 'train_all', 'fold_of', 'main']
+           'choose_devices', 'describe_end', 'why_unfinished', 'check_runs', 'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
 import argparse, json, math, os, re, signal, subprocess, sys, time
@@ -178,15 +178,15 @@ def run_command(
 
 
 def run_environment(
-    device="",    # "cuda:1", "cpu"; "" leaves the choice as it is
+    device="",    # "cuda:1", "cuda:0,1" for two of them, "cpu"; "" leaves the choice as it is
     threads=None, # CPU threads; None leaves them as they are
 ):                # dict
     "What a run sees of the machine."
     environment = os.environ | dict(BIRDKIT_QUIET="1") | (dict(OMP_NUM_THREADS=str(threads)) if threads else {})
     visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
     if device.startswith("cuda"):
-        number = device.partition(":")[2] or "0"
-        environment["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if visible else number
+        numbers = (device.partition(":")[2] or "0").split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[int(n)] if visible else n for n in numbers)
     elif device: environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment
 
@@ -208,9 +208,11 @@ def start_run(
 def log_end(
     path,  # A log
 ):         # Text
-    "The last thing a run said."
+    "Why a run failed: its last KitError, else the last it said in words; torchrun says more behind it, and draws lines."
     text = re.sub(r"\x1b\[[0-9;]*m", "", Path(path).read_text(encoding="utf-8", errors="replace")) if Path(path).exists() else ""
-    return last_line(text, "nothing was said")
+    lines = text.splitlines()
+    told = [line for line in lines if line.startswith("KitError: ")] or [line for line in lines if any(map(str.isalpha, line))]
+    return last_line("\n".join(told), "nothing was said")
 
 # %% ../nbs/lib/37_fleet.ipynb #3c26e4ef
 def with_trained_members(
@@ -267,12 +269,13 @@ def side_by_side(
 
 
 def choose_devices(
-    names=None,  # Such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]; None: all GPUs, else the CPU
+    names=None,  # Such as ["cuda:0", "cuda:1"], ["cuda:0,1"] for one run on both, or ["cpu", "cpu"]; None: all GPUs, else the CPU
 ):               # List of names; KitError for one that is not here
     "Where runs go."
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     for name in names or ():
-        if name not in ("cpu", "cuda", *gpus): raise KitError(f"device {name!r} is not here: give {', '.join([*gpus, 'cpu'])}")
+        parts = [f"cuda:{n}" for n in name[5:].split(",")] if name.startswith("cuda:") else [name]
+        if not {"cpu", "cuda", *gpus}.issuperset(parts): raise KitError(f"device {name!r} is not here: give {', '.join([*gpus, 'cpu'])}")
     return list(names or gpus or ["cpu"])
 
 # %% ../nbs/lib/37_fleet.ipynb #8964f8cb
@@ -295,6 +298,18 @@ def _unfinished(run, place):
     "Members of a run that have not been trained to their end."
     folders = {m.name: place.space.run(m.name, run.fold) for m in run.recipe.members()}
     return [name for name, folder in folders.items() if not (folder / "weights.pt").exists() or why_stopped(folder)]
+
+
+def why_unfinished(
+    run,    # Run
+    place,  # Place
+):          # Text with the remedy, "" where it was trained to its end
+    "Why a run is half trained; of an ensemble the first member that is."
+    for member in run.recipe.members():
+        try: why = why_stopped(place.space.run(member.name, run.fold))
+        except KitError as error: why = str(error)
+        if why: return f"{member.name}: {why}" if run.recipe.ensemble.members else why
+    return ""
 
 
 def _time_was_up(run, place):
@@ -330,7 +345,7 @@ def train_all(
     for i, (run, slot, code, seconds) in enumerate(side_by_side(waiting, begin, len(devices)), 1):
         print(f"{i}/{len(todo)}  {run.name}  {devices[slot]}  {describe_end(run, place, code, seconds)}", flush=True)
         if code: failed.append(run)
-        if waiting and _time_was_up(run, place):
+        elif waiting and _time_was_up(run, place):
             print(f"{', '.join(run.name for run in waiting)}: not begun, the session's time is up; the same command goes on later", flush=True)
             waiting.clear()
     return failed

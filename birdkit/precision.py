@@ -26,11 +26,12 @@ def choose_precision(
     device,      # torch device
     wanted="auto",   # "f32", "fp16", "bf16" or "auto"
     capability=None, # Of the GPU, (major, minor); None asks it
+    beside=(),   # Names of further backbones that learn
 ):                   # torch dtype; None = float32; KitError for an unknown one, or fp16 for an NFNet
     "What the network computes in while it learns."
     check_name("optim.precision=", wanted, ("auto", *PRECISIONS))
-    normless = any("nfnet" in name for name in (model.backbone, model.raw_backbone))
-    if wanted == "fp16" and normless: raise KitError(f"optim.precision='fp16' is too narrow for {model.backbone}: take bf16 or f32")
+    normless = [name for name in (model.backbone, model.raw_backbone, *beside) if "nfnet" in name]
+    if wanted == "fp16" and normless: raise KitError(f"optim.precision='fp16' is too narrow for {normless[0]}: take bf16 or f32")
     if wanted != "auto": return PRECISIONS[wanted]
     if torch.device(device).type != "cuda": return None
     if (capability or torch.cuda.get_device_capability(device)) >= (8, 0): return torch.bfloat16

@@ -84,6 +84,7 @@ def _state(folder, facts, damaged):
     if damaged: return f"broken: {', '.join(damaged)}"
     if not facts: return "unfinished"      # killed, or still at work
     if _number(facts.get("epochs")) < _number(facts.get("of")): return "stopped"
+    if (last := folder / "last.pt").exists() and last.stat().st_mtime > (folder / "metrics.json").stat().st_mtime: return "begun anew"   # the loss is the new training's
     return "finished" if (folder / "weights.pt").exists() else "no weights"
 
 

@@ -59,11 +59,12 @@ def make_callbacks(
     epochs,     # Number of epochs
     score=None,    # score(model) -> dict of numbers, with "auc" among them; None: nothing is held out
     minutes=None,  # Time there is
+    names=(),      # Of the backbones that learn, where those are more than the recipe's
 ):                 # List of Callback
     "All that happens beside training."
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
     callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
-                 keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision)), *choose_average(o, folder, "auc" if score else "")]
+                 keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision, beside=names)), *choose_average(o, folder, "auc" if score else "")]
     every = 1 if o.average in ("best", "soup") else max(1, epochs // 10)
     if score: callbacks.append(Validate(score, every))
     if o.freeze: callbacks.append(Freeze(o.freeze))
@@ -205,7 +206,7 @@ def train_run(
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)
     score, device = held_scorer(data, held, model.frontend), choose_device()
-    usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes() if callable(minutes) else minutes)
+    usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
     learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     with _room(recipe.optim): learner.fit(epochs)

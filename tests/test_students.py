@@ -101,6 +101,10 @@ def test_partner_learns_too(changes, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(kept.other.state_dict().values(), two.state_dict().values()))
 
 
+def test_precision_suits_the_partner_too(tmp_path):
+    with pytest.raises(KitError, match="optim.precision='fp16' is too narrow for eca_nfnet_l0"): fit("mutual", tmp_path, [["backbone", "eca_nfnet_l0"]], {"optim.precision": "fp16"})
+
+
 def test_trained_twice_alike(tmp_path):
     "The same seed gives the same student."
     one, two = (fit("mutual", tmp_path / name)[0].state_dict() for name in ("a", "b"))
