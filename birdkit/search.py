@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRIED', 'LOSSES', 'LEVELS_DB', 'STEPS', 'NAMELESS_S', 'default_space', 'present', 'load_space', 'draw', 'own_values',
-           'open_study', 'trials_of', 'Prune', 'one_trial', 'best_trial', 'search', 'study_table', 'fold_trainer',
-           'command_line', 'main']
+           'open_study', 'trials_of', 'Prune', 'one_trial', 'best_trial', 'search', 'study_table', 'JudgeScenes',
+           'fold_trainer', 'command_line', 'main']
 
 # %% ../nbs/lib/36_search.ipynb #2b9264d8
 import argparse, json, math, os, shlex, socket, time
@@ -22,9 +22,10 @@ from .competition import Competition
 from .core import Clock, KitError, Workspace, derived_seed, nearest, read_json, short_hash
 from .heldout import clips_digest, split_clips
 from .learner import Callback, StopTraining
-from .material import cleaned_clips
+from .material import cleaned_clips, known_classes
 from .prepare import Prepared
-from .stages import choose_recipe, start_model, train_fold
+from .scenes import score_scenes
+from .stages import choose_recipe, held_scenes, judge_scenes, row_scorer, start_model, train_fold
 from .training import reached_end
 
 # %% ../nbs/lib/36_search.ipynb #7afc8da9
@@ -148,12 +149,13 @@ def open_study(
     recipe,  # Recipe
     space,   # From load_space
     seed=0,  # Of what is tried
+    score="auc",  # Of metrics.json, what is to rise: "auc" on held-out clips or "scene_auc"
     **facts, # What else the scores depend on, such as fold, clips and the backbone that trials begin at
 ):           # Optuna's study; KitError where the file holds another one
     "Begin a study, or go on with it."
     optuna, path = _optuna(), Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = short_hash(json.dumps([asdict(recipe), space, seed, facts]))
+    mark = short_hash(json.dumps([asdict(recipe), space, seed, facts, score]))
     create = lambda: optuna.create_study(storage=f"sqlite:///{path}", study_name="birdkit", load_if_exists=True, direction="maximize",
                                          pruner=optuna.pruners.MedianPruner(4, 1 + recipe.optim.epochs // 4))
     try: study = _twice(create)
@@ -161,7 +163,7 @@ def open_study(
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
     if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips, or begins at another backbone: give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
-    for name, value in dict(mark=mark, seed=seed).items(): study.set_user_attr(name, value)
+    for name, value in dict(mark=mark, seed=seed, score=score).items(): study.set_user_attr(name, value)
     return study
 
 
@@ -205,8 +207,9 @@ class Prune(Callback):
     order = 11   # After all that keep the epoch
 
     def __init__(self,
-        trial,  # Optuna's trial
-    ): self.trial, self.pruned = trial, False
+        trial,        # Optuna's trial
+        score="auc",  # Column of the history
+    ): self.trial, self.score, self.pruned = trial, score, False
 
     def before_fit(self,
         learner,  # Learner
@@ -221,18 +224,18 @@ class Prune(Callback):
         row = learner.history[-1]
         if not self._tell(row) or learner.epoch >= learner.epochs or not self.trial.should_prune(): return
         self.pruned = True
-        raise StopTraining(f"AUC {row['auc']:.4f} is below the median of the other trials")
+        raise StopTraining(f"AUC {row[self.score]:.4f} is below the median of the other trials")
 
     def _tell(self, row):
         "Report the epoch's score to Optuna; False where it has none."
-        scored = math.isfinite(row.get("auc", math.nan))
-        if scored: self.trial.report(row["auc"], row["epoch"] + 1)
+        scored = math.isfinite(row.get(self.score, math.nan))
+        if scored: self.trial.report(row[self.score], row["epoch"] + 1)
         return scored
 
 # %% ../nbs/lib/36_search.ipynb #642b0a2a
 def one_trial(
     study,   # Optuna's study
-    train,   # train(recipe, folder, callbacks, minutes) -> dict(auc, epochs, of)
+    train,   # train(recipe, folder, callbacks, minutes) -> dict of the study's score, epochs, of
     recipe,  # Recipe
     space,   # From load_space
     folder,  # Where the runs of the trials are kept
@@ -244,13 +247,14 @@ def one_trial(
     name = trial.user_attrs.get("name", f"t{trial.number:03}")
     for key, value in dict(name=name, by=(socket.gethostname(), os.getpid())).items(): trial.set_user_attr(key, value)
     trial.set_user_attr("overrides", changes := draw(trial, space))
-    prune, left = Prune(trial), clock.left_s()
+    score = study.user_attrs["score"]
+    prune, left = Prune(trial, score), clock.left_s()
     try: facts = train(recipe.but(changes), folder / name, [prune], left / 60 if math.isfinite(left) else None)
     except Exception as error:
         study.tell(trial, state=state.FAIL)
         print(f"{name}  failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return error
-    if reached_end(facts): study.tell(trial, facts["auc"])
+    if reached_end(facts): study.tell(trial, facts[score])
     elif prune.pruned or clock.left_s() > 0: _prune(study, trial, folder / name)
     else: _give_out_again(study, name, trial)
     print(_line(name, facts, changes, study), flush=True)
@@ -266,7 +270,7 @@ def _line(name, facts, changes, study):
     "A line on a trial that is done."
     done = "" if reached_end(facts) else f" after {facts['epochs']} of {facts['of']} epochs"
     best = best_trial(study)
-    return f"{name}  AUC {facts['auc']:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {_flow(changes)}"
+    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {_flow(changes)}"
 
 # %% ../nbs/lib/36_search.ipynb #2d0d1058
 def best_trial(
@@ -282,7 +286,7 @@ def _flow(value): return yaml.safe_dump(_plain(value), default_flow_style=True, 
 
 def search(
     study,         # From open_study
-    train,         # train(recipe, folder, callbacks, minutes) -> dict(auc, epochs, of)
+    train,         # As in one_trial
     recipe,        # Recipe
     space,         # From load_space
     folder,        # Where the runs of the trials are kept
@@ -312,19 +316,39 @@ def study_table(
     return table.iloc[np.lexsort((-table.auc.astype(float).fillna(-1), rank))].reset_index(drop=True)
 
 # %% ../nbs/lib/36_search.ipynb #5c67666d
+class JudgeScenes(Callback):
+    "The score on scenes of each epoch that has one on held-out clips."
+    order = 2   # After Validate, before the epoch is kept
+
+    def __init__(self,
+        scenes,  # Scenes
+    ): self.scenes = scenes
+
+    def after_epoch(self,
+        learner,  # Learner
+    ):
+        "Score the averaged model."
+        row = learner.history[-1]
+        if "auc" in row: row["scene_auc"] = score_scenes(self.scenes, row_scorer(learner.averaged))
+
+
 def fold_trainer(
     data,    # Prepared
     space,   # Workspace
     fold,    # Held out
     seed=0,  # Of everything random
-):           # train(recipe, folder, callbacks, minutes) -> content of metrics.json
+    scenes=None,  # Scenes to judge by as well
+):                # train(recipe, folder, callbacks, minutes) -> content of metrics.json
     "Trials as 04_train would train them."
     def _train(recipe, folder, callbacks, minutes):
-        train_fold(data, cleaned_clips(data, space, recipe), space, recipe, fold, seed, minutes, folder=folder, callbacks=callbacks)
-        return read_json(folder / "metrics.json", "search again")
+        more = [*callbacks, JudgeScenes(scenes)] if scenes else callbacks
+        model, history, _ = train_fold(data, cleaned_clips(data, space, recipe), space, recipe, fold, seed, minutes, folder=folder, callbacks=more)
+        facts = read_json(folder / "metrics.json", "search again")
+        if not scenes: return facts
+        return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts) else history.reindex(columns=["scene_auc"]).scene_auc.dropna().tail(1).mean())
     return _train
 
-
+# %% ../nbs/lib/36_search.ipynb #f4cb0311
 def command_line(
     data,       # As given
     work,       # As given
@@ -370,11 +394,14 @@ def _search(given):
     recipe, data = choose_recipe(given.recipe, fixed, comp), Prepared.load(place.prepared, comp.folder)
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
-    clips = split_clips(data, cleaned_clips(data, place, recipe), given.fold)     # what is missing is told before anything is tried
+    cleaned = cleaned_clips(data, place, recipe)
+    clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
+    score = "scene_auc" if scenes else "auc"
     start = start_model(recipe, data.classes, place).backbone_parameters() if (place.pretrained(recipe.name) / "backbone.pt").exists() else ()
-    study = open_study(path, recipe, space, given.seed, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips])
-    print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials; {path}", flush=True)
-    best = search(study, fold_trainer(data, place, given.fold, given.seed), recipe, space, path.with_suffix(""), given.trials, given.minutes)
+    study = open_study(path, recipe, space, given.seed, score, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips])
+    judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
+    print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)
+    best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)
     print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
     book = choose_recipe("auto", {}, comp).name if given.recipe == "auto" else given.recipe      # a changed name is none of the books'
     print(command_line(given.data, given.work, book, fixed | best, given.fold, given.seed))
