@@ -8,7 +8,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'detections', 'row_table', 'write_ra
            'write_tables', 'Detections', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import argparse, os, time
+import argparse, os, time, zlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -91,11 +91,12 @@ def export_id(
 def stamp(
     path,  # Of a recording
     mark,  # From export_id
-):         # Text; of a missing recording it is empty
-    "Size and time of a recording and the export's checksum: what a result depends on."
-    if not Path(path).exists(): return ""
-    info = Path(path).stat()
-    return f"{info.st_size} {info.st_mtime_ns} {mark}"
+):         # Text; of a recording that is missing or cannot be read it is empty
+    "Size, time and beginning of a recording and the export's checksum: what a result depends on."
+    try:
+        with open(path, "rb") as f: info, begin = os.fstat(f.fileno()), short_hash(f.read(2**16))
+    except OSError: return ""
+    return f"{info.st_size} {info.st_mtime_ns} {begin} {mark}"
 
 
 def save_part(
@@ -114,7 +115,7 @@ def load_part(
     "Read what was heard."
     try:
         with np.load(path) as z: return FileScores(z["scores"], float(z["duration_s"]), int(z["rate_hz"]), str(z["flaw"])), str(z["stamp"])
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile): return None, None
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error): return None, None
 
 # %% ../nbs/lib/47_detect.ipynb #e51fab49
 ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
@@ -123,6 +124,17 @@ ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w6
 def _sound_files(folder):
     "Sound files of a folder, searched all the way down."
     return sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+
+
+def _shared(paths):
+    "What files and folders have in common."
+    try: return os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
+    except ValueError: raise KitError(f"{paths[0]} and others lie on different drives: run detect once for each drive") from None
+
+
+def _name(path, root):
+    "A recording's path below a folder; bytes that are not UTF-8 as \\x and their number."
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def find_recordings(
@@ -134,11 +146,11 @@ def find_recordings(
         paths = [Path(os.path.abspath(p)) for p in recordings]
         gone = [p for p in paths if not p.suffix and not p.exists()]
         if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
-        root = os.path.commonpath([p if p.is_dir() else p.parent for p in paths]) if paths else ""
+        root = _shared(paths)
         files = [f for p in paths for f in (_sound_files(p) if p.is_dir() else [p])]
     if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
     if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give folders, or sound files")
-    return {f.relative_to(root).as_posix(): f for f in files}
+    return {_name(f, root): f for f in files}
 
 
 def try_recording(
@@ -234,7 +246,7 @@ class Detections(NamedTuple):
     new: int                   # Recordings heard now
     kept: int                  # Recordings heard before
     hours: float               # Length of what was heard, h
-    flaws: pd.DataFrame        # recording, flaw: those heard up to where they break off
+    flaws: pd.DataFrame        # recording, flaw: those not heard whole
     highest: float             # Score of all that was heard; 0 of nothing
 
 
@@ -354,7 +366,7 @@ def summary(
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
-    if len(report.flaws): lines.append(f"{len(report.flaws)} could not be heard to their end, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
+    if len(report.flaws): lines.append(f"{len(report.flaws)} could not be heard whole, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
     return "\n".join([*lines, f"results: {out}"])
 
 

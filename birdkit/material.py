@@ -139,7 +139,8 @@ def labelled_windows(
     for span in spans: labels[span] = 0                                          # somebody listened here
     for span, names in zip(spans, table.labels):
         for name in names: labels[(*span, column[name])] = 1
-    return Scapes(np.array(keys, object), lengths, labels)
+    known = ~np.isnan(labels).all((1, 2))                                        # all windows of a file may begin behind its end
+    return Scapes(np.array(keys, object)[known], lengths[known], labels[known]) if known.any() else None
 
 # %% ../nbs/lib/33g_material.ipynb #abf6a254
 def tell_clipless(

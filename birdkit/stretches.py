@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, cut, opened, tells_frames, whole_ogg
+from .audio import ROW_S, SR, cut, flaw_of, opened
 from .blend import align, blend, possible_blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
@@ -60,7 +60,7 @@ class Reading:
                 read, given = read + sum(map(len, some)), given + len(y)
                 yield y
             if not read: raise KitError(f"{self.path} holds no samples: fetch it again or remove it")
-            self.duration_s, self.rate_hz, self.flaw = read / f.samplerate, f.samplerate, _flaw(f, read, self.flaw)
+            self.duration_s, self.rate_hz, self.flaw = read / f.samplerate, f.samplerate, flaw_of(f, read, self.flaw)
             yield cut(resample(np.zeros(0, "float32"), last=True), 0, max(0, round(read * SR / f.samplerate) - given))
 
     def _pieces(self, f):
@@ -69,14 +69,6 @@ class Reading:
         try:
             while len(x := f.read(PIECE, "float32", always_2d=True)): yield np.where(np.isfinite(x), x, 0).mean(1)
         except sf.LibsndfileError as error: self.flaw = error.error_string.strip(" .") or "broken data"
-
-
-def _flaw(f, read, fault):
-    "How a recording breaks off, in words of decode; empty where it is whole."
-    short = read < f.frames and tells_frames(f)
-    if not (short or fault or not whole_ogg(f.name)): return ""
-    whole = f" of {f.frames / f.samplerate:.1f}" if short else ""
-    return f"breaks off after {read / f.samplerate:.1f}{whole} s" + (f" ({fault})" if fault else "")
 
 # %% ../nbs/lib/46a_stretches.ipynb #422ccc47
 class Stretch(NamedTuple):
@@ -158,7 +150,7 @@ class FileScores(NamedTuple):
     scores: np.ndarray    # (rows, classes), rows of 5 s
     duration_s: float     # Length of what could be read, s
     rate_hz: int          # Its sample rate
-    flaw: str = ""        # How it breaks off; empty where it is whole
+    flaw: str = ""        # What it lacks; empty where it is whole
 
 
 def _hear_stretch(stretch, group):
