@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'detections', 'row_table', 'write_raven', 'write_audacity', 'export_id', 'stamp',
            'save_part', 'load_part', 'find_recordings', 'try_recording', 'hear_here', 'hear_dask', 'check_formats',
-           'write_tables', 'Detections', 'detect', 'summary', 'main']
+           'write_tables', 'Detections', 'usual_threshold', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
 import argparse, os, time, zlib
@@ -248,6 +248,7 @@ class Detections(NamedTuple):
     hours: float               # Length of what was heard, h
     flaws: pd.DataFrame        # recording, flaw: those not heard whole
     highest: float             # Score of all that was heard; 0 of nothing
+    threshold: float = .5      # Lowest score that counted
 
 
 LONGEST = 200   # Bytes of a file name to which something is added; 255 is what disks take
@@ -314,6 +315,14 @@ def _find(names, classes, out, formats, options):
     return pd.concat(found, ignore_index=True), hours, pd.DataFrame(flaws, columns=["recording", "flaw"]), float(highest)
 
 # %% ../nbs/lib/47_detect.ipynb #8a71d151
+def usual_threshold(
+    export,  # Export
+):           # Score
+    "From what score on something counts: .2 where top_scale has multiplied scores by the highest of their label in the recording, else .5."
+    steps = [name for post in (export.post, *(m.recipe.infer.post for m in export.members)) for name, *_ in post]
+    return .2 if "top_scale" in steps else .5
+
+
 def _check_numbers(threshold, top, workers):
     "Refuse numbers with which nothing can be found, before anything is heard."
     if not 0 <= threshold <= 1: raise KitError(f"threshold={threshold:g} is no score: give a number from 0 to 1")
@@ -325,7 +334,7 @@ def detect(
     recordings,    # A folder, searched all the way down; or a list of folders and sound files
     models,        # An exported folder
     out,           # Folder of the results; a second run goes on where the first one ended
-    threshold=.5,  # Lowest score that counts as a detection
+    threshold=None,  # Lowest score that counts as a detection; None: that of usual_threshold
     top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
     formats=("csv", "raven", "audacity"),   # Of FORMATS
@@ -334,8 +343,10 @@ def detect(
     client=None,   # Client of dask.distributed; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
+    export, out = load_export(models), Path(out)
+    threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
     _check_numbers(threshold, top, workers)
-    formats, files, classes, out = check_formats(formats), find_recordings(recordings), load_export(models).classes, Path(out)
+    formats, files = check_formats(formats), find_recordings(recordings)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
     found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
@@ -346,7 +357,7 @@ def detect(
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
     write_table(out / "flaws.csv", rest[1])
-    return Detections(found, bad, new, len(names) - new, *rest)
+    return Detections(found, bad, new, len(names) - new, *rest, threshold)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def _below(score):
@@ -362,7 +373,7 @@ def summary(
     "What was found, in a few lines."
     d, failed = report.detections, len(report.failed)
     lines = [f"{report.new + report.kept} recordings, {report.hours:.2f} h of sound: {report.new} heard now, {report.kept} heard before",
-             f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings"]
+             f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {report.threshold:g} on"]
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
@@ -378,8 +389,8 @@ def _parser():
     add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
     add("--out", required=True, help="folder of the results")
-    add("--threshold", type=float, default=.5, help="lowest score that counts as a detection (default: .5); some post-processing lowers all scores: top_scale "
-        "multiplies them by the highest of their label in the recording, and .2 is then a better start")
+    add("--threshold", type=float, help="lowest score that counts as a detection (default: .5, or .2 where the models' post-processing has top_scale, "
+        "which multiplies scores by the highest of their label in the recording)")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")

@@ -27,7 +27,7 @@ from .prepare import Prepared
 from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
-from .stages import choose_recipe, in_time, lead_of, train_fold
+from .stages import choose_recipe, held_scenes, in_time, judge_scenes, lead_of, train_fold
 from .together import train_together, world_size
 from .training import as_learnt, reached_end, why_stopped
 
@@ -396,7 +396,9 @@ def _train(given, comp, space):
     for member in begun:
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
-        if done := train_together(train, space.run(member.name, given.fold)): print(_verdict(done[2], given.fold))
+        if done := train_together(train, space.run(member.name, given.fold)):
+            judge_scenes(done[0], held_scenes(data, clips, done[0].classes, given.fold), done[2])
+            print(_verdict(done[2], given.fold))
 
 
 def _verdict(folder, fold):
@@ -404,7 +406,8 @@ def _verdict(folder, fold):
     facts = read_json(folder / "metrics.json", "train again")
     auc, scapes = facts.get("auc", math.nan), facts.get("soundscape_auc")
     held = "nothing is held out" if fold == "all" else f"no class has held-out clips to score, fold {fold} is too small" if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
-    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}" + ("" if scapes is None else f"; labelled soundscapes {scapes:.3f}")
+    scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}" + ("" if scapes is None else f"; labelled soundscapes {scapes:.3f}")
     return f"{told}. Kept in {folder}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
 
 
