@@ -66,7 +66,7 @@ def _open(path, kind=sf.SoundFile):
 
 def _frames(f):
     "Frames of an open file; where the header does not tell they are counted, by blocks so small that it matters little that the last one counts for nothing."
-    return f.frames if tells_frames(f) else len(_rescue(f.name, f.frames, 0, 2**10)[0])
+    return f.frames if tells_frames(f) else sum(map(len, _blocks(f.name, f.frames, 0, 2**10, [])))
 
 
 def _read(f, frames, at=0):
@@ -84,17 +84,21 @@ def _mix(x):
     return x[:, 0] if x.shape[1] == 1 else sum(x.T) / np.float32(x.shape[1])
 
 
-def _rescue(path, frames, at, block=2**14):
+def _rescue(path, frames, at):
     "What there is before a fault, block by block."
-    parts, fault = [np.empty(0, "float32")], ""
+    faults = []
+    return np.concatenate([np.empty(0, "float32"), *_blocks(path, frames, at, 2**14, faults)]), "".join(faults)
+
+
+def _blocks(path, frames, at, block, faults):
+    "Blocks of samples up to a fault, which is told in `faults`."
     with _open(path) as f:
         try:
             f.seek(at)
             while frames > 0 and len(x := f.read(min(frames, block), dtype="float32", always_2d=True)):
-                parts.append(_mix(x))
+                yield _mix(x)
                 frames -= len(x)
-        except sf.LibsndfileError as error: fault = error.error_string.strip(" .") or "broken data"
-    return np.concatenate(parts), fault
+        except sf.LibsndfileError as error: faults.append(error.error_string.strip(" .") or "broken data")
 
 
 def resample(

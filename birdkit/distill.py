@@ -179,7 +179,7 @@ def train_student(
                            bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
-    judge_scenes(student, held_scenes(data, clips, classes, fold), run)
+    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"): judge_scenes(student, held_scenes(data, clips, classes, fold), run)
     return run, history
 
 # %% ../nbs/lib/34a_distill.ipynb #c636dfa6

@@ -161,7 +161,7 @@ def open_study(
     try: study = _twice(create)
     except Exception as error:
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
-    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips, or begins at another backbone: give --study another file")
+    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips, or begins at another backbone, or is judged otherwise: give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
     for name, value in dict(mark=mark, seed=seed, score=score).items(): study.set_user_attr(name, value)
     return study
@@ -398,7 +398,7 @@ def _search(given):
     clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
     score = "scene_auc" if scenes else "auc"
     start = start_model(recipe, data.classes, place).backbone_parameters() if (place.pretrained(recipe.name) / "backbone.pt").exists() else ()
-    study = open_study(path, recipe, space, given.seed, score, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips])
+    study = open_study(path, recipe, space, given.seed, score, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips], scenes=scenes and scenes.calm.to_csv())
     judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)

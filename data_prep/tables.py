@@ -92,11 +92,13 @@ def extend_collection(
 ):               # Competition; its classes in the order of their labels, without those whose recordings all have another label now
     "Add recordings to a collection."
     old = read_collection(folder)
-    rows = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
-    rows = rows[~_identities(rows.filename).duplicated(keep="last")]
+    told = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
+    told["identity"] = _identities(told.filename)
+    rows = told[~told.identity.duplicated(keep="last")].set_index("identity")
     taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
-    left = set(old[0].primary_label) - set(rows.primary_label)
-    return write_collection(folder, rows, taxa[~taxa.primary_label.isin(left)].sort_values("primary_label"))
+    moved = told[~told.primary_label.isin(rows.primary_label)].drop_duplicates("primary_label").set_index("primary_label").identity.map(rows.primary_label)
+    for label, other in moved.items(): rows["secondary_labels"] = rows.secondary_labels.str.replace(f"'{label}'", f"'{other}'")
+    return write_collection(folder, rows, taxa[~taxa.primary_label.isin(moved.index)].sort_values("primary_label"))
 
 
 def script_parser(

@@ -97,6 +97,9 @@ def test_a_recording_has_one_label(tmp_path):
     made = tables.extend_collection(tmp_path, frogs(tmp_path, ("eurbla/XC1.ogg", "25/iNat7.ogg")), taxa(("eurbla", "", "", "Aves"), ("25", "", "", "Aves")))
     assert made.recordings.filename.tolist() == ["25/iNat7.ogg", "eurbla/XC1.ogg", "other/1.ogg", "turdus/1.ogg"]
     assert made.classes == ["25", "eurbla", "none", "other", "owl1", "turdus"]   # only 24 has lost all it had
+    tables.extend_collection(tmp_path, frogs(tmp_path, ("owl1/XC3.ogg",)).assign(secondary_labels="['eurbla', '25']"), taxa())
+    made = tables.extend_collection(tmp_path, frogs(tmp_path, ("merula/XC1.ogg",)), taxa(("merula", "", "", "Aves")))
+    assert made.recordings.set_index("filename").secondary_labels["owl1/XC3.ogg"] == ("merula", "25")    # in the background it has its new label, too
 
 
 def test_a_collection_refuses(tmp_path):

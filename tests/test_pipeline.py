@@ -140,8 +140,11 @@ def test_verdicts_count_what_a_person_said_of_recordings_that_are_there(capsys):
 
 def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path):
     space, models = Workspace.find(tmp_path), [dict(parity=1e-6, gap=2e-3), dict(parity=2e-6, gap=1e-6)]
-    verdict("05_distill", dict(manifest=dict(models=models), space=space, config=Recipe("toy"), stopped="", count=count))
-    assert "2 models exported to export/toy: largest difference to torch 2e-03" in capsys.readouterr().out
+    known = dict(manifest=dict(models=models), space=space, config=Recipe("toy"), stopped="", count=count)
+    verdict("05_distill", dict(known, done=[], best=["teachers"], scores=pd.Series([.8])))
+    assert capsys.readouterr().out.startswith("0 rounds; 2 models exported to export/toy: largest difference to torch 2e-03")
+    verdict("05_distill", dict(known, done=[1, 2], best=["teachers", 1], scores=pd.Series([.8, .9, .85], name="scenes")))
+    assert capsys.readouterr().out.startswith("1 round, macro ROC-AUC on scenes 0.800 to 0.900; 2 models")
 
 
 def test_notebooks_have_parameters_and_no_functions():
