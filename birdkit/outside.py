@@ -19,7 +19,7 @@ from .competition import Competition
 from .core import KitError, Workspace, few, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
-from .teachers import hear_rows, load_teacher, match_names, read_names
+from .teachers import SCORES, hear_rows, load_teacher, match_names, read_names
 
 # %% ../nbs/lib/33e_outside.ipynb #282c1d97
 def _by_row_id(path):
@@ -67,6 +67,8 @@ def with_given(
     "Average the teachers' labels with those that were made elsewhere."
     if not 0 <= share <= 1: raise KitError(f"pseudo.given_share={share:g} is not a share: give 0 to 1")
     theirs = _laid(given, labels.keys, labels.probs.shape[1], labels.classes)
+    alone = np.isnan(labels.probs).all((1, 2), keepdims=True) & ~np.isnan(theirs).any(2, keepdims=True) & (share > 0)   # all teachers learnt from it
+    labels = replace(labels, probs=np.where(alone, theirs, labels.probs))
     return replace(labels, probs=np.where(np.isnan(theirs), labels.probs, (1 - share) * labels.probs + share * theirs))
 
 
@@ -93,7 +95,7 @@ def label_soundscapes(
     species,  # Scientific names of the competition's classes
     data,     # Prepared
     path,     # Where the labels are kept, an .npz file
-    mark,     # Text that changes with the teacher's file
+    mark,     # Text that changes with the teacher's file; how it is heard is added
 ):            # Labels of the classes that the teacher knows
     "Soft labels of all soundscapes by an outside teacher; a stopped run goes on."
     index = match_names(names, species)
@@ -102,7 +104,7 @@ def label_soundscapes(
     teacher = replace(teacher, network=in_turn(teacher.network))
     hear = lambda key, rows: hear_rows(teacher, data.store.window(key, 0, data.store.length(key)), rows, index[known]).astype("float16")
     keys, rows = _soundscapes(data)
-    facts = dict(source="soundscapes", teachers=[teacher.name], mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist()])))
+    facts = dict(source="soundscapes", teachers=[teacher.name], mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist(), teacher.scores, teacher.peak])))
     return keep_labels(hear, keys, rows, tuple(np.array(data.classes, object)[known]), facts, path)
 
 
@@ -116,6 +118,7 @@ def _parser():
     add("--out", metavar="FILE", help="where to, .npz (default: <work>/pseudo/<name of the model>.npz)")
     add("--rate-hz", type=int, default=0, help="its sampling rate, where its window does not tell (default: it does)")
     add("--window-s", type=float, default=0., help="its window, where the file leaves that open (default: it does not)")
+    add("--scores", choices=("auto", *SCORES), default="auto", help="what makes probabilities of its logits (default: softmax for Perch v2, none where they lie between 0 and 1, else sigmoid)")
     return parser
 
 
@@ -123,7 +126,7 @@ def _label(given):
     "All of it, from the folder to what to type next."
     space = Workspace.find(given.work)
     comp = Competition.find(given.data, space)
-    data, teacher = Prepared.load(space.prepared, comp.folder), load_teacher(given.model, given.rate_hz, given.window_s)
+    data, teacher = Prepared.load(space.prepared, comp.folder), load_teacher(given.model, given.rate_hz, given.window_s, given.scores)
     if data.soundscapes.empty: raise KitError(f"{comp.folder} has no soundscapes to label")
     names, path = read_names(given.names, teacher.need("logits")), Path(given.out or space.root / f"pseudo/{Path(given.model).stem}.npz")
     mark = short_hash(Path(given.model).read_bytes())

@@ -22,7 +22,6 @@ from .core import KitError, check_name
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
-from .levels import unit_peak
 from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS
 from .optimiser import OPTIMISERS
@@ -31,7 +30,7 @@ from .pseudo import check_labels
 from .recipe import changes, check_recipe
 from .rows import try_hearing
 from .steps import check_last_mix, heard_loss, inputs_of
-from .teachers import load_teacher
+from .teachers import at_peak, load_teacher
 from .trained import TrainedModel, choose_device, share_weights
 
 # %% ../nbs/lib/33d_students.ipynb #32e6bac1
@@ -204,7 +203,7 @@ class Embed(Mix):
         distance="cosine",  # Or "mse"
         weight=1.,          # Of the distance
         labels=0.,          # Of the loss of the labels; with 0 no class is learnt: what comes out is a backbone, not a model to export
-        peak=.25,           # What the teacher hears is brought to this peak
+        peak=.25,           # What the teacher hears is brought to zero mean and this peak
         rate_hz=0,          # Rate of the teacher, where its window does not tell
         window_s=0.,        # Window of the teacher, where its file leaves that open, s
         teacher=None,       # OutsideTeacher; None loads it
@@ -229,7 +228,7 @@ class Embed(Mix):
         wave,  # (B, T) tensor
     ):         # (B, E) tensor on its device
         "What the teacher says."
-        return torch.from_numpy(self.teacher((self.peak * unit_peak(wave)).cpu().numpy())["embedding"]).to(wave.device)
+        return torch.from_numpy(self.teacher(at_peak(wave.cpu().numpy(), self.peak))["embedding"]).to(wave.device)
 
     def __call__(self,
         learner,  # Learner of a Beside
