@@ -1,16 +1,18 @@
 "A competition with labelled soundscapes, one of whose classes has no clip: who learns from them, and who is tested on them."
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from birdkit import distill, stages, steps
+from birdkit import distill, outside, stages, steps
 from birdkit.audio import SR, write_ogg
 from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
 from birdkit.labelled import labelled_folds, split_labelled
+from birdkit.labels import Labels
 from birdkit.material import cleaned_clips, labelled_windows, tell_clipless
 from birdkit.prepare import prepare
 from birdkit.recipe import find_recipe
@@ -141,3 +143,20 @@ def test_students_of_a_fold_do_not_learn_its_soundscapes(tmp_path, monkeypatch):
     (scapes,) = given                                                        # it holds out nothing, and learns all that people said
     labels = dict(zip(scapes.keys, scapes.labels))
     assert all(np.array_equal(labels[key], rows) for key, rows in zip(truth.keys, truth.labels)) and len(labels) == 8
+
+
+def test_what_the_outside_command_is_told_reaches_the_teacher(tmp_path, monkeypatch):
+    asked, labels = [], Labels(np.array(["s"], object), np.zeros((1, 1, 1), "float32"), ("owl",))
+    comp = SimpleNamespace(folder=tmp_path, taxonomy=SimpleNamespace(scientific_name=["Strix aluco"]))
+    data = SimpleNamespace(soundscapes=pd.DataFrame(dict(recording=["s"])), classes=("owl",))
+    monkeypatch.setattr(outside, "Competition", SimpleNamespace(find=lambda *_: comp))
+    monkeypatch.setattr(outside, "Prepared", SimpleNamespace(load=lambda *_: data))
+    monkeypatch.setattr(outside, "load_teacher", lambda *given: asked.append(given) or SimpleNamespace(name="ear", need=lambda output: 1))
+    monkeypatch.setattr(outside, "label_soundscapes", lambda *given: asked.append(given[4:]) or labels)
+    (tmp_path / "names.txt").write_text("Strix aluco\n")
+    model, options = str(tmp_path / "ear.onnx"), ["--rate-hz", "24000", "--window-s", "3", "--scores", "softmax"]
+    for network, more in ((b"a", []), (b"b", []), (b"b", options)):
+        (tmp_path / "ear.onnx").write_bytes(network)
+        outside.main([model, str(tmp_path / "names.txt"), "--work", str(tmp_path / "work"), *more])
+    assert asked[-2] == (model, 24_000, 3., "softmax") and asked[-1][0] == tmp_path / "work/pseudo/ear.npz"
+    assert len({mark for _, mark in asked[1::2]}) == 3
