@@ -415,6 +415,11 @@ def test_past_recordings_under_this_years_labels(tmp_path, years):
     assert len(Competition.find(str(tmp_path / "more")).recordings) == len(made.recordings)
 
 
+def test_copies_are_no_links(tmp_path, years):
+    made = past_years.past_years(years, tmp_path / "copy", copy=True)
+    assert {(made.audio / name).stat().st_nlink for name in made.recordings.filename} == {1}
+
+
 def test_soundscapes_are_lent_file_by_file(tmp_path, years, monkeypatch):
     comp, out = toy(tmp_path / "now", 2026, audio=True), tmp_path / "more"
     out.mkdir()
@@ -548,6 +553,15 @@ def test_named_species_and_a_dry_run(tmp_path, sites):
     assert not (tmp_path / "extra/train.csv").exists()
 
 
+def test_options_reach_both_searches(tmp_path, sites):
+    renamed = put(tmp_path / "renamed.csv", "old,new\nGryllus bimaculatus,Ragoniella pulchella\n")
+    more = ["--near", "0", "-74", "111.2", "--licences", "CC0", "cc-by", "--synonyms", str(renamed)]
+    extra_species.main([str(toy(tmp_path / "now")), "--out", str(tmp_path / "extra"), *more])
+    assert [where["licences"] for *_, where in sites] == [["cc0", "cc-by"]] * 2
+    np.testing.assert_allclose([where["box"] for *_, where in sites], [(-1, -75, 1, -73)] * 2)
+    assert Competition.find(str(tmp_path / "extra")).classes == ["11"]
+
+
 def test_with_the_competitions_own(tmp_path, sites):
     comp = whole(tmp_path / "now")
     made = extra_species.extra_species(comp, tmp_path / "extra", targets=True)
@@ -676,6 +690,14 @@ def test_names_lead_to_labels(tmp_path, listened, capsys):
     assert labels_of(listened) == {"a.wav": ["owl1", "47144;redwin", "", ""], "a.b.wav": [""] * 4}
     text = capsys.readouterr().out
     assert "1 labels of no class are left out: 1 (car)" in text and "8 rows of 2 soundscapes, 2 with a label" in text
+
+
+def test_options_reach_the_rows(tmp_path, listened):
+    path = put(tmp_path / "a.txt", "Begin Time (s)\tEnd Time (s)\tSpecies\tWho\n4.7\t9\towl1\tredwin\n")
+    more = ["--label-column", "Who", "--least-s", ".4", "--out", str(tmp_path / "mine.csv")]
+    soundscapes.main([str(path), "--competition", str(listened), *more])
+    assert pd.read_csv(tmp_path / "mine.csv", keep_default_na=False).primary_label.tolist() == ["", "redwin", "", ""]
+    assert not (listened / soundscapes.TABLE).exists()
 
 
 def test_rows_of_other_soundscapes_stay(tmp_path, listened):

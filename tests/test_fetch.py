@@ -443,6 +443,22 @@ def test_xeno_canto_collection(xc, tmp_path, capsys):
     assert len(xc.asked) == asked == 4 + 6                     # Nothing is asked twice: four pages, six sounds
 
 
+def test_options_of_the_command_reach_the_site(xc, tmp_path):
+    where = "--groups birds --country Colombia --box -5 -80 13 -66 --dry-run".split()
+    xeno_canto.main(["--species", "Turdus merula", *where, "--out", str(tmp_path / "a")])
+    place = 'cnt:"Colombia" box:-5,-80,13,-66'
+    assert {query["query"] for _, query, _ in xc.asked} == {f'sp:"turdus merula" {place}', f'grp:"birds" {place}'}
+
+
+def test_synonyms_and_whole_recordings(xc, tmp_path):
+    (tmp_path / "codes.csv").write_text("primary_label,scientific_name\neurbla,Merula merula\n")
+    (tmp_path / "renamed.csv").write_text("old,new\nTurdus merula,Merula merula\n")
+    more = ["--codes", str(tmp_path / "codes.csv"), "--synonyms", str(tmp_path / "renamed.csv"), "--seconds", "0"]
+    xeno_canto.main(["--species", "Turdus merula", *more, "--out", str(tmp_path / "out")])
+    comp = Competition.find(str(tmp_path / "out"))
+    assert comp.classes == ["eurbla"] and {len(decode(comp.audio / name).samples) for name in comp.recordings.filename} == {SR}
+
+
 def test_other_labels_in_a_second_run(xc, tmp_path):
     (tmp_path / "codes.csv").write_text("primary_label,scientific_name\neurbla,Turdus merula\n")
     command = ["--species", "Turdus merula", "Troglodytes troglodytes", "--out", str(tmp_path / "out")]
