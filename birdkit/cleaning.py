@@ -126,12 +126,17 @@ def lay_segments(
     return pd.DataFrame(rows, columns=list(SEGMENT_TYPES)).astype(SEGMENT_TYPES)
 
 
+def _left_s(pieces):
+    "How much of a timeline is kept."
+    return sum(b - a for a, b, why in pieces if not why and b - a >= MIN_PIECE_S)
+
+
 def _pieces(duration_s, drops):
-    "The timeline of one recording, without drops that may be spared where these would leave too little."
+    "The timeline of one recording, without drops that may be spared where these would leave too little, and without a rest that is too little between them and the others."
     spared, firm = ([d[:3] for d in drops if d[3] == spare] for spare in (True, False))
-    left = sum(b - a for a, b, why in timeline(duration_s, spared) if not why and b - a >= MIN_PIECE_S)
-    rescued = bool(spared) and left < MIN_LEFT_S
+    rescued = bool(spared) and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S
     pieces = timeline(duration_s, firm if rescued else [d[:3] for d in drops])
+    if firm and spared and not rescued and _left_s(pieces) < MIN_LEFT_S: pieces = timeline(duration_s, [*(d[:3] for d in drops), (0, duration_s, firm[0][2])])
     return [(a, b, why or (NOTHING_ELSE if rescued else "")) for a, b, why in pieces]
 
 # %% ../nbs/lib/12_cleaning.ipynb #0956d65f

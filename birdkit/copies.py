@@ -197,11 +197,9 @@ def _left(cleaning):
     return np.array([(k[0, 0], k[-1, 1]) if len(k) else (0., 0.) for k in kept_spans(cleaning, spared=False)]).reshape(-1, 2)
 
 
-def _copied(pairs, ranks, spans):
-    "Pairs as winner, loser, and the loser's span that the winner holds, s."
-    swap = ranks[pairs.i] > ranks[pairs.j]
-    winner, loser = np.where(swap, pairs.j, pairs.i), np.where(swap, pairs.i, pairs.j)
-    offset = np.where(swap, -pairs.offset_s, pairs.offset_s)                          # Where the loser starts in the winner
+def _copied(pairs, spans):
+    "Pairs, the better one first, as winner, loser, and the loser's span that the winner holds, s."
+    winner, loser, offset = (pairs[c].to_numpy() for c in ("i", "j", "offset_s"))
     (first, last), size = spans[loser].T, np.diff(spans[winner], axis=1)[:, 0]
     start, end = first - offset, first - offset + size
     start, end = np.where(start - first < _EDGE_S, first, start), np.where(last - end < _EDGE_S, last, end)
@@ -216,16 +214,17 @@ def duplicates(
 ):                        # Cleaning with drops "duplicate of ...", and the labels and targets of copies united
     "Leave second copies of a sound out (2024 1st, 4th)."
     names, label = (cleaning.recordings[c].to_numpy(object) for c in ("recording", "primary_label"))
-    spans = _left(cleaning)
+    spans, ranks = _left(cleaning), _ranks(cleaning.recordings)
+    order = np.lexsort((ranks, pd.factorize(label)[0] * (not across_classes)))        # where only neighbours are linked, the best one links to those that go
     def _print(i):
         first, last = (spans[i] * SR).round().astype(int)
         return fingerprint(cleaning.store.window(names[i], first, last - first))
-    prints = progress(ahead(_print, range(len(names))), "fingerprints", len(names))
+    prints = progress(ahead(_print, order), "fingerprints", len(names))
     pairs = find_copies(prints, min_similarity, min_overlap_s)
+    pairs = pairs.assign(i=order[pairs.i], j=order[pairs.j])
     other = label[pairs.i] != label[pairs.j]
     if other.any() and not across_classes: cleaning, pairs = cleaning.note(_told(names, pairs[other])), pairs[~other]
-    ranks = _ranks(cleaning.recordings)
-    gone = _copied(pairs, ranks, spans)
+    gone = _copied(pairs, spans)
     kept = replace(cleaning, recordings=_named(cleaning.recordings, gone, ranks), targets=unite(cleaning.targets, gone, ranks))
     return kept.drop(names[gone.loser], gone.start_s, gone.end_s, [f"duplicate of {name}" for name in names[gone.winner]])
 

@@ -19,10 +19,11 @@ from .prepare import assign_folds
 
 # %% ../nbs/lib/14b_labelled.ipynb #39eb8896
 def without_clips(
-    data,  # Prepared
-):         # List of labels, in the competition's order
+    data,        # Prepared
+    clips=None,  # Clips that cleaning left; None: all recordings count
+):               # List of labels, in the competition's order
     "Classes that no clip is about."
-    there = set(data.recordings.primary_label)
+    there = set(data.recordings.primary_label if clips is None else np.array(data.classes, object)[clips.primary])
     return [c for c in data.classes if c not in there]
 
 
@@ -30,9 +31,10 @@ def clipless_note(
     data,     # Prepared
     truth,    # Scapes with labels by people, or None
     recipes,  # Of the models that are to learn
+    clips=None,   # See without_clips
 ):            # One line; "" where each class has a clip
     "Which classes have no clip, who learns them nevertheless, and what to do for the others."
-    gone = without_clips(data)
+    gone = without_clips(data, clips)
     if not gone: return ""
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
     known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r.name for r in recipes if not r.sampling.labelled]

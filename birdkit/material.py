@@ -146,9 +146,10 @@ def labelled_windows(
 def tell_clipless(
     data,     # Prepared
     recipes,  # Of the members
+    clips=None,   # Of all classes, as cleaning left them; None: all recordings count
 ):
     "Say which classes have no clip."
-    note = clipless_note(data, labelled_windows(data), recipes)
+    note = clipless_note(data, labelled_windows(data), recipes, clips)
     if note: print(note)
 
 # %% ../nbs/lib/33g_material.ipynb #b246f693

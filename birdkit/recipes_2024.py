@@ -18,11 +18,11 @@ birdclef2024_01 = plain.but(
     loss=dict(name="soft_ce", options=(("normalise", True),), secondary=.5),
     augment=dict(picture=(("xy_masking", dict(p=.9, mels=16, time=16, count=3, fill="min")), ("cutmix", dict(p=.9)))),
     data=dict(clean=(
+        ("loudness", .8),
         ("duplicates",),
         ("agreement", dict(how="swap", level=0.)),
         ("agreement", dict(how="drop", level=0.)),
         ("agreement", dict(how="soften", weight=.05)),
-        ("loudness", .8),
     )),
     sampling=dict(window_s=10., piece_s=60.),
     optim=dict(epochs=12, batch=96, lr=1e-3, weight_decay=1e-2),

@@ -18,7 +18,7 @@ from .augment import late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
-from .core import KitError, read_json, read_table, short_hash, write_json
+from .core import KitError, few, read_json, read_table, short_hash, write_json
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
@@ -152,6 +152,12 @@ def _tell_replaced(folder, mark):
     print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; to keep both, give this one a name: overrides {{name: ...}}")
 
 
+def _tell_unlearnt(learn, held, classes, fold):
+    "Name classes of which all clips are held out: 01_prepare deals no such folds, but 02_clean may drop the other clips."
+    gone = [classes[c] for c in np.unique(held.primary) if not learn.targets[:, c].any()] if held else []
+    if gone: print(f"no clip to learn from: {few(gone)}; 02_clean left none but those that fold {fold} holds out: train another fold too, or 'all'")
+
+
 def _make_room(folder, mark):
     "Delete what a run of other settings or data left; what goes on stays."
     left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
@@ -205,6 +211,7 @@ def train_run(
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)
+    _tell_unlearnt(learn, held, model.classes, fold)
     score, device = held_scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
