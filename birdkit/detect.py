@@ -343,10 +343,9 @@ def detect(
     client=None,   # Client of dask.distributed; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
-    export, out = load_export(models), Path(out)
+    formats, files, export, out = check_formats(formats), find_recordings(recordings), load_export(models), Path(out)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
     _check_numbers(threshold, top, workers)
-    formats, files = check_formats(formats), find_recordings(recordings)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
     found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))

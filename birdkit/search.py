@@ -161,7 +161,7 @@ def open_study(
     try: study = _twice(create)
     except Exception as error:
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
-    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips, or begins at another backbone, or is judged otherwise: give --study another file")
+    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips or another score, or begins at another backbone: give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
     for name, value in dict(mark=mark, seed=seed, score=score).items(): study.set_user_attr(name, value)
     return study

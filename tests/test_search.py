@@ -153,7 +153,7 @@ def test_a_study_is_of_its_clips(tmp_path):
     assert "no trial came to its end" in again() and "no trial came to its end" in again()
     path = tmp_path / "work/clean/weights.csv"
     path.write_text(path.read_text().replace("1.0", "0.5"))
-    assert "tries another recipe, space, fold or seed, other clips, or begins at another backbone: give --study another file" in again()
+    assert "tries another recipe, space, fold or seed, other clips or another score, or begins at another backbone: give --study another file" in again()
 
 
 def test_a_study_is_of_its_start(tmp_path):
