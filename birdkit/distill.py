@@ -244,8 +244,7 @@ def distill_round(
 # %% ../nbs/lib/34a_distill.ipynb #b92dd9ea
 def _scores(runs, name):
     "A score of each model, NaN where it has none."
-    found = [read_json(f / "metrics.json", "run 04_train").get(name) for folders in runs.values() for f in folders]
-    return np.array([math.nan if score is None else score for score in found])
+    return np.array([read_json(f / "metrics.json", "run 04_train").get(name) for folders in runs.values() for f in folders], float)
 
 
 def validation_auc(

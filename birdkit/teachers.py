@@ -17,6 +17,7 @@ from typing import Callable
 
 import numpy as np
 import soxr
+from scipy.special import expit, softmax
 
 from .audio import ROW_S, SR, cut
 from .core import KitError, check_name
@@ -135,12 +136,7 @@ OPENERS = {".onnx": _open_onnx, ".tflite": _open_tflite}
 PEAK = .25   # Perch was trained with
 
 
-def _softmax(x):
-    x = np.exp(x - x.max(-1, keepdims=True))
-    return x / x.sum(-1, keepdims=True)
-
-
-SCORES = dict(sigmoid=lambda x: 1 / (1 + np.exp(-np.clip(x, -60, 60))), softmax=_softmax, none=lambda x: x)   # Logits to probabilities
+SCORES = dict(sigmoid=expit, softmax=partial(softmax, axis=-1), none=lambda x: x)   # Logits to probabilities
 
 
 def _scores(network, shapes, outputs, samples):
