@@ -160,7 +160,7 @@ class Teacher:
     model: object                  # TrainedModel
     name: str = "teacher"          # Such as "small/fold0"
     learnt: frozenset = frozenset()   # Recordings it learnt from
-    weight: float = 1.             # In the mean of several (2025 4th: 1 to 1.5)
+    weight: float = 1.             # Of its member, shared among those of its runs that may label, in the mean of several (2025 4th: 1 to 1.5)
 
 
 def held_fold(
@@ -201,6 +201,12 @@ TURN = Lock()   # Networks work in turn: each uses all cores, and threads beside
 COMBINE = {"mean": lambda said, weights: np.average(said, 0, weights), "min": lambda said, weights: np.min(said, 0)}   # Of several teachers
 
 
+def _weights(teachers):
+    "Of each teacher in the mean: the weight of its member, shared among the member's runs."
+    homes = [t.name.split("/")[0] for t in teachers]
+    return [t.weight / homes.count(home) for t, home in zip(teachers, homes)]
+
+
 def label_recording(
     teachers,        # Teachers that may label it
     samples,         # (T,) float32 at 32 kHz
@@ -217,7 +223,7 @@ def label_recording(
         if not np.isfinite(scores).all(): raise KitError(f"teacher {t.name} gives NaN or infinite scores: train it again, or leave it out")
         said.append(scores[:, pd.Index(t.model.classes).get_indexer(pd.Index(classes))])
     if not said: return np.full((rows, len(classes)), np.nan, "float16")
-    return COMBINE[combine](said, [t.weight for t in teachers]).astype("float16")
+    return COMBINE[combine](said, _weights(teachers)).astype("float16")
 
 
 def in_turn(
@@ -273,8 +279,8 @@ def _to_label(data, source, only):
 def _marked(teachers, keys, rows, facts):
     "Facts with a mark: a short name of everything that labels depend on."
     digest = hashlib.sha256(json.dumps([facts, list(keys), rows.tolist()]).encode())
-    for t in teachers:
-        digest.update(json.dumps([asdict(t.model.recipe), t.weight, list(t.model.classes), sorted(t.learnt)]).encode())
+    for t, weight in zip(teachers, _weights(teachers)):
+        digest.update(json.dumps([asdict(t.model.recipe), weight, list(t.model.classes), sorted(t.learnt)]).encode())
         for x in t.model.state_dict().values(): digest.update(x.detach().cpu().numpy().tobytes())
     return facts | {"mark": digest.hexdigest()[:16]}
 
