@@ -271,6 +271,8 @@ def check_lessons(
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: set pseudo.on="soundscapes", or pseudo.how="self"')
     if p.on == "soundscapes" and reads_clips: raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
     if p.on == "clips" and p.given: raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
+    if p.how in ("pieces", "domain") and "join_scape" in [name for name, *_ in recipe.augment.wave]:
+        raise KitError(f'{recipe.name}: augment.wave.join_scape does nothing for students of pseudo.how="{p.how}": take it out, or set pseudo.how="mix"')
     check_last_mix(recipe, "pseudo.mix_p" if p.on != "clips" and p.mix_p and _named(p.how).joins else "")
     _check_start(teacher, recipe)
     _check_training(recipe)
