@@ -74,6 +74,7 @@ birdclef2025_02 = plain.but(
         origin=(("year", 2025), ("rank", 2), ("public", .925), ("private", .928)),
         sure="fields from the code; "
              "it differs from the write-up in smoothing and learning rate; "
+             "folds keep recordings of one source together, not those of one author; "
              "later rounds label all soundscapes here, not only those not used before; "
              "ESC-50 as a second kind of background is left out"),
 )

@@ -62,15 +62,14 @@ birdclef2026_02 = plain.but(
     loss=dict(name="soft_auc_2026", options=(("bce_weight", .25),), frame=.5),
     augment=dict(wave=(("half_mix", dict(p=.5)),)),
     sampling=dict(labelled=.25),
-    optim=dict(clip_norm=5., average="swa"),
+    optim=dict(clip_norm=1., average="swa", average_from=.5),
     pseudo=dict(rounds=5, how="replace", options=(("p", .55),), share=.1, labelled=1.),
     ensemble=dict(
         post=(("top_scale", dict(top=1, power=.4)), ("group_max", dict(group="species"))),
         members=(("v2s", {}), ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k"}), ("insects", {"data.only": ("Insecta",), "pseudo.rounds": 0})),
         origin=(("year", 2026), ("rank", 2), ("public", .959), ("private", .9601)),
-        sure="loss, rounds and specialist from the code; "
-             "backbones beside v2-S are reconstructed, a tenth of each batch from labelled soundscapes, post-processing, "
-             "averaged weights and the gradient's limit are others' of that year; "
+        sure="loss, rounds, specialist, averaged weights and the gradient's limit from the code; "
+             "backbones beside v2-S are reconstructed, a tenth of each batch from labelled soundscapes and post-processing are others' of that year; "
              "which sonotypes mirror one another is not told: here all of a species do; "
              "insects drawn five times, and gates by a model that is not told, are left out"),
 )

@@ -359,6 +359,7 @@ FACTS = {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
         "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
         "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4, "ensemble.post.group_max.group": "species",
+        "optim.clip_norm": 1., "optim.average": "swa", "optim.average_from": .5,
     },
     "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
     "birdclef2026_02-insects": {"data.only": ("Insecta",)},
