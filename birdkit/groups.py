@@ -210,7 +210,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds; 05_distill trains a student of each
+    seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds (data.folds has 5 of them: set it where more are needed); 05_distill trains a student of each
     weight: float = 1.           # Of a member's scores; one of 0 is not exported
     teach: float = 0.            # Weight of its soft labels in 05_distill; 0: as `weight`. With a weight of 0 a member labels and does nothing else (2025 6th)
     blend: str = "mean"          # How scores are joined, a name of blend.BLENDS
