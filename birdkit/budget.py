@@ -219,9 +219,12 @@ def _plan_table(way, chosen, seconds, price):
 
 
 def _worth(members):
-    "What each member brings: its value above chance, by its weight in the blend."
+    "What each member brings: its value above chance, of a specialist .5 times its share of the classes, by its weight in the blend."
+    known = set().union(*(m.classes for m in members))
+    share = [len(m.classes) / len(known) if m.classes else 1. for m in members]
     value, weight = np.array([[m.value, m.weight] for m in members]).T
-    return (value - min(.5, value.min()) + 1e-6) * weight / weight.mean()
+    excess = value - .5 * np.array(share)
+    return (excess - min(0., excess.min()) + 1e-6) * weight / weight.mean()
 
 
 def _choices(members, gain, budget_s, price):

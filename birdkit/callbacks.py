@@ -179,19 +179,20 @@ class SkipBadLoss(Callback):
 
 # %% ../nbs/lib/31a_callbacks.ipynb #c54d94a9
 class Validate(Callback):
-    "Add a score to the history every few epochs and at the end."
+    "Add a score to the history every few epochs, late ones each, and at the end."
     order = 2
 
     def __init__(self,
         score,    # score(model) -> dict of numbers
         every=5,  # Epochs
-    ): self.score, self.every = score, every
+        start=1., # Share of the training after which each epoch is scored
+    ): self.score, self.every, self.start = score, every, start
 
     def after_epoch(self,
         learner,  # Learner
     ):
         "Score the averaged model."
-        if learner.epoch % self.every and learner.epoch != learner.epochs: return
+        if learner.epoch % self.every and learner.done <= self.start and learner.epoch != learner.epochs: return
         learner.history[-1] |= {name: float(value) for name, value in self.score(learner.averaged).items()}
 
 

@@ -6,6 +6,8 @@
 __all__ = ['rms', 'unit_rms', 'unit_peak', 'at_level', 'per_sample']
 
 # %% ../nbs/lib/21a_levels.ipynb #51bbf455
+import math
+
 import torch
 
 # %% ../nbs/lib/21a_levels.ipynb #162df1cd
@@ -13,7 +15,8 @@ def rms(
     x,  # (B, ..., T)
 ):      # (B, 1, ..., 1)
     "Root mean square of each sample."
-    return x.float().square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt().to(x.dtype)
+    norm = torch.linalg.vector_norm(x.float(), dim=tuple(range(1, x.ndim)), keepdim=True)
+    return (norm / math.sqrt(math.prod(x.shape[1:]))).to(x.dtype)
 
 
 def unit_rms(
@@ -36,7 +39,7 @@ def at_level(
     db,     # RMS of `other` against that of `x`, (B,) dB; -inf leaves it out
 ):          # (B, ..., T)
     "Add another sound at a level; `x` keeps its own."
-    return x + unit_rms(other) * rms(x) * per_sample(10 ** (db / 20), x)
+    return torch.addcmul(x, other, rms(x) * per_sample(10 ** (db / 20), x) / rms(other).clamp_min(1e-5))
 
 
 def per_sample(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .core import KitError, check_name
-from .levels import at_level, per_sample, rms, unit_peak, unit_rms
+from .levels import at_level, per_sample, rms, unit_peak
 
 # %% ../nbs/lib/22_mixing.ipynb #9b5c071f
 @dataclass
@@ -88,15 +88,16 @@ def combine(
     b,           # Factor of `other`, a number or (B,)
     labels,      # "max", "union", "convex" or "sumix"
     share=None,  # Factors of the two sample weights; None takes a and b
+    sounds=None, # Factors of the two sounds, where they are not those of the labels; None takes a and b
 ):               # Sample; KitError for an unknown union of labels
     "a x + b x', with labels, frame targets and sample weights."
     check_name("labels=", labels, LABELS)
     if sample.second is not None: raise KitError('mixup with labels="losses" must be the last mix of a chain: put it behind the others')
-    add = lambda u, v, a, b: per_sample(a, u) * u + per_sample(b, u) * v
+    add = lambda u, v, a, b: torch.addcmul(per_sample(a, u) * u, per_sample(b, u), v)
     join = lambda y, z: None if y is None else LABELS[labels](y, z, per_sample(a, y), per_sample(b, y))
     targets, weight = join(sample.targets, other.targets), add(sample_weight(sample), sample_weight(other), *(share or (a, b)))
     if sample.weight.ndim == 2: weight = weight * (join(_highest(sample), _highest(other)) == targets)
-    return replace(sample, x=add(sample.x, other.x, a, b), targets=targets, frames=join(sample.frames, other.frames), weight=weight)
+    return replace(sample, x=add(sample.x, other.x, *(sounds or (a, b))), targets=targets, frames=join(sample.frames, other.frames), weight=weight)
 
 
 def sample_weight(
@@ -148,10 +149,11 @@ def mix_clips(
 
 def _mix_at_level(sample, other, db, labels="max"):
     "Both of the same loudness, the other one at a level, the sum as loud as the first, or as the other where the first is silent."
-    even = lambda s: replace(s, x=unit_rms(s.x))
-    mixed = combine(even(sample), even(other), 1., 10 ** (db / 20), labels, share=(.5, .5))
-    loudness = torch.where(rms(sample.x) > 0, rms(sample.x), rms(other.x))
-    return replace(mixed, x=unit_rms(mixed.x) * loudness)
+    gain, own, others = 10 ** (db / 20), rms(sample.x), rms(other.x)
+    even = 1 / own.clamp_min(1e-5), per_sample(gain, others) / others.clamp_min(1e-5)
+    mixed = combine(sample, other, 1., gain, labels, share=(.5, .5), sounds=even)
+    loudness = torch.where(own > 0, own, others)
+    return replace(mixed, x=mixed.x.mul_(loudness / rms(mixed.x).clamp_min(1e-5)))
 
 
 def half_mix(

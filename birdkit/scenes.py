@@ -299,8 +299,8 @@ def scene_scores(
     scenes,  # Scenes
     score,   # Function: samples (T,), number of rows -> (rows, classes)
 ):           # (scenes, rows, classes)
-    "What a model hears in the scenes; the next one is made while it listens."
-    return np.stack([score(wave, ROWS) for wave in ahead(scenes.wave, range(len(scenes)), 1)])
+    "What a model hears in the scenes; the next ones are made while it listens."
+    return np.stack([score(wave, ROWS) for wave in ahead(scenes.wave, range(len(scenes)))])
 
 
 def score_scenes(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REHEARSAL', 'AT_EXPORT', 'WHERE_WHEN', 'SONOTYPE', 'HIDDEN_FILES', 'LOOK_S', 'names_all', 'find_soundscapes',
            'find_export', 'hear_with', 'unknown_classes', 'Sheet', 'make_sheet', 'place_and_hour', 'post_facts',
-           'rehearsed', 'hidden_run_min', 'forecast', 'versions', 'submission_path', 'find_sample', 'score_submission',
-           'attempt', 'sounds_of', 'keep_report']
+           'rehearsal_gb', 'rehearsed', 'hidden_run_min', 'forecast', 'versions', 'submission_path', 'find_sample',
+           'score_submission', 'attempt', 'sounds_of', 'keep_report']
 
 # %% ../nbs/lib/44_submit.ipynb #2cdf4680
 import platform, re
@@ -238,6 +238,15 @@ def post_facts(
 HIDDEN_FILES = {2024: 1100, 2025: 700, 2026: 700}   # Test soundscapes of the hidden run, about
 
 
+def rehearsal_gb(
+    comp,         # Competition
+    files,        # Soundscapes of the rehearsal
+    cache_gb=4.,  # Memory of the hidden run for what models share
+):                # GB
+    "So much memory that a rehearsal keeps the share of its sounds that the hidden run can keep."
+    return cache_gb * sum(map(comp.rows, files)) / (USUAL_ROWS[comp.year] * HIDDEN_FILES[comp.year])
+
+
 def rehearsed(
     sheet,   # Sheet of the rehearsal
     sample,  # The sample submission
@@ -260,7 +269,7 @@ def hidden_run_min(
 
 def forecast(
     minutes,     # Of all models, from hidden_run_min
-    budget_min,  # Of the notebook
+    budget_min,  # Of the notebook, without what is kept back for its end
 ):               # Text; empty where no model was used
     "What the hidden run will do with its time."
     if minutes > budget_min: return f"; all models would take about {minutes:.0f} minutes, so the hidden run hears the best that fit into {budget_min:g}"

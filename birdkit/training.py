@@ -65,8 +65,8 @@ def make_callbacks(
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
     callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
                  keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision, beside=names)), *choose_average(o, folder, "auc" if score else "")]
-    every = 1 if o.average in ("best", "soup") else max(1, epochs // 10)
-    if score: callbacks.append(Validate(score, every))
+    start = dict(best=0., soup=o.average_from).get(o.average, 1.)      # from where on each epoch may be kept
+    if score: callbacks.append(Validate(score, max(1, epochs // 10), start))
     if o.freeze: callbacks.append(Freeze(o.freeze))
     if o.compile: callbacks.append(Compile())
     if minutes is not None: callbacks.append(Deadline(minutes, keep))
