@@ -211,14 +211,8 @@ def _typed(table):
     return table.assign(**texts, **numbers).fillna({"rating": 0.})
 
 # %% ../nbs/lib/10_competition.ipynb #6f8912c8
-def _read_taxonomy(path, classes):
-    "taxonomy.csv, one row per class in class order; what it does not know is empty text."
-    table = _need(read_table(path, AGAIN), ["primary_label"], path)
-    return _by_class(table, classes)
-
-
 def _by_class(table, classes):
-    "The first row of each class, in class order."
+    "The first row of each class, in class order; what a table does not know is empty text."
     table = table.drop_duplicates("primary_label").set_index("primary_label")
     table = table.reindex(index=classes, columns=TAXON_COLUMNS[1:])
     return table.astype(object).where(table.notna(), "").astype(str).rename_axis("primary_label").reset_index()
@@ -279,8 +273,9 @@ class Competition:
     @cached_property
     def taxonomy(self):  # DataFrame with TAXON_COLUMNS, a row per class in class order
         "Names and animal class of each label."
-        if self.year != 2024: return _read_taxonomy(self.folder / "taxonomy.csv", self.classes)
-        return _by_class(self.recordings, self.classes).assign(class_name="Aves")
+        if self.year == 2024: return _by_class(self.recordings, self.classes).assign(class_name="Aves")
+        path = self.folder / "taxonomy.csv"
+        return _by_class(_need(read_table(path, AGAIN), ["primary_label"], path), self.classes)
 
     @cached_property
     def _labelled(self):

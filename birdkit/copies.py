@@ -186,10 +186,8 @@ _EDGE_S = 1.   # What is left of a copy at its ends goes too if it is shorter
 
 def _ranks(recordings):
     "A place for each recording, the best rated first, equal ones as they come: of two copies the one with the lower place stays."
-    rating = pd.to_numeric(recordings.get("rating", pd.Series(np.zeros(len(recordings))))).fillna(0).to_numpy()
-    ranks = np.empty(len(rating), int)
-    ranks[np.argsort(-rating, kind="stable")] = np.arange(len(rating))
-    return ranks
+    rating = pd.to_numeric(recordings.get("rating", pd.Series(np.zeros(len(recordings))))).fillna(0)
+    return rating.rank(method="first", ascending=False).to_numpy(int) - 1
 
 
 def _left(cleaning):

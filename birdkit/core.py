@@ -358,7 +358,6 @@ def ahead(
     work,        # Function of one item; runs in threads
     items,       # What to go through
     workers=None,  # Threads, by default one per core
-    depth=2,     # Finished or running items per thread, which bounds the memory
     left_s=None, # Function that gives the seconds until which results are waited for; by default there is no end
 ):               # Iterator over work(item), in the order of `items`, which ends when time is up
     "Work on the next items in threads while the caller uses this one (prefetch); threads that never answer hold up nobody, not even the program's end."
@@ -368,7 +367,7 @@ def ahead(
     for _ in range(workers): Thread(target=_serve, args=(work, jobs), daemon=True).start()
     atexit.register(leave, AT_EXIT_S)
     try:
-        for _ in _due(items, jobs, waiting, workers * depth):
+        for _ in _due(items, jobs, waiting, 2 * workers):
             if not wait([waiting[0]], patience()).done: return
             yield waiting.popleft().result()
     except KeyboardInterrupt: left_s = lambda: AT_EXIT_S; raise

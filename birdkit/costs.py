@@ -25,17 +25,14 @@ from .runtime import load_network
 from .trained import TrainedModel
 
 # %% ../nbs/lib/41a_costs.ipynb #866f43d7
-def _bare(recipe, n_classes):
-    "The recipe's network with random weights."
-    return Classifier(recipe.but({"model.weights": "none"}), n_classes).eval()
-
-
 def window_gflop(
     recipe,         # Recipe of one model
     n_classes=206,  # Number of classes
 ):                  # 1e9 multiplications and additions
     "Operations of the network for one window."
-    with torch.device("meta"): model, inputs = _bare(recipe, n_classes), [torch.zeros(1, *s) for s in input_shapes(recipe)]
+    with torch.device("meta"):
+        model = Classifier(recipe.but({"model.weights": "none"}), n_classes).eval()
+        inputs = [torch.zeros(1, *s) for s in input_shapes(recipe)]
     with FlopCounterMode(display=False) as counter, torch.no_grad(): model(*inputs)
     return counter.get_total_flops() / 1e9
 

@@ -189,11 +189,6 @@ def _reads(student, number):
     return "clips" if student.pseudo.on == "both" and number < student.pseudo.share_from and not mixed else student.pseudo.on
 
 
-def _joined(labels, given, pseudo):
-    "Labels of the teachers, those of soundscapes joined by what was made elsewhere."
-    return labels if given is None else {s: with_given(l, given, pseudo.given_share) if s == "soundscapes" else l for s, l in labels.items()}
-
-
 def _given_alone(students, given, data):
     "Labels made elsewhere in place of the teachers', {source: Labels}; empty unless all members take them in full (`pseudo.given_share` 1) and they are complete."
     takes = lambda p: p.on == "soundscapes" and p.given and p.given_share == 1
@@ -203,7 +198,9 @@ def _given_alone(students, given, data):
 
 def _lesson(student, labels, given, number, reads):
     "{source: Labels} that a member's students read: the teachers', joined with those made elsewhere, after the recipe's steps."
-    return {source: apply_labels(some, student.pseudo.labels, number) for source, some in _joined(labels, given, student.pseudo).items() if reads in (source, "both")}
+    p = student.pseudo
+    if given is not None and "soundscapes" in labels: labels = labels | dict(soundscapes=with_given(labels["soundscapes"], given, p.given_share))
+    return {source: apply_labels(some, p.labels, number) for source, some in labels.items() if reads in (source, "both")}
 
 # %% ../nbs/lib/34a_distill.ipynb #84fd9c98
 def distill_round(
@@ -252,8 +249,7 @@ def validation_auc(
     score="auc",  # Of metrics.json; "auc" is that of the clips they held out
 ):                # Mean over the models; NaN where nothing was held out, or nothing could be scored
     "How good models are on what they have not heard."
-    known = _scores(runs, score)
-    return float(known[~np.isnan(known)].mean()) if not np.isnan(known).all() else math.nan
+    return float(pd.Series(_scores(runs, score)).mean())
 
 
 def round_scores(

@@ -28,10 +28,7 @@ def rank_in_class(
     value,   # What ranks it, (N,)
 ):           # (N,) int: 0 for the highest value of its class; equals in order
     "Place of each recording in its class."
-    order = np.lexsort((-value, labels))
-    rank = np.empty(len(labels), int)
-    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    return rank
+    return pd.Series(value).groupby(labels).rank("first", ascending=False).to_numpy(int) - 1
 
 
 def keep_newest(
