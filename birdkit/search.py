@@ -394,6 +394,7 @@ def _search(given):
     recipe, data = choose_recipe(given.recipe, fixed, comp), Prepared.load(place.prepared, comp.folder)
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
+    if not path.suffix: path = path.with_name(f"{path.name}.db")     # the runs' folder has its name without the ending
     cleaned = cleaned_clips(data, place, recipe)
     clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
     score = "scene_auc" if scenes else "auc"
