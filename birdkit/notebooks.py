@@ -13,7 +13,7 @@ from base64 import b64decode
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from .commands import command, mistake, read_yaml
+from .commands import command, mistake, read_yaml, yaml_line
 from .core import KitError, Workspace, atomic, last_line, nearest, project_root, read_json
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
@@ -199,7 +199,7 @@ def run_notebook(
 ):               # Seconds it took, and what it says in the end; KitError where it failed
     "Run one pipeline notebook as the papermill command does."
     known, start = notebook_parameters(path), time.monotonic()
-    chosen = json.dumps({k: v for k, v in parameters.items() if k in known})
+    chosen = yaml_line({k: v for k, v in parameters.items() if k in known})
     work = [] if "work" not in parameters else ["-p", "work", str(parameters["work"])]
     words = [sys.executable, "-m", "papermill", str(path), "--no-progress-bar", *work, "-y", chosen]
     with TemporaryFile("w+") as said, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True, errors="replace") as run:
