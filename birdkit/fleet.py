@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from .callbacks import TIME_UP
-from .commands import add_places, command, read_yaml
+from .commands import add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, cores, count, last_line, project_root, read_json, short_hash
 from .heldout import check_fold
@@ -171,10 +171,10 @@ def run_command(
     notebook, python = train_notebook(), (sys.executable, "-m")
     chosen = dict(recipe=run.book, overrides=run.overrides, seed=run.seed, fold=run.fold, minutes=place.minutes)
     if place.program or not notebook:
-        words = [x for k, v in chosen.items() for x in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
+        words = [x for k, v in chosen.items() for x in (f"--{k}", yaml_line(v) if isinstance(v, dict) else str(v))]
         return [*(place.program or (*python, "birdkit.fleet")), "train", "--data", str(place.data), "--work", str(place.space.root), *words]
     paths = ["-p", "data", str(place.data), "-p", "work", str(place.space.root)]
-    return [*python, "papermill", str(notebook), str(beside(run, place, ".ipynb")), "--no-progress-bar", *paths, "-y", json.dumps(chosen)]
+    return [*python, "papermill", str(notebook), str(beside(run, place, ".ipynb")), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
 
 
 def run_environment(

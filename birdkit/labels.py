@@ -291,7 +291,7 @@ class TimeUp(KitError): "The time for labels is up; what is told so far is kept,
 def _do_parts(work, n, folder, label, minutes=None):
     "Files with what `work` says of recordings 0 to n - 1, joined by parts; those that are there are not made again."
     parts = {folder / f"{i // PART:05}.npy": range(i, min(i + PART, n)) for i in range(0, n, PART)}
-    missing = {file: part for file, part in parts.items() if not file.exists()}
+    missing = {file: part for file, part in parts.items() if not file.exists() or not file.stat().st_size}      # a power cut may leave an empty one
     if len(missing) < len(parts): print(f"{label}: {len(parts) - len(missing)} of {len(parts)} parts are there already")
     minutes = minutes() if callable(minutes) else minutes
     until_s, there = math.inf if minutes is None else time.monotonic() + 60 * minutes, len(parts) - len(missing)

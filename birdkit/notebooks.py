@@ -13,7 +13,7 @@ from base64 import b64decode
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from .commands import command, mistake, read_yaml
+from .commands import command, mistake, read_yaml, yaml_line
 from .core import KitError, Workspace, atomic, last_line, nearest, project_root, read_json
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
@@ -199,7 +199,7 @@ def run_notebook(
 ):               # Seconds it took, and what it says in the end; KitError where it failed
     "Run one pipeline notebook as the papermill command does."
     known, start = notebook_parameters(path), time.monotonic()
-    chosen = json.dumps({k: v for k, v in parameters.items() if k in known})
+    chosen = yaml_line({k: v for k, v in parameters.items() if k in known})
     work = [] if "work" not in parameters else ["-p", "work", str(parameters["work"])]
     words = [sys.executable, "-m", "papermill", str(path), "--no-progress-bar", *work, "-y", chosen]
     with TemporaryFile("w+") as said, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True, errors="replace") as run:
@@ -218,17 +218,30 @@ def _told(name, parameters):
     return parameters | renamed | dict(overrides={})
 
 
+def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
+    "Refuse what a notebook would refuse when its turn comes, hours later."
+    from birdkit.recipe import find_recipe
+    changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}       # all that "auto" may be have as many folds
+    folds = find_recipe(recipe, changes).data.folds
+    if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
+    if not isinstance(minutes, str) and not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
+    if not isinstance(rounds, str) and rounds < 0: raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
+    for name, folder in (("past", past), ("soundscapes", soundscapes)):
+        if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir(): raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
+
+
 def run_pipeline(
     parameters,          # Parameters by name, such as {"recipe": "small"}
     folder=None,         # Where the notebooks are, by default `nbs` of the checkout
     notebooks=PIPELINE,  # Which to run, in order
-):                       # Seconds of each notebook, by name; KitError for an unknown parameter, one of a wrong type, or a workspace that cannot be written to
+):                       # Seconds of each notebook, by name; KitError for an unknown parameter, one of a wrong type or value, or a workspace that cannot be written to
     "Run the numbered notebooks in order; the first that fails ends it."
     folder, seconds = Path(folder or project_root() / "nbs"), {}
     if not folder.is_dir(): raise KitError(f"{folder} is not there: run this in a checkout of birdkit, or papermill with a notebook")
     known = {n for name in notebooks for n in notebook_parameters(folder / f"{name}.ipynb")}
     check_names(parameters, known)
     check_parameters(**parameters)
+    _check_ahead(**parameters)
     Workspace.find(parameters.get("work", "auto"))
     for name in notebooks:
         seconds[name], said = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))

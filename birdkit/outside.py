@@ -124,6 +124,7 @@ def _parser():
 
 def _label(given):
     "All of it, from the folder to what to type next."
+    if given.out and Path(given.out).suffix != ".npz": raise KitError(f"--out {given.out} does not end in .npz, by which 05_distill knows labels: give {Path(given.out).with_suffix('.npz')}")
     space = Workspace.find(given.work)
     comp = Competition.find(given.data, space)
     data, teacher = Prepared.load(space.prepared, comp.folder), load_teacher(given.model, given.rate_hz, given.window_s, given.scores)

@@ -6,8 +6,10 @@
 __all__ = ['BY_PREPARE', 'BY_CLEAN', 'keep_cleaning', 'kept_rules', 'moved_parts', 'other_rules', 'tell_rules']
 
 # %% ../nbs/lib/12h_rules.ipynb #6fd6bbbb
-import json
+import json, os
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .cleaning import save_scores
 from .core import read_json, read_table, write_json, write_table
@@ -23,11 +25,13 @@ def keep_cleaning(
     scores=None,   # Scores by which it was cleaned
     **tables,  # DataFrames: segments, weights, labels
 ):
-    "Leave tables and scores in `clean/` and, once all are there, note the rules that were followed."
-    (space.clean / "rules.json").unlink(missing_ok=True)
-    for name, table in tables.items(): write_table(space.clean / f"{name}.csv", table)
-    if scores is not None: save_scores(space.clean / "scores.npz", scores, data.classes, "float32")
-    else: (space.clean / "scores.npz").unlink(missing_ok=True)
+    "Leave tables and scores in `clean/`, all together when all are written, and note the rules that were followed."
+    space.clean.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".new-", dir=space.clean) as new:
+        for name, table in tables.items(): write_table(Path(new) / f"{name}.csv", table)
+        if scores is not None: save_scores(Path(new) / "scores.npz", scores, data.classes, "float32")
+        for name in ("rules.json", "scores.npz"): (space.clean / name).unlink(missing_ok=True)
+        for file in Path(new).iterdir(): os.replace(file, space.clean / file.name)
     prepared = data and data.facts.get("rules")
     write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared))
 

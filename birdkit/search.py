@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from .commands import add_places, command, read_yaml
+from .commands import add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import Clock, KitError, Workspace, derived_seed, nearest, read_json, short_hash
 from .heldout import clips_digest, split_clips
@@ -124,9 +124,6 @@ def own_values(
     lists = {field: label for field, span in space.items() if isinstance(span, list) for label, value in _labels(span).items() if same(field, value)}
     ranges = {field: present(recipe, field) for field, span in space.items() if isinstance(span, dict)}
     return lists | {field: x for field, x in ranges.items() if x is not None and space[field]["low"] <= x <= space[field]["high"]}
-
-
-def _plain(value): return json.loads(json.dumps(value))
 
 # %% ../nbs/lib/36_search.ipynb #a4aaf463
 def _optuna():
@@ -270,7 +267,7 @@ def _line(name, facts, changes, study):
     "A line on a trial that is done."
     done = "" if reached_end(facts) else f" after {facts['epochs']} of {facts['of']} epochs"
     best = best_trial(study)
-    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {_flow(changes)}"
+    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {yaml_line(changes)}"
 
 # %% ../nbs/lib/36_search.ipynb #2d0d1058
 def best_trial(
@@ -279,9 +276,6 @@ def best_trial(
     "The best of the finished trials."
     done = {name: t for name, t in trials_of(study).items() if t.state == _optuna().trial.TrialState.COMPLETE}
     return max(done.items(), key=lambda item: item[1].value) if done else None
-
-
-def _flow(value): return yaml.safe_dump(_plain(value), default_flow_style=True, width=math.inf, sort_keys=False).strip()
 
 
 def search(
@@ -360,7 +354,7 @@ def command_line(
     "The papermill command that trains with these overrides."
     pairs = [("data", data), ("work", work), ("recipe", recipe), ("fold", fold), ("seed", seed)]
     given = [x for pair in pairs for x in ("-p", *map(str, pair))]
-    return shlex.join(["papermill", "nbs/04_train.ipynb", *given, "-y", _flow(dict(overrides=overrides))])
+    return shlex.join(["papermill", "nbs/04_train.ipynb", *given, "-y", yaml_line(dict(overrides=overrides))])
 
 # %% ../nbs/lib/36_search.ipynb #4f98a55b
 def _parser():
@@ -394,6 +388,7 @@ def _search(given):
     recipe, data = choose_recipe(given.recipe, fixed, comp), Prepared.load(place.prepared, comp.folder)
     if recipe.ensemble.members: raise KitError(f"recipe {recipe.name!r} has several models: search for one, such as {recipe.members()[0].name!r}")
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
+    if not path.suffix: path = path.with_name(f"{path.name}.db")     # the runs' folder has its name without the ending
     cleaned = cleaned_clips(data, place, recipe)
     clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
     score = "scene_auc" if scenes else "auc"

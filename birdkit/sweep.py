@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from .commands import PLACES, add_places, command, read_yaml
+from .commands import PLACES, add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, cores, count, write_table
 from .fleet import Place, beside, check_runs, choose_devices, first_folder, fold_of, is_finished, log_end, make_runs, start_run, why_unfinished, with_trained_members
@@ -69,7 +68,7 @@ def sweep_table(
 def _row(run, place, end):
     "A line of the table."
     state, _, reason = end.partition(": ")
-    changes = yaml.safe_dump({k: v for k, v in run.overrides.items() if k != "name"}, default_flow_style=True, width=float("inf")).strip()
+    changes = yaml_line({k: v for k, v in run.overrides.items() if k != "name"})
     changes = "" if changes == "{}" else changes
     row = dict(run=run.name, recipe=run.book, fold=run.fold, seed=run.seed, overrides=changes, state=state or "waiting")
     if is_finished(run, place) and not end:

@@ -101,7 +101,7 @@ def label_rows(
     edges = ROW_S * np.arange(n_rows(duration_s) + 1)
     start, end = events.start_s.to_numpy(float)[:, None], events.end_s.to_numpy(float)[:, None]
     overlap = np.minimum(end, edges[1:]) - np.maximum(start, edges[:-1])                  # (events, rows), s
-    inside = overlap >= np.minimum(least_s, (end - start) / 2) - 1e-9
+    inside = (overlap >= np.minimum(least_s, (end - start) / 2) - 1e-9) & ((overlap > 1e-9) | (end == start))        # a point has no overlap
     return [";".join(sorted(set(events.label[row]))) for row in inside.T]
 
 

@@ -653,6 +653,7 @@ def test_rows_of_a_label():
     assert rows((4.9, 5.4, "a")) == ["", "a", "", ""]
     assert rows((4.9, 5.4, "a"), least_s=.1) == ["a", "a", "", ""]
     assert rows((3, 3.05, "a"), (4.98, 5.02, "b")) == ["a;b", "b", "", ""]     # a short call is in the row of its larger half, or in both
+    assert rows((12, 15, "a"), (7, 7, "point"), least_s=0) == ["", "point", "a", ""]     # what only touches a row is not in it
     assert rows((2, 18, "b"), (11, 12, "a"), (11, 12, "a")) == ["b", "b", "a;b", "b"]
     assert rows((7, 7, "point")) == ["", "point", "", ""] and rows(s=59.98) == [""] * 12
 

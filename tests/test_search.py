@@ -135,6 +135,8 @@ def test_fold_and_seed_reach_the_trainings(tmp_path, monkeypatch):
     monkeypatch.setattr("birdkit.search.study_table", lambda study: pd.DataFrame(columns=["trial", "state", "auc"]))
     assert command(*where, "--recipe", "tiny", "--fold", 1, "--seed", 3, "--trials", 4, "--minutes", 9) is None
     assert asked == [(1, 3), (3, "tiny-fold1", 4, 9.)]
+    assert command(*where, "--recipe", "tiny", "--study", tmp_path / "mine") is None
+    assert asked[-1][1] == "mine" and (tmp_path / "mine.db").is_file() and not (tmp_path / "mine").exists()
 
 
 def test_mistakes_are_told_before_anything_is_tried(tmp_path):
