@@ -197,11 +197,11 @@ class Validate(Callback):
 
 
 class Report(Callback):
-    "history.csv after every epoch; where somebody watches also a line, at most one every ten seconds."
+    "The curves after every epoch; where somebody watches also a line, at most one every ten seconds."
     order = 4
 
     def __init__(self,
-        path=None,  # Where history.csv is kept
+        path=None,  # Where the curves are kept, a CSV
     ): self.path = path
 
     def before_fit(self,

@@ -112,7 +112,7 @@ def is_finished(
     run,    # Run; of an ensemble as with_trained_members gives it
     place,  # Place
 ):          # True where nothing is left to do
-    "Has this been trained to its end, after clips and pretrained backbones were made? In doubt it has not: the training itself looks closer."
+    "Has this been trained to its end and judged, after clips and pretrained backbones were made? In doubt it has not: the training itself looks closer."
     return all(_is_trained(member, run, place.space.run(member.name, run.fold), _made_s(member, run, place)) for member in run.recipe.members())
 
 
@@ -123,12 +123,12 @@ def _made_s(member, run, place):
 
 
 def _is_trained(recipe, run, folder, changed_s):
-    "Does a folder hold this model?"
+    "Does a folder hold this model, and all that is made of it when it is trained? Scenes come last."
     if not (folder / "weights.pt").exists(): return False
     try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
     same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
-    return same and "epochs" in facts and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
+    return same and "epochs" in facts and "judged" in facts and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
 
 
 def first_folder(

@@ -148,7 +148,7 @@ def unscored(
     facts = read_json(folder / "metrics.json", "run 04_train")
     if facts.get("held", "") == _name(held): return None
     print(f"{folder.parent.name}/{folder.name} is scored anew, on the clips that are held out now")
-    return {name: value for name, value in facts.items() if name not in ("auc", "scene_auc")}
+    return {name: value for name, value in facts.items() if name not in ("auc", "scene_auc", "judged")}
 
 
 def _name(held):

@@ -20,7 +20,7 @@ from .plots import DPI, GREY
 from .recipe import diff, load_recipe
 
 # %% ../nbs/lib/35_runs.ipynb #f1b1b43d
-FILES = "history.csv", "metrics.json", "recipe.json", "weights.pt", "last.pt"   # A folder with one of these is a run
+FILES = "history.csv", "metrics.json", "recipe.json", "weights.pt", "last.csv", "last.pt"   # A folder with one of these is a run
 SCORES = "auc", "scene_auc", "soundscape_auc", "loss"
 
 
@@ -42,11 +42,22 @@ def run_folders(
     return {folder.relative_to(root).as_posix() if folder != root else folder.name: folder for folder in folders}
 
 
+def _begun(folder, name):
+    "Is there this file of a training that is at work or was given up, newer than what metrics.json tells?"
+    path, told = folder / name, folder / "metrics.json"
+    return path.exists() and not (told.exists() and told.stat().st_mtime >= path.stat().st_mtime)
+
+
+def _curve(folder):
+    "The file of a run's curves: history.csv, that of its model; while a training goes on last.csv."
+    return folder / ("last.csv" if _begun(folder, "last.csv") else "history.csv")
+
+
 def run_history(
     folder,  # Folder of a run
 ):           # DataFrame: epoch, loss and more, all numbers; KitError where it is missing or broken
     "The curves of a run."
-    path = folder / "history.csv"
+    path = _curve(folder)
     table = read_table(path, "train again").apply(pd.to_numeric, errors="coerce")
     if not {"epoch", "loss"} <= set(table): raise KitError(f"{path} has no columns epoch and loss: train again")
     return table
@@ -84,7 +95,7 @@ def _state(folder, facts, damaged):
     if damaged: return f"broken: {', '.join(damaged)}"
     if not facts: return "unfinished"      # killed, or still at work
     if _number(facts.get("epochs")) < _number(facts.get("of")): return "stopped"
-    if (last := folder / "last.pt").exists() and last.stat().st_mtime > (folder / "metrics.json").stat().st_mtime: return "begun anew"   # the loss is the new training's
+    if _begun(folder, "last.pt") or _begun(folder, "last.csv"): return "begun anew"   # the loss is the new training's
     return "finished" if (folder / "weights.pt").exists() else "no weights"
 
 
@@ -95,7 +106,7 @@ def read_run(
     "What a folder says of its run; whatever is damaged is left out and named."
     damaged, json = [], lambda path: read_json(path, "train again")
     facts, recipe = (_content(json, folder / f, {}, damaged) for f in ("metrics.json", "recipe.json"))
-    history = _content(lambda path: run_history(path.parent), folder / "history.csv", pd.DataFrame(), damaged)
+    history = _content(lambda path: run_history(path.parent), _curve(folder), pd.DataFrame(), damaged)
     scores = {s: _number(facts[s]) if s in facts else _last(history, s) for s in SCORES}
     seconds = history["seconds"].sum() if "seconds" in history else 0.
     fold = facts.get("fold", folder.name.removeprefix("fold"))
@@ -153,7 +164,7 @@ COLOURS = [c for c in plt.get_cmap("tab10").colors if len(set(c)) > 1]   # All b
 
 def _curves(runs):
     "History of each run, the best last."
-    histories = {name: _content(lambda path: run_history(path.parent), folder / "history.csv", pd.DataFrame(), []) for name, folder in runs.items()}
+    histories = {name: _content(lambda path: run_history(path.parent), _curve(folder), pd.DataFrame(), []) for name, folder in runs.items()}
     there = {name: h for name, h in histories.items() if len(h)}
     if not there: raise KitError(f"none of {', '.join(runs) or 'no runs'} has a readable history.csv: train first")
     rank = lambda name: (_last(there[name], "auc") if "auc" in there[name] else -1, -_last(there[name], "loss"))

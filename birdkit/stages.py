@@ -152,11 +152,12 @@ def judge_scenes(
     scenes,  # From held_scenes
     folder,  # Folder of the run
 ):           # Macro ROC-AUC; NaN without scenes
-    "Score a model on scenes; kept as scene_auc in metrics.json."
-    if scenes is None: return np.nan
-    with on_device(model): auc = score_scenes(scenes, row_scorer(model))
-    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | {"scene_auc": auc})
-    return auc
+    "Score a model on scenes; kept as scene_auc in metrics.json, which notes that a run is judged also where there are none."
+    told = {}
+    if scenes is not None:
+        with on_device(model): told["scene_auc"] = score_scenes(scenes, row_scorer(model))
+    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | told | dict(judged=True))
+    return told.get("scene_auc", np.nan)
 
 
 def judge_labelled(

@@ -10,6 +10,7 @@ __all__ = ['DISTANCES', 'STUDENTS', 'Online', 'Beside', 'seeded', 'Mutual', 'Emb
 from copy import deepcopy
 from functools import partial
 from inspect import signature
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import nn
 from .augment import late_mixes
 from .batches import batch_parts
 from .callbacks import Schedule
-from .core import KitError, check_name
+from .core import KitError, check_name, short_hash
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
@@ -207,6 +208,7 @@ class Embed(Mix):
         mixes = late_mixes(recipe.augment)
         if mixes: raise KitError(f"pseudo.how=\"embed\": {mixes[0]} mixes spectrograms, but the teacher hears the waveform: move it to augment.wave")
         self.teacher = teacher or load_teacher(path, rate_hz, window_s)
+        if path: self.__name__ = f"embed {short_hash(Path(path).read_bytes())}"       # another file under this path begins anew
         self.distance, self.size = DISTANCES[distance], self.teacher.need("embedding")
         self.weight, self.labels, self.peak = weight, labels, peak
 

@@ -63,7 +63,7 @@ def make_callbacks(
 ):                 # List of Callback
     "All that happens beside training."
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
-    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "history.csv"),
+    callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "last.csv"),
                  keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision, beside=names)), *choose_average(o, folder, "auc" if score else "")]
     start = dict(best=0., soup=o.average_from).get(o.average, 1.)      # from where on each epoch may be kept
     if score: callbacks.append(Validate(score, max(1, epochs // 10), start))
@@ -91,15 +91,16 @@ def _check_chains(recipe, scapes, step):
 # %% ../nbs/lib/32_training.ipynb #fe10b4c0
 def as_learnt(
     recipe,  # Recipe of one model
-):           # The same with the usual values where no training looks
-    "What training follows: all but how models are heard, exported and blended, and how many rounds there are."
-    pseudo = replace(recipe.pseudo, **{name: getattr(Pseudo(), name) for name in ("rounds", "keep", "patience")})
-    return replace(recipe, about="", pretrain=Pretrain(), infer=Infer(), ensemble=Ensemble(), pseudo=pseudo)
+):           # The same with the usual values where it does not look
+    "What the training of a teacher follows: all but how models are heard, exported and blended, and how students learn."
+    return replace(recipe, about="", pretrain=Pretrain(), infer=Infer(), ensemble=Ensemble(), pseudo=Pseudo())
 
 
-def _learnt_fields(recipe):
-    "The fields that training follows, as a dict; fields that other groups get in time to come leave it as it is."
-    return {name: value for name, value in asdict(as_learnt(recipe)).items() if name not in ("about", "pretrain", "infer", "ensemble")}
+def _learnt_fields(recipe, step):
+    "The fields that a training follows, as a dict; fields that other groups get in time to come leave it as it is. Students follow pseudo, too, but not how many rounds there are."
+    rounds = {name: getattr(Pseudo(), name) for name in ("rounds", "keep", "patience")}
+    learnt = as_learnt(recipe) if step is supervised else replace(as_learnt(recipe), pseudo=replace(recipe.pseudo, **rounds))
+    return {name: value for name, value in asdict(learnt).items() if name not in ("about", "pretrain", "infer", "ensemble", *["pseudo"] * (step is supervised))}
 
 
 def reached_end(
@@ -119,10 +120,10 @@ def why_stopped(
     return "a training with other settings or data was begun here; run it again" if begun else ""
 
 # %% ../nbs/lib/32_training.ipynb #5d3a4210
-def _digest(model, clips, scapes, scores):
-    "What training starts from: weights, clips, soundscapes, soft labels and scores."
+def _digest(model, clips, scapes, scores, bank=None):
+    "What training starts from: weights, clips, soundscapes, soft labels, scores and sounds to add."
     soft = [scapes.labels, scapes.weights, *(np.array(s.keys, str) for s in (scapes, scapes.behind) if s)] if scapes else []
-    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None)
+    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None, bank)
 
 
 def _finished(folder, mark):
@@ -207,7 +208,7 @@ def train_run(
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
     heard = scapes if batches.beside or scapes and scapes.labels is not None else None
-    mark = json.dumps([_learnt_fields(recipe), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, heard, scores)])
+    mark = json.dumps([_learnt_fields(recipe, step), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, heard, scores, bank)])
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
     if anew: _make_room(folder, mark)
     else: _tell_replaced(folder, mark)
@@ -219,6 +220,7 @@ def train_run(
     with _room(recipe.optim): learner.fit(epochs)
     averaged = _sound(learner.averaged.eval(), folder)
     averaged.save(folder)
+    if (folder / "last.csv").exists(): (folder / "last.csv").replace(folder / "history.csv")       # not before: a training that is given up leaves those of the model there is
     facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
     keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
     learner.call("tidy")

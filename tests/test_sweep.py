@@ -28,7 +28,7 @@ run = root / "runs" / name
 run.mkdir(parents=True, exist_ok=True)
 (run / "recipe.json").write_text((root / "recipes" / f"{name.split('/')[0]}.json").read_text())
 (run / "weights.pt").touch()
-(run / "metrics.json").write_text(json.dumps(dict(fold=int(given["--fold"]), seed=int(given["--seed"]), epochs=1, of=1)))
+(run / "metrics.json").write_text(json.dumps(dict(fold=int(given["--fold"]), seed=int(given["--seed"]), epochs=1, of=1, judged=True)))
 note("end")
 """
 
@@ -94,7 +94,7 @@ def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
     folder = space.run("tiny-all", 0)
     runs[0].recipe.members()[1].save(folder / "recipe.json")
     (folder / "weights.pt").touch()
-    write_json(folder / "metrics.json", dict(fold=0, seed=0, epochs=1, of=1, auc=.75))
+    write_json(folder / "metrics.json", dict(fold=0, seed=0, epochs=1, of=1, auc=.75, judged=True))
     table = sweep.sweep(runs, Place(comp.folder, space), None)
     assert table.state.tolist() == ["finished"] and table.auc.tolist() == [.75]
 
