@@ -110,7 +110,7 @@ def _page(facts):
 def review_page(
     folder,        # Where to, such as the workspace's `clean`
     segments,      # DataFrame: recording, start_s, end_s, keep, reason, after the rules and before the person's word
-    recordings,    # DataFrame with recording, primary_label, duration_s; rating, common_name, scientific_name, author and license are shown
+    recordings,    # DataFrame with recording, primary_label, duration_s, rms_db; rating, common_name, scientific_name, author and license are shown
     store,         # AudioStore
     review=None,   # DataFrame of read_review: what a person has said so far
     rare=30,       # Classes with fewer recordings are listed

@@ -32,24 +32,24 @@ def parse_stretches(
     return spans
 
 # %% ../nbs/lib/12f_review.ipynb #76ea0da2
-def no_review():  # Empty DataFrame: recording, verdict, weight, drop_s, duration_s
+def no_review():  # Empty DataFrame: recording, verdict, weight, drop_s, duration_s, rms_db
     "The table of verdicts before a person has said anything: no lines."
-    kinds = dict(recording=str, verdict=str, weight=float, drop_s=str, duration_s=float)
+    kinds = dict(recording=str, verdict=str, weight=float, drop_s=str, duration_s=float, rms_db=float)
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
 
 
 def review_sheet(
     segments,     # DataFrame: recording, start_s, end_s, keep, reason, after the rules
-    recordings,   # DataFrame with recording, primary_label, duration_s
+    recordings,   # DataFrame with recording, primary_label, duration_s, rms_db
     rare=30,      # Classes with fewer recordings are listed
     review=None,  # DataFrame of read_review: what a person has said so far
-):                # DataFrame: recording, primary_label, duration_s, kept_s, reasons, verdict, weight, drop_s; KitError where segments lack recordings
+):                # DataFrame: recording, primary_label, duration_s, rms_db, kept_s, reasons, verdict, weight, drop_s; KitError where segments lack recordings
     "The clips worth a person's ear: those of rare classes, the rarest first."
     table = segments.assign(kept_s=(segments.end_s - segments.start_s) * segments.keep, reason=segments.reason.astype(str))
     by = table.groupby("recording")
     found = pd.DataFrame({"kept_s": by.kept_s.sum().round(1), "reasons": by.reason.agg(lambda r: "; ".join(sorted(set(r) - {""})))})
     size = recordings.groupby("primary_label").recording.transform("size")
-    sheet = recordings[["recording", "primary_label", "duration_s"]].assign(n=size)[size < rare].join(found, on="recording")
+    sheet = recordings[["recording", "primary_label", "duration_s", "rms_db"]].assign(n=size)[size < rare].join(found, on="recording")
     if (gone := sheet.kept_s.isna()).any(): raise KitError(f"segments lack {few(sheet.recording[gone])}: take both from one 01_prepare")
     said = sheet.join((no_review() if review is None else review).set_index("recording")[["verdict", "weight", "drop_s"]], on="recording")
     said = said.fillna({"verdict": "", "weight": 1., "drop_s": ""}).sort_values(["n", "primary_label", "recording"])
@@ -58,7 +58,7 @@ def review_sheet(
 # %% ../nbs/lib/12f_review.ipynb #4897bb19
 def read_review(
     path,  # clean/review.csv; files beside it such as review-2.csv or "review (1).csv" are read too
-):         # DataFrame: recording (once each), verdict, weight, drop_s, duration_s (nan where no sheet says it); empty where there is no sheet
+):         # DataFrame: recording (once each), verdict, weight, drop_s, duration_s and rms_db (nan where no sheet says it); empty where there is no sheet
     "What a person wrote into the sheets; of two that name a recording the newer counts."
     path = Path(path)
     files = sorted(path.parent.glob(f"{path.stem}*{path.suffix}"), key=lambda f: (f.stat().st_mtime_ns, f.name))
@@ -77,8 +77,8 @@ def _read_sheet(path):
     refuse_row(path, sheet.recording, sheet.recording.duplicated(), "stands there twice: keep one of its rows")
     refuse_row(path, sheet.verdict, ~verdict.isin(VERDICTS), "is none of keep, drop or empty")
     refuse_row(path, sheet.weight, ~((weight >= 0) & np.isfinite(weight)), "is not a number of 0 or more")
-    said = pd.DataFrame({"recording": sheet.recording, "verdict": verdict, "weight": weight, "drop_s": "", "duration_s": np.nan})
-    if "duration_s" in sheet: said["duration_s"] = _numbers(sheet.duration_s)
+    said = pd.DataFrame({"recording": sheet.recording, "verdict": verdict, "weight": weight, "drop_s": ""})
+    for name in ("duration_s", "rms_db"): said[name] = _numbers(sheet[name]) if name in sheet else np.nan
     return said if "drop_s" not in sheet else said.assign(drop_s=_checked(path, sheet.drop_s.astype(str).str.strip()))
 
 
@@ -96,13 +96,13 @@ def _checked(path, texts):
 
 # %% ../nbs/lib/12f_review.ipynb #2753cbfd
 def apply_review(
-    segments,  # DataFrame: recording, start_s, end_s, keep, reason; from start to end of each recording
-    review,    # DataFrame of read_review
-    moved=(),  # Recordings of which another part is kept now than when they were heard
-):             # Segments after the person's word, recordings in the same order; KitError where stretches were marked on another part or length
+    segments,    # DataFrame: recording, start_s, end_s, keep, reason; from start to end of each recording
+    review,      # DataFrame of read_review
+    recordings,  # DataFrame with recording, duration_s, rms_db
+):               # Segments after the person's word, recordings in the same order; KitError where stretches were marked on another part or length
     "Verdicts go over rules, and stretches over both (2025 5th, 7th, 13th)."
     said = review.set_index("recording")
-    _check_marks(said, segments.groupby("recording").end_s.max(), moved)
+    _check_marks(said, recordings.set_index("recording").reindex(said.index))
     verdict = said.verdict.reindex(segments.recording).fillna("").to_numpy(str)
     keep = np.where(verdict == "", segments.keep, verdict == "keep").astype(bool)
     reason = np.where(verdict == "", segments.reason.astype(str), np.char.add("review: ", verdict))
@@ -115,11 +115,11 @@ def apply_review(
     return pd.concat([ruled[~touched], *pieces]).sort_values("recording", key=lambda r: r.map(place), kind="stable", ignore_index=True)
 
 
-def _check_marks(said, ends, moved):
-    "Refuse stretches on recordings of which a person heard another part, or one longer or shorter."
-    other = (said.drop_s != "") & (said.index.isin(moved) | ((said.duration_s - ends.reindex(said.index)).abs() > .1))
-    if other.any(): raise KitError(f"clean/review*.csv: drop_s was marked on another part of {few(said.index[other])}: empty it (or duration_s, where only "
-                                   "the end was moved), or run 01_prepare with the earlier data.seconds and data.part")
+def _check_marks(said, now):
+    "Refuse stretches on recordings of which a person heard another part, as its length and its loudness tell."
+    other = (said.drop_s != "") & (((said.duration_s - now.duration_s).abs() > .1) | ((said.rms_db - now.rms_db).abs() > .02))
+    if other.any(): raise KitError(f"clean/review*.csv: drop_s was marked on another part of {few(said.index[other])}: empty it (or duration_s and rms_db, "
+                                   "where only the end was moved), or run 01_prepare with the earlier data.seconds and data.part")
 
 
 def _cut_out(rows, stretches):

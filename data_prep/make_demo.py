@@ -4,7 +4,7 @@
 
 All sound is computed, nothing is downloaded. The same seed gives the same samples.
 """
-import argparse, os, shutil, time
+import os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, SR, cut, decode, n_rows, write_ogg
 from birdkit.core import KitError, ahead, read_json, write_json, write_table
-from tables import run_script
+from tables import run_script, script_parser
 from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
                    speech)
 
@@ -392,7 +392,7 @@ def main(
     argv=None,  # Arguments, by default those of the command line
 ):              # None
     "Read the command line."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--out", default="work/demo", metavar="FOLDER", help="competition folder to make (default %(default)s)")
     add("--past", metavar="FOLDER", help="folder of the past year's competition (default: <out>-past)")

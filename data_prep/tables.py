@@ -12,6 +12,7 @@ TAXA_COLUMNS = ["primary_label", "inat_taxon_id", *TAXON_COLUMNS[1:]]
 CREDIT_COLUMNS = ["filename", "author", "license", "url"]
 NUMBERS = ("rating", "latitude", "longitude")
 AGAIN = "run the script that made it again"
+NO_EPITHETS = ("sp", "spp", "cf", "aff", "nr")
 FETCHED = r"(?:XC|iNat)\d+\.ogg"   # What a recording is called that xeno-canto or iNaturalist numbered
 
 
@@ -52,6 +53,17 @@ def _checked(folder, recordings, taxa):
     return recordings[there].sort_values(["primary_label", "filename"], ignore_index=True)
 
 
+def name_keys(
+    names,         # Series of scientific names
+    synonyms={},   # {key of an old name: key of the new one}
+):                 # Series of "genus species" in lower case; empty for other ranks
+    "What scientific names are compared by."
+    words = names.str.lower().str.replace(r"\(.*?\)|[_×]", " ", regex=True).str.split()
+    keys = words.str[:2].str.join(" ")
+    species = keys.str.fullmatch(r"[^\W\d]+ [^\W\d][\w-]+") & ~words.str[1].isin(NO_EPITHETS)
+    return keys.where(species, "").map(lambda key: synonyms.get(key, key)).astype(str)
+
+
 def write_collection(
     folder,      # Where to; the audio lies at train_audio/<filename> already
     recordings,  # DataFrame with RECORDING_COLUMNS, of which only primary_label and filename must be there
@@ -89,7 +101,7 @@ def extend_collection(
     folder,      # Where to; there may be a collection already
     recordings,  # DataFrame with RECORDING_COLUMNS; what is there already is told anew, one that was fetched under another label too
     taxa,        # DataFrame with TAXA_COLUMNS
-):               # Competition; its classes in the order of their labels, without those whose recordings all have another label now
+):               # Competition; its classes in the order of their labels, without those of which all recordings have another label of the same species now
     "Add recordings to a collection."
     old = read_collection(folder)
     told = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
@@ -97,8 +109,10 @@ def extend_collection(
     rows = told[~told.identity.duplicated(keep="last")].set_index("identity")
     taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
     moved = told[~told.primary_label.isin(rows.primary_label)].drop_duplicates("primary_label").set_index("primary_label").identity.map(rows.primary_label)
+    known = {label: {key, taxon} - {""} for label, key, taxon in zip(taxa.primary_label, name_keys(taxa.scientific_name), taxa.inat_taxon_id)}
+    moved = {old: new for old, new in moved.items() if known[old] & known[new] or not known[old] | known[new]}   # else a recording was identified anew
     for label, other in moved.items(): rows["secondary_labels"] = rows.secondary_labels.str.replace(f"'{label}'", f"'{other}'")
-    return write_collection(folder, rows, taxa[~taxa.primary_label.isin(moved.index)].sort_values("primary_label"))
+    return write_collection(folder, rows, taxa[~taxa.primary_label.isin(moved)].sort_values("primary_label"))
 
 
 def script_parser(

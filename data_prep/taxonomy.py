@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdkit.core import KitError, few, read_table, write_table
-from tables import TAXA_COLUMNS, as_columns, run_script, script_parser
+from tables import TAXA_COLUMNS, as_columns, name_keys, run_script, script_parser
 
 # What a column of TAXA_COLUMNS is called in tables of competitions, of eBird and of iNaturalist, in lower case
 CALLED = dict(primary_label=("primary_label", "species_code"), inat_taxon_id=("inat_taxon_id", "taxon_id", "id"),
@@ -23,7 +23,6 @@ CALLED = dict(primary_label=("primary_label", "species_code"), inat_taxon_id=("i
               class_name=("class_name", "class", "iconic_taxon_name"))
 RANKS = ("category", "taxonrank", "rank")   # Columns that tell species from the rest
 GIVE = "give a competition's folder, its taxonomy.csv, eBird's taxonomy or iNaturalist's taxa.csv"
-NO_EPITHETS = ("sp", "spp", "cf", "aff", "nr")
 
 
 def _table_path(path):
@@ -53,17 +52,6 @@ def _complete(taxa):
     "A label of digits is an iNaturalist taxon; a taxon without a label is called by its number."
     label, taxon = taxa.primary_label, taxa.inat_taxon_id
     return taxa.assign(primary_label=label.where(label != "", taxon), inat_taxon_id=taxon.where((taxon != "") | ~label.str.isdigit(), label))
-
-
-def name_keys(
-    names,         # Series of scientific names
-    synonyms={},   # {key of an old name: key of the new one}
-):                 # Series of "genus species" in lower case; empty for other ranks
-    "What scientific names are compared by."
-    words = names.str.lower().str.replace(r"\(.*?\)|[_×]", " ", regex=True).str.split()
-    keys = words.str[:2].str.join(" ")
-    species = keys.str.fullmatch(r"[^\W\d]+ [^\W\d][\w-]+") & ~words.str[1].isin(NO_EPITHETS)
-    return keys.where(species, "").map(lambda key: synonyms.get(key, key)).astype(str)
 
 
 def read_synonyms(

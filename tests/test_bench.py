@@ -199,6 +199,13 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     with pytest.raises(KitError, match="tiny-seed0 was planned with other values of minutes: delete it, or give another --work"): league.main([*words, "--minutes", ".02"])
 
 
+def test_the_truth_may_stand_in_any_order(tmp_path):
+    from contest import known_rows
+    rows, paths = ["b_5", "b_10", "a_10", "a_5"], [tmp_path / "a.ogg", tmp_path / "b.ogg"]
+    comp = SimpleNamespace(folder=tmp_path, classes=["owl"], test_files=paths, truth=lambda: pd.DataFrame({"row_id": rows, "owl": [1, 2, 4, 3]}))
+    assert {path.stem: values[:, 0].tolist() for path, values in known_rows(comp).items()} == {"a": [3, 4], "b": [1, 2]}
+
+
 def test_another_recipe_is_cleaned_by_its_own_rules(tmp_path):
     from contest import open_world
     toy_folder(tmp_path / "data", audio=True)

@@ -102,6 +102,16 @@ def test_a_recording_has_one_label(tmp_path):
     assert made.recordings.set_index("filename").secondary_labels["owl1/XC3.ogg"] == ("merula", "25")    # in the background it has its new label, too
 
 
+def test_a_recording_identified_anew_renames_no_species(tmp_path):
+    old = taxa(("24", "24", "Boana faber", "Amphibia"), ("hyla", "", "Hyla alba", "Amphibia"), ("owl1", "", "Strix aluco", "Aves"))
+    rows = frogs(tmp_path, ("24/iNat1.ogg", "hyla/iNat2.ogg", "owl1/XC3.ogg")).assign(secondary_labels=[(), (), ("24", "hyla")])
+    tables.write_collection(tmp_path, rows, old)
+    new = taxa(("11", "11", "Boana alba", "Amphibia"), ("hylalb", "12", "Hyla alba alba", "Amphibia"))
+    made = tables.extend_collection(tmp_path, frogs(tmp_path, ("11/iNat1.ogg", "hylalb/iNat2.ogg")).assign(secondary_labels="[]"), new)
+    assert made.classes == ["11", "24", "hylalb", "owl1"]    # a class without recordings, and one under its new label
+    assert made.recordings.set_index("filename").secondary_labels["owl1/XC3.ogg"] == ("24", "hylalb")
+
+
 def test_a_collection_refuses(tmp_path):
     rows = frogs(tmp_path)
     write = lambda rows, taxa=FROGS, folder=tmp_path: tables.write_collection(folder, rows, taxa)

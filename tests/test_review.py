@@ -7,19 +7,19 @@ import pytest
 from browser import DOWN, SPACE, UP, Browser, missing
 
 from birdkit.audio import SR
-from birdkit.core import read_table
+from birdkit.core import KitError, read_table
 from birdkit.page import review_page
 from birdkit.review import apply_review, clip_weights, read_review, review_sheet
 
 WILD = 'train_audio/wren/a, "b" </script>.ogg'
 DOG, OWL, LATE = "train_audio/47144/1.ogg", "train_audio/owl/2.ogg", "train_audio/owl/3.ogg"
 ORDER = [DOG, WILD, OWL, LATE]                # On the page: the rarest class first, then by label; #clip-1 to #clip-4
-RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"], duration_s=[4., 4., 2., 3.],
+RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"], duration_s=[4., 4., 2., 3.], rms_db=[-13.5, -16.5, -13.5, -20.25],
                                rating=[4.5, 0, np.nan, 3], common_name=["Tawny Owl", "Tawny Owl", None, "Wren"],
                                scientific_name=["Strix aluco", "Strix aluco", None, None]))
 SEGMENTS = pd.DataFrame([[OWL, 0., 1., False, "speech"], [OWL, 1., 4., True, ""], [LATE, 0., 4., True, ""], [DOG, 0., 2., False, "duplicate of x, y"],
                          [WILD, 0., 3., True, ""]], columns=["recording", "start_s", "end_s", "keep", "reason"])
-COLUMNS = ["recording", "primary_label", "duration_s", "kept_s", "reasons", "verdict", "weight", "drop_s"]
+COLUMNS = ["recording", "primary_label", "duration_s", "rms_db", "kept_s", "reasons", "verdict", "weight", "drop_s"]
 TIME = "document.getElementById('player').currentTime"
 in_browser = pytest.mark.skipif(bool(missing()), reason=f"{missing()} missing: apt-get install chromium chromium-driver")
 
@@ -126,8 +126,8 @@ def test_verdicts_come_back(browser, page):
     start, end = map(float, review.drop_s[2].split("-"))
     assert abs(start - 1.2) < .03 and abs(end - 2) < .03                  # .3 and .5 of 4 s
     whole = read_table(file, "", keep_default_na=False)
-    pd.testing.assert_frame_equal(whole[COLUMNS[:5]], review_sheet(SEGMENTS, RECORDINGS)[COLUMNS[:5]], check_dtype=False)
-    done = apply_review(SEGMENTS, review)
+    pd.testing.assert_frame_equal(whole[COLUMNS[:6]], review_sheet(SEGMENTS, RECORDINGS)[COLUMNS[:6]], check_dtype=False)
+    done = apply_review(SEGMENTS, review, RECORDINGS)
     assert done[done.recording == OWL].values.tolist() == [[OWL, 0., 1., False, "speech"], [OWL, 1., start, True, ""],
                                                            [OWL, start, end, False, "review: drop"], [OWL, end, 4., True, ""]]
     assert done[done.recording.isin([DOG, WILD])].keep.tolist() == [True, False]
@@ -223,6 +223,20 @@ def test_what_a_newer_file_says_counts(browser, page):
     browser.open(page)
     pressed = "document.querySelector('#clip-{} .choice [aria-pressed=true]').textContent"
     assert [browser.run("return " + pressed.format(i)) for i in (1, 2)] == ["Drop", "Drop"]
+
+
+@in_browser
+def test_a_mark_stays_with_the_part_that_was_heard(browser, page):
+    browser.drag("#clip-3 .picture", .3, .5)
+    other = RECORDINGS.assign(rms_db=RECORDINGS.rms_db - 3)
+    review_page(page.parent, SEGMENTS, other, Tones(), seconds=2.5)
+    browser.open(page)                                                    # 01_prepare keeps another part, as long
+    assert told(browser) == "0 of 4 decided; "
+    write(page.parent, seconds=2.5)
+    browser.open(page)
+    assert told(browser) == "1 of 4 decided; 1 not downloaded yet"
+    review = read_review(download(browser))
+    with pytest.raises(KitError, match="marked on another part of 1"): apply_review(SEGMENTS, review, other)
 
 
 @in_browser

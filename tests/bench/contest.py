@@ -89,7 +89,7 @@ def known_rows(
     if truth is None: raise KitError(f"{comp.folder} has no truth of its test soundscapes: give a folder that has, such as the demo")
     where = pd.DataFrame([split_row_id(r) for r in truth.row_id], columns=["stem", "end_s"])
     paths = {p.stem: p for p in comp.test_files}
-    order = where.sort_values(["stem", "end_s"]).groupby("stem", sort=True).indices
+    order = where.groupby("stem").indices
     ends, values = where.end_s.to_numpy(), truth[list(comp.classes)].to_numpy()
     return {paths[stem]: values[rows[np.argsort(ends[rows])]] for stem, rows in order.items()}
 

@@ -177,9 +177,9 @@ def judge(
         heard, seconds = zip(*(submit(comp, space, known, level(systems[name]).infer) for space in spaces))
         draws[name] = np.mean([[mean_auc(truth[rows], h[rows]) for rows in turns] for h in heard], axis=0)
         done = [read_json(space.root / "done.json", "run it again") for space in spaces]
-        gain = draws[name] - draws[first]
-        lines.append(dict(system=name, auc=np.mean([mean_auc(truth, h) for h in heard]), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
-                          gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=pd.Series([mean_auc(truth, h) for h in heard]).std(),
+        gain, aucs = draws[name] - draws[first], pd.Series([mean_auc(truth, h) for h in heard])
+        lines.append(dict(system=name, auc=aucs.mean(), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
+                          gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=aucs.std(),
                           minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), passes=done[0]["passes"], infer_s=np.median(seconds)))
     table = pd.DataFrame(lines)
     return table.assign(gain=table.auc - table.auc[0]).sort_values("auc", ascending=False, ignore_index=True)

@@ -23,9 +23,8 @@ from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.pseudo import labelled_scapes, weigh_files
 from birdkit.recipe import find_recipe
-from birdkit.rows import score_rows
 from birdkit.scenes import make_scenes, rank_agreement, scene_scores
-from birdkit.stages import train_fold
+from birdkit.stages import row_scorer, train_fold
 from birdkit.trained import choose_device, load_model
 from birdkit.training import train_run
 
@@ -91,8 +90,7 @@ def judge(
         said = dict(np.load(kept))
         if np.array_equal(said.get("truth"), truth): return said
     model = load_model(folder).to(choose_device())
-    score = lambda samples, rows: score_rows(samples, rows, model.recipe, model.probabilities)
-    said = dict(truth=truth, public=score_files(model, known), scenes=np.stack([scene_scores(s, score) for s in scenes]))
+    said = dict(truth=truth, public=score_files(model, known), scenes=np.stack([scene_scores(s, row_scorer(model)) for s in scenes]))
     with atomic(kept) as part, open(part, "wb") as f: np.savez_compressed(f, **said)
     return said
 
