@@ -4,27 +4,25 @@
 
 # %% auto #0
 __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'first_folder', 'share_pretrained', 'train_notebook',
-           'run_command', 'run_environment', 'start_run', 'log_end', 'with_trained_members', 'end_tree', 'side_by_side',
-           'choose_devices', 'describe_end', 'why_unfinished', 'check_runs', 'train_all', 'fold_of', 'main']
+           'run_command', 'start_run', 'with_trained_members', 'describe_end', 'why_unfinished', 'check_runs',
+           'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
-import argparse, json, math, os, re, signal, subprocess, sys, time
+import argparse, json, math, signal, subprocess, sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from .callbacks import TIME_UP
 from .commands import add_places, command, read_yaml, yaml_line
 from .competition import Competition
-from .core import KitError, Workspace, cores, count, last_line, project_root, read_json, short_hash
-from .heldout import check_fold
+from .core import KitError, Workspace, cores, count, project_root, read_json, short_hash
 from .material import cleaned_clips, trained_members
 from .prepare import Prepared
-from .recipe import Recipe, load_recipe
+from .processes import choose_devices, log_end, run_environment, side_by_side
+from .recipe import Recipe, check_fold, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
 from .stages import choose_recipe, held_scenes, in_time, judge_scenes, lead_of, train_fold
@@ -177,20 +175,6 @@ def run_command(
     return [*python, "papermill", str(notebook), str(beside(run, place, ".ipynb")), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
 
 
-def run_environment(
-    device="",    # "cuda:1", "cuda:0,1" for two of them, "cpu"; "" leaves the choice as it is
-    threads=None, # CPU threads; None leaves them as they are
-):                # dict
-    "What a run sees of the machine."
-    environment = os.environ | dict(BIRDKIT_QUIET="1") | (dict(OMP_NUM_THREADS=str(threads)) if threads else {})
-    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
-    if device.startswith("cuda"):
-        numbers = (device.partition(":")[2] or "0").split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[int(n)] if visible else n for n in numbers)
-    elif device: environment["CUDA_VISIBLE_DEVICES"] = ""
-    return environment
-
-
 def start_run(
     run,         # Run
     place,       # Place
@@ -203,16 +187,6 @@ def start_run(
     with open(beside(run, place, ".log"), "w", encoding="utf-8") as log:
         return subprocess.Popen(run_command(run, place), env=run_environment(device, threads), pass_fds=keep,
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-
-
-def log_end(
-    path,  # A log
-):         # Text
-    "Why a run failed: its last KitError, else the last it said in words; torchrun says more behind it, and draws lines."
-    text = re.sub(r"\x1b\[[0-9;]*m", "", Path(path).read_text(encoding="utf-8", errors="replace")) if Path(path).exists() else ""
-    lines = text.splitlines()
-    told = [line for line in lines if line.startswith("KitError: ")] or [line for line in lines if any(map(str.isalpha, line))]
-    return last_line("\n".join(told), "nothing was said")
 
 # %% ../nbs/lib/37_fleet.ipynb #3c26e4ef
 def with_trained_members(
@@ -233,50 +207,6 @@ def _trained_part(recipe, data):
     except KitError: return recipe
     pairs = zip(recipe.ensemble.members, recipe.members())
     return recipe.but({"ensemble.members": tuple(pair for pair, member in pairs if member in trained)})
-
-# %% ../nbs/lib/37_fleet.ipynb #052e09bb
-def end_tree(
-    process,  # Popen
-):
-    "End a process and all that it started, kernels of notebooks among them."
-    import psutil
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-        for p in (psutil.Process(process.pid), *family):
-            with suppress(psutil.NoSuchProcess): p.kill()
-    process.wait()
-
-
-def side_by_side(
-    jobs,   # What there is to do; from a deque jobs may be taken meanwhile
-    start,  # start(job, slot) -> Popen
-    slots,  # How many run at the same time
-):          # Iterator over (job, slot, return code, seconds), as they end
-    "Keep some processes at work until nothing is left; they end with the caller."
-    waiting, busy = jobs if isinstance(jobs, deque) else deque(jobs), {}
-    try:
-        while waiting or busy:
-            for slot in sorted(set(range(slots)) - set(busy))[:len(waiting)]:
-                job = waiting.popleft()
-                busy[slot] = job, start(job, slot), time.monotonic()
-            time.sleep(.1)
-            for slot, (job, process, begin) in list(busy.items()):
-                if process.poll() is None: continue
-                del busy[slot]
-                yield job, slot, process.returncode, time.monotonic() - begin
-    finally:
-        for _, process, _ in busy.values(): end_tree(process)
-
-
-def choose_devices(
-    names=None,  # Such as ["cuda:0", "cuda:1"], ["cuda:0,1"] for one run on both, or ["cpu", "cpu"]; None: all GPUs, else the CPU
-):               # List of names; KitError for one that is not here
-    "Where runs go."
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    for name in names or ():
-        parts = [f"cuda:{n}" for n in name[5:].split(",")] if name.startswith("cuda:") else [name]
-        if not {"cpu", "cuda", *gpus}.issuperset(parts): raise KitError(f"device {name!r} is not here: give {', '.join([*gpus, 'cpu'])}")
-    return list(names or gpus or ["cpu"])
 
 # %% ../nbs/lib/37_fleet.ipynb #8964f8cb
 def describe_end(
@@ -325,7 +255,7 @@ def check_runs(
     "Refuse what every run would stop at, before the first begins: a fold that there is not, recordings that are not prepared or not cleaned."
     if not (runs := [run for run in runs if not is_finished(run, place)]): return
     data = Prepared.load(place.space.prepared, place.data)
-    for run in runs: check_fold(run.fold, data)
+    for run in runs: check_fold(run.fold, data.facts["folds"])
     segments = place.space.clean / "segments.csv"
     if not segments.exists(): raise KitError(f"{segments} is missing: run 02_clean")
 

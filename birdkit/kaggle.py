@@ -14,7 +14,7 @@ from pathlib import Path
 from .commands import command
 from .core import KitError, check_name, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
-from .recipe import find_recipe
+from .recipe import check_fold, find_recipe
 from .runtime import MANIFEST, file_sha256, load_export, made_at
 from .sessions import training_minutes
 from .uploads import ID, META, OWNER, SLUG, SUBMIT, Upload, check_upload, read_upload
@@ -190,8 +190,7 @@ def build(
 def _check_training(recipe="auto", overrides=None, fold=0, **others):
     "Refuse a recipe or a fold that training would refuse, in a session that waits for a GPU."
     if recipe.endswith(".json"): return                        # a file over there
-    folds = find_recipe(recipe, overrides).data.folds
-    if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
+    check_fold(fold, find_recipe(recipe, overrides).data.folds)
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
 def upload_commands(

@@ -220,10 +220,9 @@ def _told(name, parameters):
 
 def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
     "Refuse what a notebook would refuse when its turn comes, hours later."
-    from birdkit.recipe import find_recipe
+    from birdkit.recipe import check_fold, find_recipe
     changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}       # all that "auto" may be have as many folds
-    folds = find_recipe(recipe, changes).data.folds
-    if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
+    check_fold(fold, find_recipe(recipe, changes).data.folds)
     if not isinstance(minutes, str) and not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
     if not isinstance(rounds, str) and rounds < 0: raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
     for name, folder in (("past", past), ("soundscapes", soundscapes)):
@@ -241,7 +240,7 @@ def run_pipeline(
     known = {n for name in notebooks for n in notebook_parameters(folder / f"{name}.ipynb")}
     check_names(parameters, known)
     check_parameters(**parameters)
-    _check_ahead(**parameters)
+    if "04_train" in notebooks: _check_ahead(**parameters)
     Workspace.find(parameters.get("work", "auto"))
     for name in notebooks:
         seconds[name], said = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))

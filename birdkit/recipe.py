@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VALUES', 'STEPS', 'PAIRS_OF_FIELDS', 'FURTHER_FORMATS', 'POSITIVE', 'SHARES', 'PRECISIONS', 'BOOKS', 'Recipe',
-           'load_recipe', 'check_further_formats', 'check_dense', 'check_infer', 'check_precision', 'check_recipe',
-           'kept_rounds', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes', 'find_recipe', 'override',
-           'changes', 'diff']
+           'load_recipe', 'check_further_formats', 'check_dense', 'check_infer', 'check_precision', 'check_fold',
+           'check_recipe', 'kept_rounds', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes', 'find_recipe',
+           'override', 'changes', 'diff']
 
 # %% ../nbs/lib/04a_recipe.ipynb #9fad0576
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -217,6 +217,14 @@ def check_precision(
     if infer.precision != "int8": return
     if infer.dense: raise KitError('infer.precision="int8" and infer.dense: the dense mode would run backbone and head in float32, not what was quantised: take one of the two')
     if not find_spec("nncf"): raise KitError('infer.precision="int8" needs NNCF: pip install nncf, or take "f32"')
+
+
+def check_fold(
+    fold,   # The fold to hold out, or "all"
+    folds,  # How many there are
+):
+    "Refuse a fold that there is not."
+    if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
 
 
 def _check_pictures(recipe):

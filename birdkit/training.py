@@ -219,6 +219,7 @@ def train_run(
     learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     with _room(recipe.optim): learner.fit(epochs)
     averaged = _sound(learner.averaged.eval(), folder)
+    (folder / "metrics.json").unlink(missing_ok=True)       # it tells of the weights before
     averaged.save(folder)
     if (folder / "last.csv").exists(): (folder / "last.csv").replace(folder / "history.csv")       # not before: a training that is given up leaves those of the model there is
     facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)

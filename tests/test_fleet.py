@@ -145,7 +145,7 @@ def test_an_end_without_results_stops_nothing(tmp_path, capsys):
 
 CHILDREN = """
 import subprocess, sys
-from birdkit.fleet import side_by_side
+from birdkit.processes import side_by_side
 nap = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'import time; time.sleep(300)'])"
 def start(job, slot):
     print("started", flush=True)
