@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'mistake', 'command', 'read_yaml', 'yaml_line', 'add_places']
 
 # %% ../nbs/lib/00b_commands.ipynb #89fc6f5e
-import math, os, sys
+import json, math, os, sys
 from contextlib import contextmanager
 
 from .core import KitError, in_words
@@ -48,7 +48,7 @@ def read_yaml(
     try: value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error: raise KitError(f"{option} {text!r} is not YAML{_place(error)}: write it such as {option} '{right}'") from None
     if names and value is None: return {}
-    if not names or isinstance(value, dict) and all(isinstance(name, str) for name in value): return value
+    if not names or isinstance(value, dict) and all(isinstance(name, str) for name in value): return _plain(value)
     raise KitError(f"{option} {text!r} gives no names with values: write it such as {option} '{right}'")
 
 
@@ -57,7 +57,12 @@ def yaml_line(
 ):           # Text
     "Values in a line of YAML, which papermill and read_yaml read as they were; JSON's 1e-05 they take for text."
     import yaml
-    return yaml.safe_dump(values, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+    return yaml.safe_dump(_plain(values), default_flow_style=True, width=math.inf, sort_keys=False).strip()
+
+
+def _plain(value):
+    "Plain numbers, texts, lists and dicts, each of its own; a date is text."
+    return json.loads(json.dumps(value, default=str))
 
 
 def _place(error):

@@ -63,12 +63,13 @@ def _held_out(folders, classes):
 
 # %% ../nbs/lib/41_export.ipynb #170bdba4
 def check_ahead(
-    recipe,  # Recipe, of one model or of an ensemble
+    recipe,        # Recipe, of one model or of an ensemble
+    lessons=True,  # Will there be students?
 ):
     "Refuse what 05_distill or 06_infer would stop at, before anything is trained: settings with which nothing could be heard, students that could not learn, a blend that there is not, and post-processing that cannot be run."
     for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     for member in recipe.members():
-        if member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
+        if lessons and member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
     _check_ensemble(recipe.ensemble.blend, blend_options(recipe), recipe.ensemble.post)
 
 

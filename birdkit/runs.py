@@ -45,7 +45,8 @@ def run_folders(
 def _begun(folder, name):
     "Is there this file of a training that is at work or was given up, newer than what metrics.json tells?"
     path, told = folder / name, folder / "metrics.json"
-    return path.exists() and not (told.exists() and told.stat().st_mtime >= path.stat().st_mtime)
+    try: return path.stat().st_mtime > told.stat().st_mtime
+    except FileNotFoundError: return path.exists()
 
 
 def _curve(folder):

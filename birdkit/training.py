@@ -18,7 +18,7 @@ from .augment import late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
-from .core import KitError, few, read_json, read_table, short_hash, write_json
+from .core import KitError, few, read_json, read_table, short_hash, write_json, write_table
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
@@ -221,8 +221,9 @@ def train_run(
     averaged = _sound(learner.averaged.eval(), folder)
     (folder / "metrics.json").unlink(missing_ok=True)       # it tells of the weights before
     averaged.save(folder)
-    if (folder / "last.csv").exists(): (folder / "last.csv").replace(folder / "history.csv")       # not before: a training that is given up leaves those of the model there is
+    write_table(folder / "history.csv", history := pd.DataFrame(learner.history))       # not before: a training that is given up leaves those of the model there is
+    (folder / "last.csv").unlink(missing_ok=True)
     facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
-    keep_scores(folder, averaged, held, score, facts | dict(minutes=sum(h["seconds"] for h in learner.history) / 60))
+    keep_scores(folder, averaged, held, score, facts | dict(minutes=history.seconds.sum() / 60))
     learner.call("tidy")
-    return averaged.cpu(), pd.DataFrame(learner.history)
+    return averaged.cpu(), history

@@ -141,7 +141,7 @@ def test_public_run(kaggle, wheels, models, tmp_path, year):
     assert done.returncode == 0, done.stderr
     assert check_submission(kaggle.working / "submission.csv", comp / "sample_submission.csv") == []
     text = _text(kaggle.working)
-    assert "rehearsing on" in text and "the sample's 1 rows; the hidden run will take about" in text and "of 90 minutes" in text
+    assert "rehearsing on" in text and "the sample's 1 rows; the hidden run will take about" in text and "of 86 minutes" in text
 
 
 def test_without_the_models_it_says_what_to_attach(kaggle, wheels, tmp_path):
