@@ -82,11 +82,12 @@ def _plain(name):
 
 
 def _attached(name):
-    "A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag."
-    root = kaggle_inputs()
-    files = [p for p in sorted(root.rglob("*")) if p.suffix in SUFFIXES] if root.exists() else []
+    "A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag. One named after another tag is left out."
+    root, arch = kaggle_inputs(), name.split(".")[0]
+    others = {_plain(i) for i in import_timm().list_pretrained(f"{arch}.*")} - {_plain(name)}
+    files = [p for p in sorted(root.rglob("*")) if p.suffix in SUFFIXES and _plain(p.stem) not in others] if root.exists() else []
     parts = {p: {_plain(p.stem), *map(_plain, p.relative_to(root).parts[:-1])} for p in files}
-    return next((p for wanted in (name, name.split(".")[0]) for p in files if _plain(wanted) in parts[p]), None)
+    return next((p for wanted in (name, arch) for p in files if _plain(wanted) in parts[p]), None)
 
 # %% ../nbs/lib/23_backbones.ipynb #59a6ff5c
 def _cached(name):

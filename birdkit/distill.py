@@ -116,7 +116,7 @@ def _afresh(recipe):
 
 def _student_start(recipe, folder, data, space, seed):
     "Where a student starts: from its own weights of the round before, or afresh."
-    if _afresh(recipe): return start_model(recipe, known_classes(data, recipe), space, seed)
+    if _afresh(recipe): return start_model(recipe, known_classes(data, recipe), space, seed, may_differ=True)
     teacher = load_model(folder, recipe)
     model = TrainedModel(recipe.but({"model.weights": "none"}), teacher.classes)      # built anew: a student may drop other paths than its teacher
     model.load_state_dict(teacher.state_dict())

@@ -25,7 +25,7 @@ from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, check_fold, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
-from .stages import choose_recipe, held_scenes, in_time, judge_scenes, lead_of, train_fold
+from .stages import choose_recipe, fits_pretrained, held_scenes, in_time, judge_scenes, lead_of, train_fold
 from .together import train_together, world_size
 from .training import as_learnt, reached_end, why_stopped
 
@@ -147,12 +147,14 @@ def share_pretrained(
     run,    # Run
     place,  # Place
 ):
-    "Let a run of another name begin at the backbone that 03_pretrain made for its recipe."
+    "Let a run of another name begin at the backbone that 03_pretrain made for its recipe; one of another network is left, and that is said."
     for member in run.recipe.members():
         own, *others = _pretrained(member, run, place)
-        made = next((folder for folder in others if folder.exists()), own)
+        there = [folder for folder in others if folder.exists()]
+        made = next((folder for folder in there if fits_pretrained(member, folder)), own)
         if own != made:
             with suppress(FileExistsError): own.symlink_to(made.name)
+        elif there and not own.exists(): print(f"{there[0]} is of another backbone: {member.name} starts from the recipe's weights", flush=True)
 
 # %% ../nbs/lib/37_fleet.ipynb #b42696ab
 def train_notebook():  # Path, or None where there is only the library

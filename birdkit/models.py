@@ -13,6 +13,7 @@ from torch import nn
 from .backbones import Backbone
 from .core import KitError, check_name
 from .heads import build_head, freeze
+from .rows import input_shapes
 
 # %% ../nbs/lib/23b_models.ipynb #6730641f
 INPUTS = dict(mel=("mel",), raw=("raw",), both=("mel", "raw"))
@@ -99,6 +100,8 @@ class Classifier(nn.Module):
         if m.head == "deep" and m.inputs == "both": raise KitError('model.head="deep" needs maps, model.inputs="both" pools them: take another head')
         self.parts, self.n_levels = m.parts, LEVELS if m.head == "deep" else 1
         self.backbone = nn.ModuleList(Tower(m, kind, shape) for kind, shape in self.shapes.items())
+        if any(tower.backbone.pad for tower in self.backbone) and input_shapes(recipe) != (*self.shapes.values(),):
+            raise KitError(f"model.backbone={m.backbone!r} is built for one size of picture, but infer.window_s={recipe.infer.window_s:g} makes another: set infer.window_s to 0, or take a CNN")
         one = self.backbone[0].backbone.level_features[-self.n_levels:]
         features = one if m.head == "deep" else sum(tower.backbone.features for tower in self.backbone)
         self.head = build_head(m.head, features, n_classes, m.hidden, m.drop, m.options)

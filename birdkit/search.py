@@ -24,7 +24,7 @@ from .material import cleaned_clips, known_classes
 from .prepare import Prepared
 from .scenes import score_scenes
 from .spaces import draw, load_space, own_values
-from .stages import choose_recipe, held_scenes, judge_scenes, row_scorer, start_model, train_fold
+from .stages import choose_recipe, fits_pretrained, held_scenes, judge_scenes, row_scorer, start_model, train_fold
 from .training import reached_end
 
 # %% ../nbs/lib/36_search.ipynb #a4aaf463
@@ -282,6 +282,13 @@ def main(
     with command(): _search(given)
 
 
+def _check_start(recipe, space, folder):
+    "Refuse a space of several networks where there is a pretrained backbone, which fits one of them alone."
+    tried = [(field, value) for field, span in space.items() for value in (span if isinstance(span, list) else (span["low"], span["high"]))]
+    other = next((field for field, value in tried if not fits_pretrained(recipe.but({field: value}), folder)), "")
+    if other: raise KitError(f"{folder} is a backbone that not all values of {other} fit: leave {other} out of the space, or add a name to --overrides, so that all trials start from the recipe's weights")
+
+
 def _search(given):
     "All of a search, from the folder to the line to type."
     if given.trials < 1: raise KitError(f"--trials {given.trials} tries nothing: give 1 or more")
@@ -294,7 +301,9 @@ def _search(given):
     cleaned = cleaned_clips(data, place, recipe)
     clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
     score = "scene_auc" if scenes else "auc"
-    start = start_model(recipe, data.classes, place).backbone_parameters() if (place.pretrained(recipe.name) / "backbone.pt").exists() else ()
+    made = place.pretrained(recipe.name)
+    start = start_model(recipe, data.classes, place).backbone_parameters() if (made / "backbone.pt").exists() else ()
+    if start: _check_start(recipe, space, made)
     study = open_study(path, recipe, space, given.seed, score, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips], scenes=scenes and scenes.calm.to_csv())
     judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)

@@ -164,7 +164,9 @@ class Mutual(Mix):
         model,  # TrainedModel that learns
     ):          # Beside
         "The model and its partner."
-        partner = seeded(lambda: TrainedModel(model.recipe.but({"model.backbone": self.backbone}), model.classes))
+        m = model.recipe.model                             # a file of weights is of its backbone
+        weights = m.weights if self.backbone == m.backbone or m.weights == "none" else "auto"
+        partner = seeded(lambda: TrainedModel(model.recipe.but({"model.backbone": self.backbone, "model.weights": weights}), model.classes))
         return Beside(model, partner, self.both)
 
     def __call__(self,

@@ -169,6 +169,17 @@ def test_a_study_is_of_its_start(tmp_path):
     assert "or begins at another backbone" in again(1)
 
 
+def test_networks_are_not_compared_where_one_alone_is_pretrained(tmp_path):
+    where, folder = toy_workspace(tmp_path), tmp_path / "work/pretrained/tiny"
+    recipe = find_recipe("tiny", {"model.weights": "none"}, "")
+    recipe.save(folder / "recipe.json")
+    torch.save(TrainedModel(recipe, ["a"]).backbone.state_dict(), folder / "backbone.pt")
+    (tmp_path / "space.yaml").write_text(f"model.drop: {{low: 0, high: .5}}\nmodel.backbone: [{recipe.model.backbone}, test_resnet]")
+    again = lambda *more: command(*where, "--recipe", "tiny", "--minutes", 0, *more)
+    assert f"{folder} is a backbone that not all values of model.backbone fit" in again("--space", tmp_path / "space.yaml")
+    assert "no trial came to its end" in again("--space", tmp_path / "space.yaml", "--overrides", "{name: mine}") and "no trial came to its end" in again()
+
+
 def test_a_pruned_training_stops_after_its_epoch():
     class Ones:
         "One batch an epoch."
