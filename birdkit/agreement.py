@@ -273,7 +273,7 @@ LABEL_ISSUES = {"drop": _drop_doubted, "soften": _soften_doubted, "list": lambda
 
 def label_issues(
     cleaning,      # Cleaning
-    how="drop",    # "drop": without recordings of doubted primary labels; "soften": targets towards what was heard; "list": a note only
+    how="drop",    # "drop": without recordings of doubted primary labels, and without doubted secondary labels; "soften": targets towards what was heard; "list": a note only
     at_least=10,   # Classes with this many labels or fewer are not judged, and at least this many of each class are never doubted
     least_auc=.8,  # Classes that the scores tell worse are not judged either
     weight=.5,     # Of what was heard, for "soften"

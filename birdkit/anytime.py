@@ -64,7 +64,7 @@ def one_pass(
     clock,    # Clock
     cache,    # SoundCache
     facts,    # What words in post-processing steps stand for, see post_facts
-):            # Scores (rows, classes of the export) with NaN where a file was not heard, and how many files were reached
+):            # Scores (rows, classes of the member) with NaN where a file was not heard, or None where none was, and how many files were reached
     "Hear all files with one model, as long as there is time."
     rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
     before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
@@ -135,7 +135,7 @@ def _can_be_read(path):
 # %% ../nbs/lib/44a_anytime.ipynb #71c635ba
 def make_plan(
     sheet,          # Sheet
-    members,        # Members of an export, in order of value
+    members,        # Members of an export, in order of value times weight
     clock,          # Clock
     load=fastest,   # Makes a network, see budget.measure
     cache_gb=4.,    # Memory for what models share

@@ -172,7 +172,7 @@ class Way(NamedTuple):
 
 
 def plan(
-    members,      # Members of an export, in order of value
+    members,      # Members of an export, in order of value times weight
     speed,        # Speed
     files,        # Number of files
     length_s,     # Length of each, s
@@ -194,7 +194,7 @@ def plan(
 
 
 def _in_order(way, chosen, minutes, cache_gb):
-    "The chosen members' numbers in order of value; where memory cannot hold all sounds that several share, those of one sound in a row, so that it holds one at a time."
+    "The chosen members' numbers in order; where memory cannot hold all sounds that several share, those of one sound in a row, so that it holds one at a time."
     keys = {i: sound_key(way.members[i].recipe) for i in sorted(chosen)}
     first = {k: i for i, k in reversed(keys.items())}
     shared = [k for k, n in Counter(keys.values()).items() if n > 1]

@@ -50,7 +50,7 @@ class Cleaning:
     recordings: pd.DataFrame   # Readable recordings: recording, primary_label, secondary_labels (labels with spaces between), duration_s, rating, license, collection ...
     store: AudioStore          # Their samples
     classes: tuple             # Labels in the order of the columns of `targets`
-    targets: np.ndarray        # (recordings, classes) float32 in [0, 1]; what a model is told of each
+    targets: np.ndarray        # (recordings, classes) float32 in [0, 1], or -1 where a class is left out of the loss; what a model is told of each
     drops: pd.DataFrame = field(default_factory=no_drops)   # recording, start_s, end_s, reason; spare: left alone where too little would remain
     scores: Scores = None      # What models say, once there are any
     notes: tuple = ()          # What a rule could not do, or did beside dropping
@@ -160,7 +160,7 @@ def changed_labels(
 def label_arrays(
     table,    # From changed_labels
     classes,  # Labels in the order of the columns
-):            # Recordings (n,), their targets (n, classes) float32, and the column of each primary label, (n,)
+):            # Recordings (n,), their targets (n, classes) float32 in [0, 1], or -1 where a class is left out of the loss, and the column of each primary label, (n,)
     "The table as arrays; KitError where a class is unknown or a recording has no primary label."
     column = pd.Index(classes).get_indexer(table.label)
     if (column < 0).any(): raise KitError(f"the labels name {table.label[column < 0].iloc[0]!r}, which is not a class of the competition: run 02_clean again")
@@ -177,7 +177,7 @@ def score_recordings(
     durations_s,  # Their durations, s, (n,)
     hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes); runs in threads
     most_s=None,  # Hear at most this much of each, s; None: all of it
-):                # Scores of all rows; a remainder of .5 s or more is a row of its own, a shorter one is added to the last row; KitError where there are no recordings
+):                # Scores of all rows; a remainder of more than .5 s is a row of its own, another one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
     heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
     rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)

@@ -20,7 +20,7 @@ from .commands import add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, cores, count, project_root, read_json, short_hash
 from .material import cleaned_clips, trained_members
-from .prepare import Prepared
+from .prepare import MORE_SOURCES, Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, check_fold, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
@@ -314,7 +314,7 @@ def _parser():
     one.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
     several.add_argument("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
-    several.add_argument("--devices", nargs="+", help="such as cuda:0 cuda:1, or cpu (default: all GPUs)")
+    several.add_argument("--devices", nargs="+", help="such as cuda:0 cuda:1, or cpu (default: all GPUs, else the CPU)")
     return parser
 
 
@@ -337,7 +337,8 @@ def _verdict(folder, fold):
     "What came of a training, and what is next."
     facts = read_json(folder / "metrics.json", "train again")
     auc, scapes = facts.get("auc", math.nan), facts.get("soundscape_auc")
-    held = "nothing is held out" if fold == "all" else f"no class has held-out clips to score, fold {fold} is too small" if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
+    none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
+    held = "nothing is held out" if fold == "all" else none if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
     scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
     told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}" + ("" if scapes is None else f"; labelled soundscapes {scapes:.3f}")
     return f"{told}. Kept in {folder}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."

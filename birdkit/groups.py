@@ -15,7 +15,7 @@ from .audio import SR
 class Data:
     "Which recordings are used, and what of them."
     clean: tuple = (("speech",), ("silence",), ("duplicates",))   # Steps of clean.CLEAN, in order, each with its keywords
-    seconds: float = 0.          # Keep at most this much of each recording, s; 0 keeps all of it
+    seconds: float = 0.          # Keep at most this much of each focal clip, s; 0 keeps all of it; soundscapes are kept whole
     part: str = "first"          # Which part of a recording that is: "first", "ends" or "best" (its loudest stretches)
     only: tuple = ()             # A specialist learns these animal classes alone (("Amphibia", "Insecta"), 2025 1st), or ("rare",): classes with fewer than `rare_below` recordings
     rare_below: int = 30         # `only=("rare",)` takes the classes with fewer recordings than this
@@ -97,20 +97,20 @@ class Loss:
     "What is minimised."
     name: str = "focal_bce"      # A name of losses.LOSSES
     options: tuple = ()          # Its further arguments, pairs: (("pos", .95), ("neg", .05))
-    then: tuple = ()             # Other losses from a share of the training on, pairs: ((.5, "bce"),) (2023 2nd: CE, then BCE)
+    then: tuple = ()             # Other losses from a share of the training on: ((.5, "bce"),) (2023 2nd: CE, then BCE); options stand behind the name: ((.5, "bce", {"reduce": "mean"}),)
     frame: float = .5            # Share of the loss on the loudest frame; the rest is on the clip output (2023 2nd, 2025 1st)
     secondary: float = 1.        # Target of a secondary label; 0 ignores it, -1 leaves its class out of the clip's loss (2024 3rd)
 
 
 @dataclass(frozen=True)
 class Augment:
-    "What is done to training windows: steps, each with its share p of the batch."
+    "What is done to training windows: steps, each with its share p of the batch; of masks p is the probability of each."
     wave: tuple = (              # On waveforms: names of augment.WAVE
         ("mix_clips", dict(p=.5, db=(-8., 4.))),           # A second focal clip at a level, labels united
-        ("add_background", dict(p=.5, db=(-12., 3.))),     # A stretch of an unlabelled soundscape, label kept; not in students
+        ("add_background", dict(p=.5, db=(-12., 3.))),     # A stretch of an unlabelled soundscape, label kept; not in students that read labels of soundscapes
     )
     power: tuple = (("filter_augment", dict(p=1., db=9.)),)   # On mel energies, of augment.POWER: a random smooth equaliser (2025 5th, 8th, 9th)
-    picture: tuple = (           # On what the network sees, of augment.PICTURE: two masks each way (SpecAugment)
+    picture: tuple = (           # On what the network sees, of augment.PICTURE: two masks each way, each with probability p (SpecAugment)
         ("mask_mels", dict(p=.5, width=.12, count=2)),
         ("mask_time", dict(p=.5, width=.12, count=2)),
     )
@@ -145,7 +145,7 @@ class Optim:
     freeze: float = 0.           # Share of the steps in which only the head learns before the backbone is unfrozen, 0 to 1; 1 = it never is (rare-class heads, 2024 7th)
     clip_norm: float = 5.        # Largest gradient norm; 0 = no limit
     precision: str = "auto"      # "f32", "fp16" or "bf16"; "auto" goes by the device, and never gives fp16 to an NFNet
-    compile: bool = False        # torch.compile the network
+    compile: bool = False        # torch.compile the backbones
     average: str = "ema"         # Weights that are kept: "ema", "swa" (mean from `average_from` on), "soup" (mean of the `keep` best epochs), "best" or "last"
     ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1; after n steps it is 1 - n^(-2/3) at most: .99 is met after 1,000, .999 after 31,623
     average_from: float = .7     # Share of the training after which "swa" and "soup" begin, 0 to 1
@@ -199,7 +199,7 @@ class Infer:
     overlap_weight: float = .5   # "windows": weight of the windows that lie between the rows, against the rows' own (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
     shift_frames: int = 0        # Loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd, 2025 1st)
-    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave (Raw.wave) "none"
+    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave (Raw.wave) "none", and Mel.scale neither "z-score" nor "min-max"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)

@@ -20,6 +20,7 @@ import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, ahead, atomic, check_dims, check_name, count, few, progress, read_json, write_table
+from .groups import Ensemble, Pseudo
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
 
@@ -277,10 +278,11 @@ def _to_label(data, source, only):
 
 # %% ../nbs/lib/32a_labels.ipynb #d99a5cb5
 def _marked(teachers, keys, rows, facts):
-    "Facts with a mark: a short name of everything that labels depend on."
+    "Facts with a mark: a short name of everything that labels depend on; of a teacher's place in the ensemble that is its weight, and nothing of its students."
     digest = hashlib.sha256(json.dumps([facts, list(keys), rows.tolist()]).encode())
     for t, weight in zip(teachers, _weights(teachers)):
-        digest.update(json.dumps([asdict(t.model.recipe), weight, list(t.model.classes), sorted(t.learnt)]).encode())
+        recipe = replace(t.model.recipe, pseudo=Pseudo(), ensemble=Ensemble())
+        digest.update(json.dumps([asdict(recipe), weight, list(t.model.classes), sorted(t.learnt)]).encode())
         for x in t.model.state_dict().values(): digest.update(x.detach().cpu().numpy().tobytes())
     return facts | {"mark": digest.hexdigest()[:16]}
 

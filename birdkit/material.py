@@ -114,9 +114,10 @@ def narrow_scapes(
 
 # %% ../nbs/lib/33g_material.ipynb #f72b5d0a
 def _rows_of(windows):
-    "The rows of which each window, `start_s` to `end_s`, covers half a second or more, at least the one it begins in."
-    first, last = np.floor(windows.start_s / ROW_S + .1).astype(int), np.ceil(windows.end_s / ROW_S - .1).astype(int)
-    return [range(a, max(a + 1, b)) for a, b in zip(first, last)]
+    "The rows of which each window, `start_s` to `end_s`, covers more than half a second; where there is none, the one it begins in."
+    start, end = windows.start_s / ROW_S, windows.end_s / ROW_S
+    first, last, begun = (x.astype(int) for x in (np.floor(start + .1), np.ceil(end - .1), np.floor(start)))
+    return [range(a, b) if a < b else range(i, i + 1) for a, b, i in zip(first, last, begun)]
 
 
 def labelled_windows(

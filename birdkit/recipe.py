@@ -107,11 +107,20 @@ def _cast(path, old, new):
     return new
 
 
+def _is_step(entry): return isinstance(entry, tuple) and bool(entry) and isinstance(entry[0], str)
+def _is_pair(entry): return isinstance(entry, tuple) and len(entry) == 2
+
+
+def _is_stage(entry):
+    "A pair of loss.then, or one with options behind it."
+    options = entry[2] if isinstance(entry, tuple) and len(entry) == 3 else None
+    return _is_pair(entry) or isinstance(options, dict) or isinstance(options, tuple) and all(map(_is_pair, options))
+
+
 def _check_entries(path, entries):
     "Refuse what is no step in a list of steps, and no pair in one of pairs."
     for entry in () if path in VALUES else entries:
-        whole = isinstance(entry, tuple) and (bool(entry) and isinstance(entry[0], str) if path in STEPS else len(entry) == 2)
-        if not whole: raise KitError(f"override {path}: {entry!r} is no {'step: give lists such as [[name], [name, {keyword: value}]]' if path in STEPS else 'pair: give lists of two, [[..., ...]]'}")
+        if not (_is_step if path in STEPS else _is_stage if path == "loss.then" else _is_pair)(entry): raise KitError(f"override {path}: {entry!r} is no {'step: give lists such as [[name], [name, {keyword: value}]]' if path in STEPS else 'pair: give lists of two, [[..., ...]]'}")
     return entries
 
 

@@ -297,7 +297,7 @@ class Export:
     folder: Path         # Where it lies
     classes: tuple       # Labels of the outputs, in order
     prior: np.ndarray    # Chance of each class where nothing could be heard
-    members: list        # Member, in order of value
+    members: list        # Member, in order of value times weight
     blend: str = "mean"  # How members are blended, a name of birdkit.blend
     options: tuple = ()  # Further arguments of the blend, pairs; models by the names of their recipes
     post: tuple = ()     # Steps of birdkit.post on the blend

@@ -203,7 +203,7 @@ def search(
 
 def study_table(
     study,  # Optuna's study
-):          # DataFrame: trial, state, auc (of one that was pruned the last), epochs where it was pruned, and the overrides
+):          # DataFrame: trial, state, auc (of one that was pruned the last one told), and the overrides
     "The trials of a study, the best first."
     last = lambda t: t.value if t.value is not None else t.intermediate_values.get(t.last_step)
     rows = [dict(trial=name, state=t.state.name.lower(), auc=last(t), **t.user_attrs.get("overrides", {})) for name, t in trials_of(study).items()]
@@ -270,7 +270,7 @@ def _parser():
     add("--minutes", type=float, help="time limit (default: no limit)")
     add("--fold", type=int, default=0, help="fold to hold out (default: 0)")
     add("--seed", type=int, default=0, help="random seed of training and of what is tried (default: 0)")
-    add("--study", metavar="FILE", help="database of the study; runs go beside it (default: work/search/<recipe>-fold<k>.db)")
+    add("--study", metavar="FILE", help="database of the study; runs go beside it (default: <work>/search/<recipe>-fold<k>.db)")
     return parser
 
 
