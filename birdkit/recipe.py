@@ -120,7 +120,9 @@ def _is_stage(entry):
 def _check_entries(path, entries):
     "Refuse what is no step in a list of steps, and no pair in one of pairs."
     for entry in () if path in VALUES else entries:
-        if not (_is_step if path in STEPS else _is_stage if path == "loss.then" else _is_pair)(entry): raise KitError(f"override {path}: {entry!r} is no {'step: give lists such as [[name], [name, {keyword: value}]]' if path in STEPS else 'pair: give lists of two, [[..., ...]]'}")
+        if path in STEPS: right, told = _is_step(entry), "step: give lists such as [[name], [name, {keyword: value}]]"
+        else: right, told = (_is_stage if path == "loss.then" else _is_pair)(entry), "pair: give lists of two, [[..., ...]]"
+        if not right: raise KitError(f"override {path}: {entry!r} is no {told}")
     return entries
 
 
