@@ -177,11 +177,14 @@ def _room(o):
         raise KitError(f"a batch of {o.batch} windows does not fit into the GPU's memory: {smaller}, or end what else runs there") from None
 
 
-def _sound(model, folder):
-    "Refuse weights that no sound can be heard with."
+def _keep(model, history, folder):
+    "Weights and curves, in place of those of another training; weights that no sound can be heard with are refused."
     odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
     if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
-    return model
+    (folder / "metrics.json").unlink(missing_ok=True)       # it tells of the weights before
+    model.save(folder)
+    write_table(folder / "history.csv", history)            # not before: a training that is given up leaves those of the model there is
+    (folder / "last.csv").unlink(missing_ok=True)
 
 # %% ../nbs/lib/32_training.ipynb #204df21d
 def train_run(
@@ -218,11 +221,8 @@ def train_run(
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
     learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     with _room(recipe.optim): learner.fit(epochs)
-    averaged = _sound(learner.averaged.eval(), folder)
-    (folder / "metrics.json").unlink(missing_ok=True)       # it tells of the weights before
-    averaged.save(folder)
-    write_table(folder / "history.csv", history := pd.DataFrame(learner.history))       # not before: a training that is given up leaves those of the model there is
-    (folder / "last.csv").unlink(missing_ok=True)
+    averaged, history = learner.averaged.eval(), pd.DataFrame(learner.history)
+    _keep(averaged, history, folder)
     facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
     keep_scores(folder, averaged, held, score, facts | dict(minutes=history.seconds.sum() / 60))
     learner.call("tidy")
