@@ -179,7 +179,7 @@ class SkipBadLoss(Callback):
 
 # %% ../nbs/lib/31a_callbacks.ipynb #c54d94a9
 class Validate(Callback):
-    "Add a score to the history every few epochs, late ones each, and at the end."
+    "Add a score to the history every few epochs, after a share of the training every epoch, and at the end."
     order = 2
 
     def __init__(self,
