@@ -44,13 +44,12 @@ def _mean(stack, w):
 
 def _total(stack, w):
     "Sum over the models, each times its weight, (rows, classes)."
-    return sum(s * v for s, v in zip(stack, w))
+    return sum(map(np.multiply, stack[1:], w[1:]), stack[0] * w[0])
 
 
 def _ratio(a, b):
     "a / b, NaN where b is 0."
-    b = np.broadcast_to(b, a.shape)
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+    return a / np.where(b > 0, b, np.nan)
 
 # %% ../nbs/lib/42a_blend.ipynb #f7f7e394
 def align(
@@ -71,14 +70,17 @@ def _order(lines, gaps):
     "Where the sorted values of each line lie in the flat array, NaN last."
     first = lines.shape[1] * np.arange(len(lines))[:, None]
     if lines.dtype != np.float32: return np.argsort(lines, 1, kind="stable") + first
-    keys = lines.view("i4")
-    keys = keys ^ (keys >> 31 & 0x7fff_ffff)                                      # integers in the order of the numbers, negative ones too
-    keys.reshape(-1)[gaps] = 0x7fff_ffff
-    order = keys.astype("i8") << 32 | np.arange(lines.shape[1])                   # numpy sorts whole numbers several times as fast as it finds their order
-    order.sort(1)
-    order &= 0xffff_ffff
-    order += first
-    return order
+    bits = lines.view("i4")
+    keys = (bits ^ (bits >> 31 | -0x8000_0000)).view("u4")                        # whole numbers in the order of the scores, negative ones too
+    keys.reshape(-1)[gaps] = 0xffff_ffff
+    low, high = keys.astype("u2"), (keys >> 16).astype("u2")                      # numpy counts numbers of 16 bits (radix sort): two turns of it take a third of the time of comparing
+    order = np.argsort(low, 1, kind="stable") + first
+    return _take(order, np.argsort(_take(high, order), 1, kind="stable") + first)
+
+
+def _take(values, places):
+    "Values at places of the flat array; numpy lets other threads work meanwhile only where it need not check the places."
+    return values.take(places, mode="clip")
 
 
 def _shares(run, heard):
@@ -97,7 +99,7 @@ def _by_rank(lines, change=np.asarray):
     gaps = np.flatnonzero(np.isnan(lines))
     order, found = _order(lines, gaps), np.empty_like(lines)
     heard = lines.shape[1] - np.bincount(gaps // lines.shape[1], minlength=len(lines))
-    found.reshape(-1)[order] = change(_shares(lines.take(order), heard))
+    found.reshape(-1)[order] = change(_shares(_take(lines, order), heard))
     found.reshape(-1)[gaps] = np.nan
     return found
 
