@@ -48,7 +48,7 @@ _large = {"frontend.n_mels": 128, "frontend.hop": 512, "frontend.size": (256, 25
 birdclef2024_02 = plain.but(
     name="birdclef2024_02",
     about="small pictures, GeM, BCE and focal in equal parts, soundscapes added at random loudness; six models",
-    frontend=dict(n_mels=64, hop=1024, fmin_hz=20., fmax_hz=16_000., channels="rgb", size=(64, 128)),
+    frontend=dict(n_mels=64, hop=1024, fmin_hz=20., fmax_hz=16_000., wave="none", channels="rgb", size=(64, 128)),   # soundscapes are added as loud as they are
     model=dict(head="pool", options=(("pool", "gem"), ("drops", 5))),
     loss=dict(name="focal_bce", options=(("bce_weight", .5), ("focal_weight", .5))),
     augment=dict(

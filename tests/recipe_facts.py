@@ -68,7 +68,7 @@ FACTS = {
         "model.head": "pool", "model.options.pool": "gem", "model.options.drops": 5, "loss.name": "focal_bce", "loss.options.bce_weight": .5, "loss.options.focal_weight": .5,
         "augment.wave.amplitude": True, "augment.picture.flip": True, "augment.picture.xy_cutout": True, "augment.picture.mixup": True,
         "augment.picture.stretch_time": True, "augment.picture.stretch_mels": True,
-        "optim.epochs": 50, "optim.batch": 64, "optim.lr": 1e-3, "optim.warmup": 3 / 50, "optim.average": "soup", "pseudo.rounds": 2, "pseudo.mix": "sum", "kernel": (.5, 1., .5),
+        "optim.epochs": 50, "optim.batch": 64, "optim.lr": 1e-3, "optim.warmup": 3 / 50, "optim.average": "soup", "pseudo.rounds": 2, "frontend.wave": "none", "pseudo.mix": "sum", "kernel": (.5, 1., .5),
         "augment.wave.amplitude.exponent": (-.5, .1), "pseudo.labels.normalise_max.least": (2., 2., .1), "optim.average_from": .24, "weights": (2., 1., 1., 1., 1.),
         "backbones": {"tf_efficientnet_b0"},
     },
