@@ -30,13 +30,14 @@ def class_prior(
 
 def data_notes(
     data,       # Prepared
+    clips,      # Clips to learn from: what 02_clean left out is not told
     before=(),  # Folders of what the members learnt in 03_pretrain; one without notes.txt adds nothing
 ):              # One line
     "Where the recordings came from, in numbers."
-    licences = data.recordings.license.value_counts()
+    licences = data.recordings.license[data.recordings.recording.isin(clips.keys)].value_counts()
     named = ", ".join(f"{name or 'not stated'} ({n})" for name, n in licences.items())
     earlier = dict.fromkeys(path.read_text() for folder in before if (path := folder / "notes.txt").exists())
-    return "; pretrained on ".join([f"{len(data.recordings)} recordings of {Path(data.facts['data']).name}; licences: {named}", *earlier])
+    return "; pretrained on ".join([f"{len(clips)} recordings of {Path(data.facts['data']).name}; licences: {named}", *earlier])
 
 
 def parity_sound(

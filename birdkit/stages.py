@@ -9,7 +9,6 @@ __all__ = ['choose_recipe', 'find_past', 'pretrained_members', 'pretrain', 'keep
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +91,7 @@ def pretrain(
     clips = clips[other.to_numpy()]
     torch.manual_seed(seed)
     model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
-    with atomic(folder / "notes.txt") as part: part.write_text(data_notes(replace(data, recordings=data.recordings[other])))
+    with atomic(folder / "notes.txt") as part: part.write_text(data_notes(data, clips))
     with atomic(folder / "backbone.pt") as part: torch.save(model.backbone.state_dict(), part)
     return model, history
 
