@@ -122,8 +122,15 @@ ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w6
 
 
 def _sound_files(folder):
-    "Sound files of a folder, searched all the way down."
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+    "Sound files of a folder and of folders linked in it, all the way down, each folder once; what begins with a dot is hidden."
+    met, found = set(), []
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in met: below.clear(); continue
+        met.add(real)
+        last = lambda name: (os.path.islink(os.path.join(place, name)), name)           # links, so that a folder has the name of its own path
+        below[:] = sorted((name for name in below if name[0] != "."), key=last)
+        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(ENDINGS)]
+    return sorted(found)
 
 
 def _shared(paths):
@@ -385,7 +392,7 @@ def _parser():
     about = "Hear a folder of recordings with an exported ensemble and write what was found. A run that was stopped goes on where it ended."
     parser = argparse.ArgumentParser(prog="python -m birdkit.detect", description=about)
     add = parser.add_argument
-    add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down; or sound files")
+    add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down, linked ones too and hidden ones not; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
     add("--out", required=True, help="folder of the results")
     add("--threshold", type=float, help="lowest score that counts as a detection (default: .5, or .2 where the models' post-processing has top_scale, "
