@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, cut, flaw_of, opened
+from .audio import ROW_S, SR, all_flaws, cut, mend, mono, opened
 from .blend import align, blend, possible_blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
@@ -60,15 +60,18 @@ class Reading:
                 read, given = read + sum(map(len, some)), given + len(y)
                 yield y
             if not read: raise KitError(f"{self.path} holds no samples: fetch it again or remove it")
-            self.duration_s, self.rate_hz, self.flaw = read / f.samplerate, f.samplerate, flaw_of(f, read, self.flaw)
+            self.duration_s, self.rate_hz, self.flaw = read / f.samplerate, f.samplerate, "; ".join(all_flaws(f, read, self.fault, self.odd))
             yield cut(resample(np.zeros(0, "float32"), last=True), 0, max(0, round(read * SR / f.samplerate) - given))
 
     def _pieces(self, f):
-        "Pieces of an open file, mono, NaN and inf as 0; the fault that ends them is noted."
-        self.flaw = ""
+        "Pieces of an open file, mono, NaN and inf as 0; how many there are and the fault that ends the pieces is noted."
+        self.fault, self.odd = "", 0
         try:
-            while len(x := f.read(PIECE, "float32", always_2d=True)): yield np.where(np.isfinite(x), x, 0).mean(1)
-        except sf.LibsndfileError as error: self.flaw = error.error_string.strip(" .") or "broken data"
+            while len(x := f.read(PIECE, "float32", always_2d=True)):
+                y = mono(x)
+                self.odd += mend(y)[0]
+                yield y
+        except sf.LibsndfileError as error: self.fault = error.error_string.strip(" .") or "broken data"
 
 # %% ../nbs/lib/46a_stretches.ipynb #422ccc47
 class Stretch(NamedTuple):
@@ -150,7 +153,7 @@ class FileScores(NamedTuple):
     scores: np.ndarray    # (rows, classes), rows of 5 s
     duration_s: float     # Length of what could be read, s
     rate_hz: int          # Its sample rate
-    flaw: str = ""        # What it lacks; empty where it is whole
+    flaw: str = ""        # What is wrong with it; empty where it was heard whole
 
 
 def _hear_stretch(stretch, group):

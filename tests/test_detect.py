@@ -108,6 +108,15 @@ def test_the_last_seconds_are_heard(tmp_path, models):
     assert table[["start_s", "end_s"]].values.tolist() == [[0, 5], [5, 7.4]]
 
 
+def test_samples_that_are_no_numbers_are_told(tmp_path, models):
+    (tmp_path / "in").mkdir()
+    sound = calls(20, 32_000)
+    sound[10 * 32_000:] = np.nan
+    sf.write(tmp_path / "in/a.wav", sound, 32_000, subtype="FLOAT")
+    report = detect(tmp_path / "in", models, tmp_path / "out")
+    assert report.flaws.values.tolist() == [["a.wav", "320000 NaN or inf samples"]] == pd.read_csv(tmp_path / "out/flaws.csv").values.tolist()
+
+
 def test_several_folders(tmp_path, models):
     recordings(tmp_path / "in")
     (tmp_path / "in/pond").mkdir()
