@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SR', 'ROW_S', 'LEAN', 'HEADER', 'REACH_S', 'PAGE', 'MARK', 'ANYWHERE', 'Clip', 'tells_frames', 'told_frames', 'mono',
            'resample', 'opened', 'peak_of', 'mend', 'decode', 'whole_ogg', 'all_flaws', 'write_ogg', 'encode_ogg',
-           'cut', 'seconds_of', 'n_rows', 'decode_window', 'stats']
+           'cut', 'seconds_of', 'n_rows', 'heard_rows', 'decode_window', 'stats']
 
 # %% ../nbs/lib/01_audio.ipynb #bb449af0
 import io, math, os, re, struct
@@ -271,6 +271,13 @@ def n_rows(
 ):               # Number of 5-s rows; 59.98 s and 60.02 s both have 12
     "Rows of a soundscape in a submission: its duration in fives, to the nearest, at least one."
     return max(1, round(duration_s / ROW_S))
+
+
+def heard_rows(
+    duration_s,  # Duration, s; or several, (n,)
+):               # int; or (n,)
+    "Rows of a recording that is heard to its end, at least one: a remainder is one of its own where it is longer than .5 s."
+    return np.maximum(1, np.ceil((np.asarray(duration_s) - .5) / ROW_S)).astype(int)
 
 # %% ../nbs/lib/01_audio.ipynb #130abb38
 ANYWHERE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # Beginnings of the subtypes that can be entered anywhere, FLAC among them

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import ROW_S
+from .audio import ROW_S, heard_rows
 from .core import KitError, ahead, atomic, check_dims, few, progress, read_json
 from .store import AudioStore
 
@@ -180,7 +180,7 @@ def score_recordings(
 ):                # Scores of all rows; a remainder of more than .5 s is a row of its own, another one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
     heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
-    rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)
+    rows = heard_rows(heard_s)
     said = ahead(lambda one: check_dims(hear(*one), "rows classes"), zip(keys, rows.tolist()))
     probs = list(progress(said, "score held-out recordings", len(rows)))
     if not probs: raise KitError("no recording is held out: score a fold that has some")

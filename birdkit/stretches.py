@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, all_flaws, cut, mend, mono, opened
+from .audio import ROW_S, SR, all_flaws, cut, heard_rows, mend, mono, opened
 from .blend import align, blend, possible_blend
 from .core import KitError, ahead
 from .post import ACROSS, apply_post, possible_steps
@@ -111,7 +111,7 @@ def stretches(
         while len(held) > (whole + 1) * row:
             yield Stretch(held[:whole * row], whole, slice(context if done else 0, step + context))
             held, done = held[step * row:], done + step
-    yield Stretch(held, max(1, -(-len(held) // row)), slice(context if done else 0, None))
+    yield Stretch(held, int(heard_rows(len(held) / SR)), slice(context if done else 0, None))
 
 # %% ../nbs/lib/46a_stretches.ipynb #c0a3a6cc
 BY_ROW = ("mean", "logit_mean", "geometric", "add_geometric", "minimum")   # Blends that look at one row at a time

@@ -117,6 +117,15 @@ def test_samples_that_are_no_numbers_are_told(tmp_path, models):
     assert report.flaws.values.tolist() == [["a.wav", "320000 NaN or inf samples"]] == pd.read_csv(tmp_path / "out/flaws.csv").values.tolist()
 
 
+def test_a_few_milliseconds_are_no_row(tmp_path, models):
+    (tmp_path / "in").mkdir()
+    sf.write(tmp_path / "in/a.wav", calls(5.0003, 32_000), 32_000)
+    sf.write(tmp_path / "in/b.flac", calls(5.0005, 44_100), 44_100)
+    detect(tmp_path / "in", models, tmp_path / "out", all_scores=True)
+    table = pd.read_csv(tmp_path / "out/scores.csv")
+    assert table[["recording", "start_s", "end_s"]].values.tolist() == [["a.wav", 0, 5], ["b.flac", 0, 5]]
+
+
 def test_several_folders(tmp_path, models):
     recordings(tmp_path / "in")
     (tmp_path / "in/pond").mkdir()
