@@ -12,7 +12,7 @@ __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'KEPT', 'SCRATCH',
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
 import atexit, base64, hashlib, json, os, signal, sys, time
 from collections import deque
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -359,6 +359,7 @@ def ahead(
     items,       # What to go through
     workers=None,  # Threads, by default one per core
     left_s=None, # Function that gives the seconds until which results are waited for; by default there is no end
+    ordered=True,  # False: results are given as they come
 ):               # Iterator over work(item), in the order of `items`, which ends when time is up
     "Work on the next items in threads while the caller uses this one (prefetch); threads that never answer hold up nobody, not even the program's end."
     workers, jobs, waiting = workers or cores(), SimpleQueue(), deque()
@@ -368,7 +369,7 @@ def ahead(
     atexit.register(leave, AT_EXIT_S)
     try:
         for _ in _due(items, jobs, waiting, 2 * workers):
-            if not wait([waiting[0]], patience()).done: return
+            if not _has_first(waiting, ordered, patience()): return
             yield waiting.popleft().result()
     except KeyboardInterrupt: left_s = lambda: AT_EXIT_S; raise
     finally:
@@ -376,8 +377,15 @@ def ahead(
         leave(patience())
 
 
+def _has_first(waiting, ordered, seconds):
+    "Wait so long for the first job; or for any, which is then put first. Is it done?"
+    done = wait([waiting[0]] if ordered else waiting, seconds, FIRST_COMPLETED).done
+    while done and waiting[0] not in done: waiting.rotate(-1)
+    return bool(done)
+
+
 def _due(items, jobs, waiting, most):
-    "Queue the items, and pause whenever the first result is due."
+    "Queue the items, and pause whenever a result is due."
     for item in items:
         waiting.append(Future())
         jobs.put((waiting[-1], item))

@@ -174,11 +174,11 @@ def hear_here(
     files,         # {name: Path}
     ensemble,      # LoadedExport
     workers=None,  # Threads; by default one per core
-):                 # Iterator over (name, what try_recording says)
+):                 # Iterator over (name, what try_recording says), as they finish
     "Hear recordings on this machine."
     workers = workers or cores()
     beside = max(1, min(workers, len(files)))
-    return zip(files, ahead(lambda path: try_recording(path, ensemble, workers // beside), files.values(), beside))
+    return ahead(lambda one: (one[0], try_recording(one[1], ensemble, workers // beside)), files.items(), beside, ordered=False)
 
 # %% ../nbs/lib/47_detect.ipynb #dc9317be
 _LOADING = Lock()
@@ -295,7 +295,7 @@ def _hear(files, models, out, workers, client):
     for name, (heard, reason) in progress(said, "hear", len(todo)):
         if reason: failed[name] = reason.replace(str(todo[name]), name)
         else: save_part(_part(out, name), heard, marks[name])
-    return failed, len(todo) - len(failed)
+    return {name: failed[name] for name in todo if name in failed}, len(todo) - len(failed)
 
 
 def _kept_scores(names, out, classes):

@@ -126,6 +126,15 @@ def test_a_few_milliseconds_are_no_row(tmp_path, models):
     assert table[["recording", "start_s", "end_s"]].values.tolist() == [["a.wav", 0, 5], ["b.flac", 0, 5]]
 
 
+def test_tables_have_the_order_of_the_names(tmp_path, models, monkeypatch):
+    folder, hear = small(tmp_path / "in", 3), module.hear_here
+    for name in ("a.wav", "b.wav", "zz.wav"): (folder / name).write_text("not sound")
+    monkeypatch.setattr(module, "hear_here", lambda *arguments: reversed(list(hear(*arguments))))      # whatever is done first
+    report = detect(folder, models, tmp_path / "out", 0.)
+    assert report.failed.recording.tolist() == ["a.wav", "b.wav", "zz.wav"] == pd.read_csv(tmp_path / "out/failed.csv").recording.tolist()
+    assert report.detections.recording.unique().tolist() == ["000.wav", "001.wav", "002.wav"]
+
+
 def test_several_folders(tmp_path, models):
     recordings(tmp_path / "in")
     (tmp_path / "in/pond").mkdir()
