@@ -230,8 +230,8 @@ def _keep_windows(model, data, folder, fold):
     mine = data.recordings[data.recordings.fold == fold]
     if mine.empty: return
     hear = lambda key, rows: score_rows(data.store.window(key, 0, int(rows * ROW_S * SR)), rows, model.recipe, in_turn(model.probabilities))
-    save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, 60.), model.classes)
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | dict(prepared=data.facts.get("rules")))
+    save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear, 60.), model.classes)
 
 # %% ../nbs/lib/34_stages.ipynb #2e49158d
 def _folders(space, name):
