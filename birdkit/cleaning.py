@@ -176,10 +176,9 @@ def score_recordings(
     keys,         # Recordings to hear, (n,)
     durations_s,  # Their durations, s, (n,)
     hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes); runs in threads
-    most_s=None,  # Hear at most this much of each, s; None: all of it
 ):                # Scores of all rows; a remainder of more than .5 s is a row of its own, another one is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
-    heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
+    heard_s = np.asarray(durations_s, float)
     rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)
     said = ahead(lambda one: check_dims(hear(*one), "rows classes"), zip(keys, rows.tolist()))
     probs = list(progress(said, "score held-out recordings", len(rows)))
