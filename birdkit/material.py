@@ -31,13 +31,18 @@ def cleaned_clips(
 ):           # Clips; KitError where 02_clean has not been run, or not on these recordings
     "The focal clips as 02_clean left them; where it followed the rules of another recipe, that is said."
     segments = read_table(space.clean / "segments.csv", "run 02_clean", keep_default_na=False)
-    unknown = set(data.recordings.recording) - set(segments.recording)
-    if unknown: raise KitError(f"{space.clean / 'segments.csv'} does not know {len(unknown)} recordings, such as {min(unknown)}: run 02_clean again")
+    _check_names(set(data.recordings.recording), set(segments.recording), space.clean / "segments.csv")
     _check_ends(data, segments, space)
     tell_rules(data, space, recipe)
     weights = read_table(space.clean / "weights.csv", "run 02_clean").set_index("recording").weight
     clips = make_clips(data, segments, recipe.loss.secondary, weights)
     return _relabelled(clips, space.clean / "labels.csv", data.classes)
+
+
+def _check_names(here, cleaned, path):
+    "Refuse segments of other recordings than there are; also where some are gone, as what was dropped as their copy would stay dropped."
+    for does, names, why in (("does not know", here - cleaned, ""), ("still has", cleaned - here, ", that are gone or bad")):
+        if names: raise KitError(f"{path} {does} {len(names)} recordings, such as {min(names)}{why}: run 02_clean again")
 
 
 def _check_ends(data, segments, space):
