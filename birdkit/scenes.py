@@ -19,6 +19,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
 
 from .audio import ROW_S, SR
+from .batches import has_label
 from .core import KitError, ahead
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
@@ -114,7 +115,7 @@ def hear_clips(
     seed=0,       # Of the draw
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
-    table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & ((clips.targets != 0).sum(1) <= 1)))
+    table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & (has_label(clips.targets).sum(1) <= 1)))
     table = table.sample(frac=1, random_state=seed)
     table = table[table.alone == table.groupby("label").alone.transform("max")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])

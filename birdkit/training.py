@@ -16,7 +16,7 @@ import torch
 
 from .augment import late_mixes
 from .averages import choose_average
-from .batches import Batches, Scapes
+from .batches import Batches, Scapes, has_label
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
 from .core import KitError, few, read_json, read_table, short_hash, write_json, write_table
 from .groups import Ensemble, Infer, Pretrain, Pseudo
@@ -155,7 +155,7 @@ def _tell_replaced(folder, mark):
 
 def _tell_unlearnt(learn, held, classes, fold):
     "Name classes of which all clips are held out: 01_prepare deals no such folds, but 02_clean may drop the other clips."
-    gone = [classes[c] for c in np.unique(held.primary) if not learn.targets[:, c].any()] if held else []
+    gone = [classes[c] for c in np.unique(held.primary) if not has_label(learn.targets[:, c]).any()] if held else []
     if gone: print(f"no clip to learn from: {few(gone)}; 02_clean left none but those that fold {fold} holds out: train another fold too, or 'all'")
 
 
