@@ -326,7 +326,8 @@ def keep_labels(
     "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
     if path.exists() and (there := Labels.load(path)).facts == facts: return there
     parts = path.with_name(f"{path.stem}-{facts['mark']}.parts")
-    for old in set(path.parent.glob(f"{path.stem}-*.parts")) - {parts}: shutil.rmtree(old)
+    for old in set(path.parent.glob("*.parts")) - {parts}:
+        if old.stem.rpartition("-")[0] == path.stem: shutil.rmtree(old)
     files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}", minutes)
     labels = Labels(keys, _join(files, rows, len(classes)), classes, facts=facts)
     labels.save(path)
