@@ -45,6 +45,11 @@ class Round:
         return next(iter(self.labels.values()))
 
 
+def _exported(members):
+    "Members whose models are exported, all where none is; the others only label."
+    return [m for m in members if m.ensemble.weight] or members
+
+
 def round_count(
     rounds,   # Number of rounds, or "auto": as the recipe says
     members,  # Recipes of the members
@@ -54,7 +59,7 @@ def round_count(
     if isinstance(rounds, int) and rounds < 0 or isinstance(rounds, str) and rounds != "auto":
         raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
     if rounds != "auto": return rounds
-    return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in members)
+    return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in _exported(members))
 
 # %% ../nbs/lib/34a_distill.ipynb #10dedc47
 def _classes(folder):
@@ -215,7 +220,7 @@ def distill_round(
     name="",       # Of the whole system, under which its labels are kept; "" is that of the first member
 ):           # Round
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
-    exported = [m for m in members if m.ensemble.weight] or members          # the others only label
+    exported = _exported(members)
     most = max(m.pseudo.rounds for m in exported)
     taught = [m for m in exported if m.pseudo.rounds >= min(number, most)]
     for m in taught: check_lessons(m)
