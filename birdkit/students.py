@@ -53,6 +53,8 @@ class Online(Mix):
         if other: raise KitError(f"teacher {other[0]!r} uses another frontend than {recipe.name!r}: give both one frontend, or take another pseudo.how")
         self.teachers = [freeze(deepcopy(t)).to(choose_device()) for t in teachers]
         self.at, self.hard = at, partial(bce, pos=pos, neg=neg)
+        weights = (short_hash(x.detach().cpu().numpy().tobytes()) for t in teachers for x in t.state_dict().values())
+        self.__name__ = f"online {short_hash(' '.join(weights))}"              # other teachers begin anew
 
     @torch.no_grad()
     def listen(self,
