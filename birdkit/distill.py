@@ -23,7 +23,7 @@ from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .stages import held_scenes, judge_labelled, judge_scenes, start_model
+from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .students import as_student, check_lessons, make_student
 from .trained import TrainedModel, check_weights, load_model, on_device
 from .training import train_run, why_stopped
@@ -181,7 +181,7 @@ def train_student(
     if mine.rows is not None: _check_taught(told, split_clips(data, mine, fold)[0])
     bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
     student, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
-                           bank=bank, anew=True)
+                           scores=scores_to_draw(space, recipe, classes, data), bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
     if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"): judge_scenes(student, held_scenes(data, clips, classes, fold), run)
