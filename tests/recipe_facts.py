@@ -369,7 +369,8 @@ FACTS = {
     },
     "birdclef2026_03-seresnext": {"backbones": {"seresnext26t_32x4d"}},
     "birdclef2026_04": {"origin": {"year": 2026, "rank": 4, "private": .95902}},
-    "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True},
+    "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6., "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True,
+                        "pseudo.on": "both", "pseudo.rounds": 2, "pseudo.share_from": 2},
 }
 
 FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"] for member, alike in (("v2b3-b", "b2-b"), ("v2s-b", "b2-b"), ("v2b2-c", "b3-c"), ("lite4-c", "b3-c"))}
