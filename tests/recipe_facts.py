@@ -143,7 +143,7 @@ FACTS = {
     "birdclef2024_09": {
         "origin": {"year": 2024, "rank": 9}, "backbones": {"eca_nfnet_l0", "tf_efficientnetv2_b0", "rexnet_100"}, "model.head": "bottleneck", "loss.name": "bce",
         "augment.wave.cutmix": True, "augment.wave.mixup": True, "augment.power": (), "augment.picture": (), "sampling.class_power": 0., "sampling.best_of": 1, "data.at_least": 0,
-        "pseudo.how": "domain", "pseudo.options.weight": 1e-4, "pseudo.options.temperature": .1, "kernel": (1 / 3, 1 / 3, 1 / 3),
+        "pseudo.how": "domain", "pseudo.share": 0., "pseudo.options.weight": 1e-4, "pseudo.options.temperature": .1, "kernel": (1 / 3, 1 / 3, 1 / 3),
         "model.hidden": 512, "loss.options.reduce": "mean",
     },
     "birdclef2024_09-nfnet": {"models": 2, "backbones": {"eca_nfnet_l0"}},
