@@ -158,12 +158,13 @@ def scapes_to_mix(
     data,    # Prepared
     recipe,  # Recipe
     fold,    # The fold to hold out, or "all"
+    apart=False,  # Let those nobody labelled be read beside labelled ones in any case
 ):           # Scapes, or None
     "What is mixed into clips: soundscapes as backgrounds; where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there."
     truth = labelled_windows(data)
     learn, held = split_labelled(data, truth, fold)
     if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)
-    behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
+    behind = apart or {name for name, *_ in recipe.augment.wave} & set(BEHIND)
     return replace(learn, behind=background_scapes(data, truth.keys) if behind else None)
 
 # %% ../nbs/lib/33g_material.ipynb #ea5ac7d4

@@ -280,6 +280,7 @@ def _check_start(teacher, student):
     "Refuse a student that cannot start where its recipe says."
     p = student.pseudo
     if p.parts < 0 or p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
+    if p.parts and p.how == "domain": raise KitError(f'pseudo.parts={p.parts} with pseudo.how="domain", which reads no labels: set it to 0')
     if p.start == "teacher" and not share_weights(teacher, student):
         changed = ", ".join(key for key, value in changes(teacher, student).items() if not share_weights(teacher, teacher.but({key: value})))
         raise KitError(f'{student.name}: pseudo.student changes {changed}: its teacher\'s weights do not fit, set pseudo.start to "backbone"')
