@@ -124,7 +124,7 @@ class Sampling:
     within_s: float = 0.         # See pick: above 0 for "first" and "ends", which alone follow it
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
     best_of: int = 2             # Draw this many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
-    labelled: float = 0.         # Share of the clips that a window of a labelled soundscape is mixed into in 04_train, where there are any (2026)
+    labelled: float = 0.         # Share of the clips mixed with labelled soundscapes: in 04_train, and in students that read no pseudo-labels of any (2026)
     class_power: float = .5      # Classes are drawn as n^(1 - power): 0 as they come, 1 all alike (2025 2nd)
 
 # %% ../nbs/lib/04_groups.ipynb #bceaffc5

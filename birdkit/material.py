@@ -165,6 +165,7 @@ def scapes_to_mix(
     data,    # Prepared
     recipe,  # Recipe
     fold,    # The fold to hold out, or "all"
+    apart=False,  # Let those nobody labelled be read beside labelled ones in any case
 ):           # Scapes, or None
     """What is mixed into clips: soundscapes as backgrounds.
 
@@ -173,7 +174,7 @@ def scapes_to_mix(
     truth = labelled_windows(data)
     learn, held = split_labelled(data, truth, fold)
     if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)
-    behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
+    behind = apart or {name for name, *_ in recipe.augment.wave} & set(BEHIND)
     return replace(learn, behind=background_scapes(data, truth.keys) if behind else None)
 
 # %% ../nbs/lib/33g_material.ipynb #ea5ac7d4

@@ -123,7 +123,7 @@ birdclef2026_05 = plain.but(
     augment=dict(wave=(("half_mix", dict(p=.5)),), picture=(("filter_augment", dict(p=.5, db=6., random_edges=True)),)),
     sampling=dict(labelled=.25),
     pretrain=dict(epochs=30),
-    pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, mix_p=0.),
+    pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, share_from=2, mix_p=0.),
     infer=dict(stride_s=2.5, overlap_weight=.5, post=(("gaussian", .65),)),
     ensemble=dict(
         origin=(("year", 2026), ("rank", 5), ("private", .9582)),

@@ -133,7 +133,7 @@ def round_correlations(
     labels,  # {source: Labels} of each round, in order
 ):           # DataFrame: rounds, correlation; a line for each two rounds in a row that labelled the same
     "How alike the labels of successive rounds are."
-    pairs = [(k, a, b) for k, (a, b) in enumerate(zip(labels, labels[1:]), 1) if a.keys() == b.keys()]
+    pairs = [(k, a, b) for k, (a, b) in enumerate(zip(labels, labels[1:]), 1) if a and a.keys() == b.keys()]
     lines = [(f"{k} and {k + 1}", label_correlation(*(next(iter(x.values())) for x in (a, b)))) for k, a, b in pairs]
     return pd.DataFrame(lines, columns=["rounds", "correlation"])
 

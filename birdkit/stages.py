@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINUTE', 'choose_recipe', 'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'fits_pretrained',
-           'start_model', 'row_scorer', 'held_scenes', 'judge_scenes', 'judge_labelled', 'train_fold', 'find_runs',
-           'find_members', 'member_scores', 'in_time', 'lead_of']
+           'start_model', 'row_scorer', 'held_scenes', 'judge_scenes', 'judge_labelled', 'scores_to_draw', 'train_fold',
+           'find_runs', 'find_members', 'member_scores', 'in_time', 'lead_of']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -201,6 +201,16 @@ def judge_labelled(
 MINUTE = 60 // ROW_S   # Rows of a recording that a model hears at once, at most
 
 
+def scores_to_draw(
+    space,    # Workspace
+    recipe,   # Recipe of one model
+    classes,  # Those that it knows
+    data,     # Prepared
+):            # Scores; None where nobody asks for them, or no fold is trained
+    "What the folds of a recipe say of their clips, where windows are drawn by that (sampling.pick \"scored\")."
+    return find_scores(space, [recipe.name], classes, data.facts.get("rules")) if recipe.sampling.pick == "scored" else None
+
+
 def train_fold(
     data,    # Prepared
     clips,   # Clips of all classes
@@ -218,10 +228,8 @@ def train_fold(
     folder, classes = folder or space.run(recipe.name, fold), known_classes(data, recipe)
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
-    scores = find_scores(space, [recipe.name], classes, data.facts.get("rules")) if recipe.sampling.pick == "scored" else None
-    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder,
-                               fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
-                               callbacks=callbacks, bank=voices(data, space, recipe),
+    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes,
+                               scores=scores_to_draw(space, recipe, classes, data), callbacks=callbacks, bank=voices(data, space, recipe),
                                anew=_has_new_start(folder, Path(lead) / "weights.pt" if lead else space.pretrained(recipe.name) / "backbone.pt"))
     with on_device(model): _keep_windows(model, data, folder, fold)
     judge_labelled(model, data, folder, fold)

@@ -53,6 +53,8 @@ class Online(Mix):
         if other: raise KitError(f"teacher {other[0]!r} uses another frontend than {recipe.name!r}: give both one frontend, or take another pseudo.how")
         self.teachers = [freeze(deepcopy(t)).to(choose_device()) for t in teachers]
         self.at, self.hard = at, partial(bce, pos=pos, neg=neg)
+        weights = (short_hash(x.detach().cpu().numpy().tobytes()) for t in teachers for x in t.state_dict().values())
+        self.__name__ = f"online {short_hash(' '.join(weights))}"              # other teachers begin anew
 
     @torch.no_grad()
     def listen(self,
@@ -283,6 +285,7 @@ def _check_start(teacher, student):
     p = student.pseudo
     if p.parts < 0 or p.parts == 1 or p.parts and p.on != "soundscapes":
         raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
+    if p.parts and p.how == "domain": raise KitError(f'pseudo.parts={p.parts} with pseudo.how="domain", which reads no labels: set it to 0')
     if p.start == "teacher" and not share_weights(teacher, student):
         changed = ", ".join(key for key, value in changes(teacher, student).items() if not share_weights(teacher, teacher.but({key: value})))
         raise KitError(f'{student.name}: pseudo.student changes {changed}: its teacher\'s weights do not fit, set pseudo.start to "backbone"')

@@ -104,10 +104,11 @@ def as_learnt(
 def _learnt_fields(recipe, step):
     """The fields that a training follows, as a dict; fields that other groups get in time to come leave it as it is.
 
-    Students follow pseudo, too, but not how many rounds there are.
+    Students follow pseudo, too, but not how many rounds there are, nor how their labels, which `_digest` holds, came about.
     """
-    rounds = {name: getattr(Pseudo(), name) for name in ("rounds", "keep", "patience")}
-    learnt = as_learnt(recipe) if step is supervised else replace(as_learnt(recipe), pseudo=replace(recipe.pseudo, **rounds))
+    passed = ("rounds", "keep", "patience", "labels", "given", "given_share", "combine", "unheard", "labelled", "share_from")
+    usual = {name: getattr(Pseudo(), name) for name in passed}
+    learnt = as_learnt(recipe) if step is supervised else replace(as_learnt(recipe), pseudo=replace(recipe.pseudo, **usual))
     return {name: value for name, value in asdict(learnt).items() if name not in ("about", "pretrain", "infer", "ensemble", *["pseudo"] * (step is supervised))}
 
 

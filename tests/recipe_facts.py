@@ -175,7 +175,7 @@ FACTS = {
         "model.head": "bottleneck", "loss.name": "bce",
         "augment.wave.cutmix": True, "augment.wave.mixup": True, "augment.power": (), "augment.picture": (),
         "sampling.class_power": 0., "sampling.best_of": 1, "data.at_least": 0,
-        "pseudo.how": "domain", "pseudo.options.weight": 1e-4, "pseudo.options.temperature": .1, "kernel": (1 / 3, 1 / 3, 1 / 3),
+        "pseudo.how": "domain", "pseudo.share": 0., "pseudo.options.weight": 1e-4, "pseudo.options.temperature": .1, "kernel": (1 / 3, 1 / 3, 1 / 3),
         "model.hidden": 512, "loss.options.reduce": "mean",
     },
     "birdclef2024_09-nfnet": {"models": 2, "backbones": {"eca_nfnet_l0"}},
@@ -444,7 +444,8 @@ FACTS = {
     "birdclef2026_03-seresnext": {"backbones": {"seresnext26t_32x4d"}},
     "birdclef2026_04": {"origin": {"year": 2026, "rank": 4, "private": .95902}},
     "birdclef2026_05": {"origin": {"year": 2026, "rank": 5, "private": .95824}, "frontend.scale": "db", "augment.picture.filter_augment.db": 6.,
-        "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True},
+        "infer.stride_s": 2.5, "pseudo.how": "self", "infer.overlap_weight": .5, "pretrain.epochs": 30, "model.mel_norm": True,
+        "pseudo.on": "both", "pseudo.rounds": 2, "pseudo.share_from": 2},
 }
 
 FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"]
