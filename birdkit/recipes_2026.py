@@ -89,9 +89,7 @@ birdclef2026_03 = plain.but(
         blend="rank_mean",
         members=(
             ("seresnext", {}),
-            ("v2s", {
-                **_as_2025_02, "data.at_least": 100, "sampling.class_power": .5,
-                "pseudo.epochs": 50, "pseudo.lr": 1e-4, "infer.output": "clip", "infer.precision": "fp16"}),
+            ("v2s", {**_as_2025_02, "sampling.class_power": 1., "pseudo.epochs": 50, "pseudo.lr": 1e-4, "infer.output": "clip", "infer.precision": "fp16"}),
         ),
         origin=(("year", 2026), ("rank", 3), ("private", .9599)),
         sure="backbones, the round and the prior; "

@@ -2,6 +2,9 @@
 
 NARROW, WIDE, LIGHT, LONG = (.2, .6, .2), (.1, .2, .4, .2, .1), (.1, .8, .1), (.1, .3, 1.2, 2.4, 1.2, .3, .1)   # Kernels that several systems share
 SEEN_BY_EXPERTS = {"frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288}    # 2025 7th
+BALANCED_V2S = {     # Two of 2025 2nd: other weights of classes than its NFNet, nothing drawn twice; torch's decay of AdamW
+    "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4, "optim.weight_decay": 1e-2, "pseudo.lr": 1e-4, "data.at_least": 0, "sampling.class_power": 1.,
+}
 ONLY_LABELS = {"ensemble.weight": 0., "ensemble.teach": 1., "pseudo.rounds": 0}
 
 FACTS = {
@@ -184,14 +187,14 @@ FACTS = {
         "augment.picture.mask_mels.p": .3, "augment.picture.mask_mels.width": 10, "augment.picture.mask_mels.count": 3,
         "augment.picture.mask_time.p": .3, "augment.picture.mask_time.width": 20, "augment.picture.mask_time.count": 3, "augment.picture.flip": False,
         "data.clean.speech": True, "data.at_least": 100, "data.folds": 5, "pretrain.epochs": 50,
-        "optim.epochs": 50, "optim.batch": 64, "optim.name": "radam", "optim.lr": 1e-3, "optim.schedule": "cosine", "optim.precision": "f32",
+        "optim.epochs": 50, "optim.batch": 64, "optim.name": "radam", "optim.lr": 1e-3, "optim.weight_decay": 0., "optim.schedule": "cosine", "optim.precision": "f32",
         "pseudo.rounds": 3, "pseudo.how": "replace", "pseudo.options.p": .4, "pseudo.labels.threshold.keep": .5, "pseudo.labels.threshold.zero": .1,
         "infer.stride_s": 5., "infer.precision": "fp16", "ensemble.post.top_scale.top": 1, "ensemble.post.top_scale.power": 1., "infer.output": "clip",
         "pseudo.epochs": 50, "pseudo.start": "backbone", "pretrain.changes.data.at_least": 0, "pretrain.changes.sampling.class_power": 0., "pretrain.changes.optim.average": "best",
     },
     "birdclef2025_02-nfnet": {"models": 5, "backbones": {"eca_nfnet_l0"}, "optim.name": "radam", "optim.lr": 1e-3},
-    "birdclef2025_02-v2s": {"models": 5, "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4},
-    "birdclef2025_02-v2s-mlp": {"models": 5, "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4},
+    "birdclef2025_02-v2s": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 2},
+    "birdclef2025_02-v2s-mlp": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 1, "model.head": "mlp"},
     "birdclef2025_03": {
         "origin": {"year": 2025, "rank": 3, "private": .927}, "models": 20,
         "backbones": {"tf_efficientnet_b0", "tf_efficientnetv2_b3", "tf_efficientnetv2_s", "mnasnet_100", "spnasnet_100"},
@@ -374,7 +377,7 @@ FACTS = {
 
 FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"] for member, alike in (("v2b3-b", "b2-b"), ("v2s-b", "b2-b"), ("v2b2-c", "b3-c"), ("lite4-c", "b3-c"))}
 OF_TRAINING = "frontend", "model", "loss", "augment", "optim"
-FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef2025_02"] | FACTS["birdclef2025_02-v2s"]).items() if key.split(".")[0] in OF_TRAINING}     # that of 2025 2nd
+FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef2025_02"] | FACTS["birdclef2025_02-v2s"]).items() if key.split(".")[0] in OF_TRAINING or key in ("data.at_least", "sampling.class_power")}     # that of 2025 2nd
 
 NO_STUDENTS = ("pseudo.rounds",)
 APART = {   # Keys in which members differ from what is known of the whole: specialists and first levels are no students, other heads have other options, the raw signal other mixes
