@@ -349,7 +349,7 @@ FACTS = {
         "origin": {"year": 2026, "rank": 1, "private": .96574}, "ensemble.blend": "rank_mean", "sampling.window_s": 5., "loss.name": "soft_ce", "optim.lr": 2e-4,
         "frontend.n_fft": 2048, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.power": 1., "shape": (None, 128, 384),
         "pseudo.mix_p": .75, "pseudo.labels.power": True, "pseudo.labels.sum_cap.most": .75, "pseudo.labels.file_weights.by": "peaks",
-        "infer.shift_frames": 2, "ensemble.post.add_prior.weight": .5, "ensemble.post.neighbour_max.share": .2, "ensemble.post.neighbour_max.width": 0,
+        "infer.shift_frames": 2, "infer.average": "frames", "ensemble.post.add_prior.weight": .5, "ensemble.post.neighbour_max.share": .2, "ensemble.post.neighbour_max.width": 0,
         "ensemble.post.class_smooth.group": "class_name", "ensemble.post.group_mix.group": ("genus", "class_name"), "ensemble.post.group_mix.share": (.15, .05),
         "pseudo.rounds": 3, "optim.schedule": "one_cycle", "optim.epochs": 15, "sampling.labelled": .5, "pseudo.labelled": .25, "augment.wave.half_mix": True, "model.options.pool": "gem", "ensemble.post.class_smooth.default": "narrow", "pseudo.mix": "half",
     },
@@ -357,7 +357,7 @@ FACTS = {
     "birdclef2026_01-nfnet": {"backbones": {"eca_nfnet_l0"}, "models": 2},
     "birdclef2026_01-v2s": {"backbones": {"tf_efficientnetv2_s"}, "models": 2},
     "birdclef2026_01-special": {"backbones": {"tf_efficientnet_b3"}, "models": 1, "optim.epochs": 40},
-    "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp"},
+    "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp", "infer.shift_frames": 0},     # knows no frames
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
         "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
@@ -382,7 +382,8 @@ FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef202
 NO_STUDENTS = ("pseudo.rounds",)
 APART = {   # Keys in which members differ from what is known of the whole: specialists and first levels are no students, other heads have other options, the raw signal other mixes
     **dict.fromkeys(("birdclef2024_03-v2s", "birdclef2024_07-rare", "birdclef2025_01-frogs", "birdclef2025_12-rare", "birdclef2025_13-rare", "birdclef2026_01-special", "birdclef2026_02-insects"), NO_STUDENTS),
-    **dict.fromkeys(("birdclef2024_04-inception", "birdclef2026_01-nfnet-mlp"), ("model.options.pool",)),
+    "birdclef2024_04-inception": ("model.options.pool",),
+    "birdclef2026_01-nfnet-mlp": ("model.options.pool", "infer.average"),
     "birdclef2024_04-raw": ("model.options.pool",),
     "birdclef2025_02-v2s-mlp": ("model.head", "model.options.pool", "model.options.early", "model.options.activation"),
     "birdclef2025_08-seresnext": ("model.options.shares",),
