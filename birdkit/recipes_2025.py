@@ -275,7 +275,7 @@ birdclef2025_08 = plain.but(
     sampling=dict(window_s=10.),
     optim=dict(epochs=40, name="adam", weight_decay=0., lr=5e-5, head_lr_mult=10., accumulate=4),
     pretrain=dict(changes=(("optim.lr", 5e-4), ("optim.head_lr_mult", 1.))),
-    pseudo=dict(rounds=2, epochs=40, lr=5e-5, how="online", labels=(("harden", .4),)),
+    pseudo=dict(rounds=2, epochs=40, lr=5e-5, how="online", labels=(("harden", .4),), share=.25, mix_p=0.),
     infer=dict(post=(("smooth", "wide"), ("mix_mean", .2))),
     ensemble=dict(
         members=(
@@ -285,7 +285,7 @@ birdclef2025_08 = plain.but(
         ),
         origin=(("year", 2025), ("rank", 8)),
         sure="fields from the code; "
-             "which three models were the final ones, and pretraining's learning rate, are reconstructed; "
+             "which three models were the final ones, pretraining's learning rate and the share of soundscapes are reconstructed; "
              "labels are of 5-s rows, there of 10 s"),
 )
 

@@ -276,7 +276,7 @@ FACTS = {
         "augment.picture.filter_augment_step.min_width": 4, "augment.picture.mask_time.width": 64, "augment.picture.mask_time.count": 2,
         "augment.picture.mask_mels.width": 8, "augment.picture.mask_mels.count": 2, "data.at_least": 50,
         "optim.epochs": 40, "optim.batch": 64, "optim.accumulate": 4, "optim.name": "adam", "optim.lr": 5e-5, "optim.head_lr_mult": 10., "optim.schedule": "cosine",
-        "pseudo.how": "online", "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05, "pseudo.labels.harden.at": .4,
+        "pseudo.how": "online", "pseudo.mix_p": 0., "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05, "pseudo.labels.harden.at": .4,
         "infer.stride_s": 5., "kernel": WIDE, "infer.post.mix_mean.share": .2,
         "pseudo.rounds": 2, "model.drop": .4, "augment.picture.filter_augment.p": .5,
     },
