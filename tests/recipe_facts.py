@@ -360,12 +360,22 @@ FACTS = {
     "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp", "infer.shift_frames": 0},     # knows no frames
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013}, "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
-        "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
+        "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 512, "frontend.fmin_hz": 20., "frontend.fmax_hz": 16_000., "frontend.top_db": 80., "frontend.htk": True, "frontend.norm": "",
+        "frontend.scale": "min-max", "frontend.channels": "rgb", "frontend.wave": "peak", "sampling.window_s": 5., "model.drop": .3, "model.drop_path": .15,
+        "augment.picture.mask_mels.p": 1., "augment.picture.mask_mels.width": 30, "augment.picture.mask_mels.count": 1,
+        "augment.picture.mask_time.p": 1., "augment.picture.mask_time.width": 20, "augment.picture.mask_time.count": 1,
+        "optim.epochs": 35, "optim.batch": 32, "optim.name": "adamw", "optim.lr": 5e-4, "optim.weight_decay": 1e-4, "optim.schedule": "cosine", "optim.warmup": 2 / 35,
+        "pseudo.epochs": 35, "pseudo.lr": 5e-4, "pseudo.start": "backbone",
+        "augment.wave.half_mix.p": .5, "augment.wave.half_mix.labels": "max", "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .6,
         "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4, "ensemble.post.group_max.group": "species",
         "optim.clip_norm": 1., "optim.average": "swa", "optim.average_from": .5,
     },
-    "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
-    "birdclef2026_02-insects": {"data.only": ("Insecta",)},
+    "birdclef2026_02-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"},
+    "birdclef2026_02-insects": {
+        "model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "data.only": ("Insecta",), "sampling.window_s": 20., "shape": (3, 224, 511), "frontend.n_mels": 224, "frontend.n_fft": 4096,
+        "frontend.hop": 1252, "frontend.fmin_hz": 0., "loss.name": "bce", "loss.options.reduce": "mean", "augment.picture.mask_mels.width": 30, "augment.picture.mask_time.width": 80,
+        "optim.epochs": 40, "optim.batch": 128, "optim.lr": 5e-4, "optim.warmup": 2 / 40, "optim.average_from": .68, "infer.average": "frames", "infer.stride_s": 5.,
+    },
     "birdclef2026_03": {
         "origin": {"year": 2026, "rank": 3, "private": .95992}, "backbones": {"seresnext26t_32x4d", "tf_efficientnetv2_s"}, "pseudo.rounds": 1,
         "pseudo.labels.file_weights.by": "site", "infer.post.add_prior.weight": .2,
@@ -381,9 +391,10 @@ FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef202
 
 NO_STUDENTS = ("pseudo.rounds",)
 APART = {   # Keys in which members differ from what is known of the whole: specialists and first levels are no students, other heads have other options, the raw signal other mixes
-    **dict.fromkeys(("birdclef2024_03-v2s", "birdclef2024_07-rare", "birdclef2025_01-frogs", "birdclef2025_12-rare", "birdclef2025_13-rare", "birdclef2026_01-special", "birdclef2026_02-insects"), NO_STUDENTS),
+    **dict.fromkeys(("birdclef2024_03-v2s", "birdclef2024_07-rare", "birdclef2025_01-frogs", "birdclef2025_12-rare", "birdclef2025_13-rare", "birdclef2026_01-special"), NO_STUDENTS),
     "birdclef2024_04-inception": ("model.options.pool",),
     "birdclef2026_01-nfnet-mlp": ("model.options.pool", "infer.average"),
+    "birdclef2026_02-insects": (*NO_STUDENTS, "loss.options.bce_weight"),
     "birdclef2024_04-raw": ("model.options.pool",),
     "birdclef2025_02-v2s-mlp": ("model.head", "model.options.pool", "model.options.early", "model.options.activation"),
     "birdclef2025_08-seresnext": ("model.options.shares",),
