@@ -14,7 +14,8 @@ from birdkit.review import apply_review, clip_weights, read_review, review_sheet
 WILD = 'train_audio/wren/a, "b" </script>.ogg'
 DOG, OWL, LATE = "train_audio/47144/1.ogg", "train_audio/owl/2.ogg", "train_audio/owl/3.ogg"
 ORDER = [DOG, WILD, OWL, LATE]                # On the page: the rarest class first, then by label; #clip-1 to #clip-4
-RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"], duration_s=[4., 4., 2., 3.], rms_db=[-13.5, -16.5, -13.5, -20.25],
+RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"],
+                               duration_s=[4., 4., 2., 3.], rms_db=[-13.5, -16.5, -13.5, -20.25],
                                rating=[4.5, 0, np.nan, 3], common_name=["Tawny Owl", "Tawny Owl", None, "Wren"],
                                scientific_name=["Strix aluco", "Strix aluco", None, None]))
 SEGMENTS = pd.DataFrame([[OWL, 0., 1., False, "speech"], [OWL, 1., 4., True, ""], [LATE, 0., 4., True, ""], [DOG, 0., 2., False, "duplicate of x, y"],
@@ -237,6 +238,18 @@ def test_a_mark_stays_with_the_part_that_was_heard(browser, page):
     assert told(browser) == "1 of 4 decided; 1 not downloaded yet"
     review = read_review(download(browser))
     with pytest.raises(KitError, match="marked on another part of 1"): apply_review(SEGMENTS, review, other)
+
+
+@in_browser
+def test_a_mark_to_the_end_leaves_nothing_behind_it(browser, tmp_path):
+    odd, rules = RECORDINGS[:1].assign(duration_s=4.014), SEGMENTS[:2].assign(end_s=[1., 4.014])
+    browser.open(review_page(tmp_path, rules, odd, Tones())[0])
+    browser.drag("#clip-1 .picture", .2, 1)                               # from .8 s, within the speech
+    review = read_review(download(browser))
+    assert review.drop_s[0].endswith("-4.014")
+    assert not apply_review(rules, review, odd).keep.any()
+    browser.fill("#clip-1 .drop_s", "1-2;2.25-3.1;3.2004-4")              # zeros at the end are not written
+    assert browser.run("return document.querySelector('#clip-1 .drop_s').value") == "1.0-2.0;2.25-3.1;3.2-4.0"
 
 
 @in_browser

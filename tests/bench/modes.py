@@ -2,7 +2,8 @@
 
     python tests/bench/modes.py DATA EXPORT         a competition folder with the truth of its test soundscapes, and an exported model folder
 
-One table: milliseconds a file (median over turns in which the modes alternate) and macro ROC-AUC. The dense mode is listed where the export holds a network in two halves; with --run also where it was refused.
+One table: milliseconds a file (median over turns in which the modes alternate) and macro ROC-AUC.
+The dense mode is listed where the export holds a network in two halves; with --run also where it was refused.
 """
 import argparse, statistics, tempfile, time
 from pathlib import Path
@@ -27,7 +28,7 @@ MODES = {
     "every 1.25 s": {"infer.stride_s": 1.25},
     "every 2.5 s, frames averaged (2025 1st)": {"infer.stride_s": 2.5, "infer.average": "frames"},
     "every 2 s, frames averaged": {"infer.stride_s": 2., "infer.average": "frames"},
-    "delta-shift of 1 frame (2023 2nd)": {"infer.stride_s": 5., "infer.shift_frames": 1},
+    "delta-shift of 1 frame (2023 2nd)": {"infer.stride_s": 5., "infer.average": "frames", "infer.shift_frames": 1},
     "clip output only": {"infer.stride_s": 5., "infer.output": "clip"},
     "loudest frame only": {"infer.stride_s": 5., "infer.output": "frames"},
     "dense, every 2.5 s": {"infer.stride_s": 2.5, "infer.dense": True},
