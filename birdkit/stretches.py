@@ -127,7 +127,7 @@ class LoadedExport(NamedTuple):
 
 def _local(member):
     "A member without post-processing that compares files, or that names facts of a competition; it hears window by window."
-    alone = {"infer.post": _alone(member.recipe.infer.post, member.name), "infer.dense": False}    # columns of a map would lie elsewhere in each stretch
+    alone = {"infer.post": _alone(member.recipe.infer.post, member.name), "infer.dense": False}    # its columns would lie elsewhere in each stretch
     return replace(member, recipe=member.recipe.but(alone))
 
 
