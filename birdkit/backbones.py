@@ -82,7 +82,10 @@ def _plain(name):
 
 
 def _attached(name):
-    "A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag. One named after another tag is left out."
+    """A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag.
+
+    One named after another tag is left out.
+    """
     root, arch = kaggle_inputs(), name.split(".")[0]
     others = {_plain(i) for i in import_timm().list_pretrained(f"{arch}.*")} - {_plain(name)}
     files = [p for p in sorted(root.rglob("*")) if p.suffix in SUFFIXES and _plain(p.stem) not in others] if root.exists() else []
@@ -183,7 +186,8 @@ def _create(name, **options):
     strides = [level["reduction"] for level in getattr(net, "feature_info", ())]
     if len(set(strides[-2:])) < 2:
         raise KitError(f"model.backbone={name!r} is a plain token transformer, with maps of one size: take a CNN or a hierarchical one")
-    if hasattr(net, "head") and not isinstance(net.head, nn.Sequential): net.head = nn.Identity()      # what comes after the last map; SelecSLS's lies before it
+    # what comes after the last map; SelecSLS's lies before it
+    if hasattr(net, "head") and not isinstance(net.head, nn.Sequential): net.head = nn.Identity()
     return net
 
 # %% ../nbs/lib/23_backbones.ipynb #1f1c89a2

@@ -9,7 +9,7 @@ __all__ = ['Round', 'round_count', 'label_round', 'Start', 'train_student', 'dis
 # %% ../nbs/lib/34a_distill.ipynb #d8c66c00
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .stages import held_scenes, judge_labelled, judge_scenes, start_model
+from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
+from .steps import by_people
 from .students import as_student, check_lessons, make_student
 from .trained import TrainedModel, check_weights, load_model, on_device
 from .training import train_run, why_stopped
@@ -40,9 +41,14 @@ class Round:
     stopped: str = ""            # Why the labelling or a student was stopped; students after it were not begun
 
     @property
-    def told(self):  # Labels of the first source
+    def told(self):  # Labels of the first source; None where no student reads any
         "What the teachers told."
-        return next(iter(self.labels.values()))
+        return next(iter(self.labels.values()), None)
+
+
+def _exported(members):
+    "Members whose models are exported, all where none is; the others only label."
+    return [m for m in members if m.ensemble.weight] or members
 
 
 def round_count(
@@ -54,7 +60,7 @@ def round_count(
     if isinstance(rounds, int) and rounds < 0 or isinstance(rounds, str) and rounds != "auto":
         raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
     if rounds != "auto": return rounds
-    return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in members)
+    return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in _exported(members))
 
 # %% ../nbs/lib/34a_distill.ipynb #10dedc47
 def _classes(folder):
@@ -65,13 +71,14 @@ def _classes(folder):
 def _specialists(runs, data):
     "Why runs cannot teach, and what to do."
     run = next(f for folders in runs.values() for f in folders)
-    return f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: set pseudo.rounds to 0, or train a model of all classes beside it"
+    return (f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: "
+            "set pseudo.rounds to 0, or train a model of all classes beside it")
 
 
 def label_round(
     runs,    # {member: folders of its models}
     number,  # Number of the round
-    on,      # "soundscapes", "clips" or "both"
+    on,      # "soundscapes", "clips", "both", or "": neither
     data,    # Prepared
     folder,  # Where the labels are kept
     combine="mean",  # A name of labels.COMBINE
@@ -96,11 +103,15 @@ def label_round(
 def _check_taught(labels, learn):
     "Refuse a round in which no teacher has said anything of a clip that is learnt from."
     if set(labels.keys[labels.kept.any(1)]).isdisjoint(learn.keys):
-        raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
+        raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, "
+                       "or set pseudo.unheard to false")
 
 
 def _heard(labels, part, pseudo, data, fold="all"):
-    "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out: its part, and labelled ones of its fold, which other teachers have learnt."
+    """Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out.
+
+    These are its part, and labelled ones of its fold, which other teachers have learnt.
+    """
     learn, held = split_labelled(data, labelled_windows(data), fold)
     labels = with_truth(labels.align(data.classes), learn, pseudo.labelled)
     if part is None and held is None: return labels, []
@@ -112,6 +123,15 @@ def _heard(labels, part, pseudo, data, fold="all"):
 def _afresh(recipe):
     "Does a student begin anew? One whose backbone is frozen keeps that of the round before."
     return recipe.pseudo.start == "backbone" and recipe.optim.freeze < 1
+
+
+def _in_round(recipe, number, sources):
+    """A student's recipe in one round: soundscapes stand beside clips from `pseudo.share_from` on.
+
+    Where it reads no labels of soundscapes, it learns from those that people labelled as 04_train does.
+    """
+    if "soundscapes" not in sources: return replace(recipe, pseudo=by_people(recipe))
+    return recipe.but({"pseudo.share": 0.}) if number < recipe.pseudo.share_from else recipe
 
 
 def _student_start(recipe, folder, data, space, seed):
@@ -161,36 +181,46 @@ def train_student(
     part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
     twin=0,        # Number among students that hear the same and differ in their seed
 ):             # Folder of the student's run, history DataFrame
-    "One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others; where validation decides or clips are labelled, it holds out its teacher's fold."
-    recipe, classes = as_student(recipe), known_classes(data, recipe)
-    if number < recipe.pseudo.share_from: recipe = recipe.but({"pseudo.share": 0.})
+    """One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others.
+
+    Where validation decides or clips are labelled, it holds out its teacher's fold.
+    """
+    recipe, classes = _in_round(as_student(recipe), number, labels), known_classes(data, recipe)
     model = _student_start(recipe, folder, data, space, seed + number)
     step = make_student(recipe, teachers=teachers)
     fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
     if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
     heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data, fold) if "soundscapes" in labels else (None, [])
-    scapes = scapes_to_mix(data, recipe.but({"sampling.labelled": 0.}), fold) if heard is None else labelled_scapes(heard, data)
+    scapes = scapes_to_mix(data, recipe, fold, recipe.pseudo.how == "domain") if heard is None else labelled_scapes(heard, data)
     told = labels["clips"].align(classes) if "clips" in labels else None
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), told)
     if mine.rows is not None: _check_taught(told, split_clips(data, mine, fold)[0])
     bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
     student, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
-                           bank=bank, anew=True)
+                           scores=scores_to_draw(space, recipe, classes, data), bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
-    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"): judge_scenes(student, held_scenes(data, clips, classes, fold), run)
+    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"):
+        judge_scenes(student, held_scenes(data, clips, classes, fold), run)
     return run, history
 
 # %% ../nbs/lib/34a_distill.ipynb #c636dfa6
 def _reads(student, number):
-    "Which labels a member's students read in this round: \"soundscapes\", \"clips\" or \"both\" (`pseudo.on`); before `pseudo.share_from` soundscapes only where they are mixed into clips."
+    """Which labels a member's students read in this round: "soundscapes", "clips" or "both" (`pseudo.on`).
+
+    Before `pseudo.share_from` soundscapes only where they are mixed into clips; students of a domain read none, "".
+    """
+    if student.pseudo.how == "domain": return ""
     mixed = student.pseudo.mix_p or "join_scape" in [name for name, *_ in student.augment.wave]
     return "clips" if student.pseudo.on == "both" and number < student.pseudo.share_from and not mixed else student.pseudo.on
 
 
 def _given_alone(students, given, data):
-    "Labels made elsewhere in place of the teachers', {source: Labels}; empty unless all members take them in full (`pseudo.given_share` 1) and they are complete."
+    """Labels made elsewhere in place of the teachers', {source: Labels}.
+
+    Empty unless all members take them in full (`pseudo.given_share` 1) and they are complete.
+    """
     takes = lambda p: p.on == "soundscapes" and p.given and p.given_share == 1
     alone = [given_alone(given[m.pseudo.given], data) if takes(m.pseudo) else None for m in students]
     return {} if any(labels is None for labels in alone) else {"soundscapes": alone[0]}
@@ -215,17 +245,20 @@ def distill_round(
     name="",       # Of the whole system, under which its labels are kept; "" is that of the first member
 ):           # Round
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
-    exported = [m for m in members if m.ensemble.weight] or members          # the others only label
+    exported = _exported(members)
     most = max(m.pseudo.rounds for m in exported)
     taught = [m for m in exported if m.pseudo.rounds >= min(number, most)]
     for m in taught: check_lessons(m)
     students = [as_student(m) for m in taught]
     _check_starts(students, runs)
     reads, first = {m.name: _reads(m, number) for m in students}, students[0].pseudo
-    on = reads[students[0].name] if len(set(reads.values())) == 1 else "both"
+    read = set(reads.values()) - {""}
+    on = "both" if len(read) > 1 else "".join(read)
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}
     folder = space.pseudo(name or members[0].name, number)
-    try: labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes, _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
+    try:
+        labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes,
+                                       _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
     except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
     for m in students:
@@ -255,7 +288,10 @@ def validation_auc(
 def round_scores(
     rounds,  # What the teachers left, then each round: {member: folders of its models}
 ):           # Series of validation_auc, named after what it is from
-    "How good the models of each round are: on scenes where all of them were judged on scenes, which rank models better (MEASURED.md, Which validation to trust), else on held-out clips."
+    """How good the models of each round are, on scenes or else on held-out clips.
+
+    On scenes where all of them were judged on scenes, which rank models better (MEASURED.md, Which validation to trust).
+    """
     on_scenes = all(not np.isnan(_scores(runs, "scene_auc")).any() for runs in rounds)
     names = ["teachers", *(f"round {number}" for number in range(1, len(rounds)))]
     return pd.Series([validation_auc(runs, "scene_auc" if on_scenes else "auc") for runs in rounds], names, name="scenes" if on_scenes else "held-out clips")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .batches import has_label
 from .core import read_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
@@ -78,5 +79,5 @@ def _judges(clips, own, most):
     "At most this many clips of the classes in the columns `own`, and as many of others; of clips whose classes are all known, where there are any."
     sure = np.flatnonzero(clips.all_known) if clips.all_known.any() else np.arange(len(clips))
     drawn = np.random.default_rng(0).permutation(sure)
-    mine = clips.targets[drawn][:, own].any(1)
+    mine = has_label(clips.targets[drawn][:, own]).any(1)
     return clips[np.sort(np.r_[drawn[mine][:most], drawn[~mine][:most]])]

@@ -27,6 +27,12 @@ def without_clips(
     return [c for c in data.classes if c not in there]
 
 
+def _students_learn(pseudo):
+    "Advice to let students learn labelled soundscapes; empty where those of the first round learn these as their teachers do."
+    reads = pseudo.on != "clips" and pseudo.how != "domain" and pseudo.share_from < 2
+    return ", or let students of 05_distill learn them (rounds=1)" * reads
+
+
 def clipless_note(
     data,     # Prepared
     truth,    # Scapes with labels by people, or None
@@ -37,9 +43,11 @@ def clipless_note(
     gone = without_clips(data, clips)
     if not gone: return ""
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
-    known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r.name for r in recipes if not r.sampling.labelled]
+    known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r for r in recipes if not r.sampling.labelled]
     note = f"classes without a clip, of {len(data.classes)}: {few(gone)}"
-    if known and deaf: note += f"; in labelled soundscapes: {few(known)}, but {deaf[0]} does not learn from these: override sampling.labelled with .25, or let students of 05_distill learn them (rounds=1)"
+    if known and deaf:
+        note += f"; in labelled soundscapes: {few(known)}, but {deaf[0].name} does not learn from these: override sampling.labelled with .25"
+        note += _students_learn(deaf[0].pseudo)
     elif known: note += f"; learnt from labelled soundscapes: {few(known)}"
     if rest: note += f"; learnt from nothing: {few(rest)}, whose scores mean nothing: add recordings of them (data_prep/README.md)"
     return note
@@ -63,7 +71,8 @@ def labelled_folds(
     heard["site"] = site_of(heard.recording)
     gone = without_clips(data)
     clips = pd.DataFrame(dict(label=[c for c in data.classes if c not in gone] + ["a clip"], recording="clips"))      # one group, which is always learnt from
-    lines = pd.concat([heard.assign(url=_together(heard, gone)), clips.assign(url="clips")], ignore_index=True).rename(columns=dict(label="primary_label", recording="filename"))
+    lines = pd.concat([heard.assign(url=_together(heard, gone)), clips.assign(url="clips")], ignore_index=True)
+    lines = lines.rename(columns=dict(label="primary_label", recording="filename"))
     return assign_folds(lines, Data(folds=data.facts["folds"])).to_numpy()[every]
 
 

@@ -278,11 +278,14 @@ def _to_label(data, source, only):
 
 # %% ../nbs/lib/32a_labels.ipynb #d99a5cb5
 def _marked(teachers, keys, rows, facts):
-    "Facts with a mark: a short name of everything that labels depend on; of a teacher's place in the ensemble that is its weight, and nothing of its students, nor of what is done to a submission."
+    """Facts with a mark, a short name of everything that labels depend on.
+
+    Of a teacher's place in the ensemble that is its weight, and nothing of its students, nor of how it is exported and what is done to a submission.
+    """
     digest = hashlib.sha256(json.dumps([facts, list(keys), rows.tolist()]).encode())
     for t, weight in zip(teachers, _weights(teachers)):
         own = t.model.recipe
-        recipe = replace(own, about="", pseudo=Pseudo(), ensemble=Ensemble(), infer=replace(own.infer, post=()))
+        recipe = replace(own, about="", pseudo=Pseudo(), ensemble=Ensemble(), infer=replace(own.infer, post=(), precision="f32", formats=(), dense=False))
         digest.update(json.dumps([asdict(recipe), weight, list(t.model.classes), sorted(t.learnt)]).encode())
         for x in t.model.state_dict().values(): digest.update(x.detach().cpu().numpy().tobytes())
     return facts | {"mark": digest.hexdigest()[:16]}
@@ -326,7 +329,8 @@ def keep_labels(
     "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
     if path.exists() and (there := Labels.load(path)).facts == facts: return there
     parts = path.with_name(f"{path.stem}-{facts['mark']}.parts")
-    for old in set(path.parent.glob(f"{path.stem}-*.parts")) - {parts}: shutil.rmtree(old)
+    for old in set(path.parent.glob("*.parts")) - {parts}:
+        if old.stem.rpartition("-")[0] == path.stem: shutil.rmtree(old)
     files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}", minutes)
     labels = Labels(keys, _join(files, rows, len(classes)), classes, facts=facts)
     labels.save(path)

@@ -227,18 +227,18 @@ class Domain(Mix):
     def hears_beside(self,
         scapes,  # Scapes
     ):           # Whether soundscape windows beside the clips are to be read
-        "True: the clips' embeddings are compared with theirs, unless there are windows that stand for themselves."
-        return scapes.labels is None or not self.recipe.pseudo.share
+        "True: the clips' embeddings are compared with theirs."
+        return True
 
     def __call__(self,
         learner,  # Learner
-        batch,    # Batch with soundscape windows
+        batch,    # Batch with soundscape windows; where people labelled those in `scape`, these are mixed into clips, and `behind` has others
     ):            # Scalar loss
         "A training step."
-        n, scape = len(batch.wave), batch.scape if batch.alone is None else batch.alone
+        n, scape = len(batch.wave), batch.scape if batch.behind is None else batch.behind
         if scape is None: raise KitError('pseudo.how="domain" needs soundscapes: this competition has none')
         scape = levelled(learner, scape)
-        pictures, sample = inputs_of(learner, clip_sample(learner, batch))
+        pictures, sample = inputs_of(learner, self.sample(learner, replace(batch, alone=None)))
         others, _ = inputs_of(learner, Sample(scape, scape.new_zeros(len(scape), batch.targets.shape[1])))
         heard = learner.model.hear(*(torch.cat(pair) for pair in zip(pictures, others)))
         clips = heard.each(lambda x: x[:n])

@@ -31,8 +31,7 @@ def cleaned_clips(
 ):           # Clips; KitError where 02_clean has not been run, or not on these recordings
     "The focal clips as 02_clean left them; where it followed the rules of another recipe, that is said."
     segments = read_table(space.clean / "segments.csv", "run 02_clean", keep_default_na=False)
-    unknown = set(data.recordings.recording) - set(segments.recording)
-    if unknown: raise KitError(f"{space.clean / 'segments.csv'} does not know {len(unknown)} recordings, such as {min(unknown)}: run 02_clean again")
+    _check_names(set(data.recordings.recording), set(segments.recording), space.clean / "segments.csv")
     _check_ends(data, segments, space)
     tell_rules(data, space, recipe)
     weights = read_table(space.clean / "weights.csv", "run 02_clean").set_index("recording").weight
@@ -40,12 +39,20 @@ def cleaned_clips(
     return _relabelled(clips, space.clean / "labels.csv", data.classes)
 
 
+def _check_names(here, cleaned, path):
+    "Refuse segments of other recordings than there are; also where some are gone, as what was dropped as their copy would stay dropped."
+    for does, names, why in (("does not know", here - cleaned, ""), ("still has", cleaned - here, ", that are gone or bad")):
+        if names: raise KitError(f"{path} {does} {len(names)} recordings, such as {min(names)}{why}: run 02_clean again")
+
+
 def _check_ends(data, segments, space):
     "Refuse segments of recordings of which another part is kept now."
     recordings, path = data.recordings, space.clean / "segments.csv"
     ends, durations = segments.groupby("recording").end_s.max().reindex(recordings.recording).round(3), recordings.duration_s.round(3).to_numpy()
     other = ends.index[ends.to_numpy() != durations]
-    if len(other): raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; run 02_clean again")
+    if len(other):
+        raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; "
+                       "run 02_clean again")
     made, now = kept_rules(space).get("prepared"), data.facts.get("rules")
     if made and now and now["seconds"] and made["part"] != now["part"]:
         raise KitError(f"{path} was made for data.part {made['part']!r} of the recordings, and 01_prepare now keeps {now['part']!r}: run 02_clean again")
@@ -158,12 +165,16 @@ def scapes_to_mix(
     data,    # Prepared
     recipe,  # Recipe
     fold,    # The fold to hold out, or "all"
+    apart=False,  # Let those nobody labelled be read beside labelled ones in any case
 ):           # Scapes, or None
-    "What is mixed into clips: soundscapes as backgrounds; where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there."
+    """What is mixed into clips: soundscapes as backgrounds.
+
+    Where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there.
+    """
     truth = labelled_windows(data)
     learn, held = split_labelled(data, truth, fold)
     if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)
-    behind = {name for name, *_ in recipe.augment.wave} & set(BEHIND)
+    behind = apart or {name for name, *_ in recipe.augment.wave} & set(BEHIND)
     return replace(learn, behind=background_scapes(data, truth.keys) if behind else None)
 
 # %% ../nbs/lib/33g_material.ipynb #ea5ac7d4

@@ -246,7 +246,7 @@ birdclef2024_09 = plain.but(
     model=dict(backbone="eca_nfnet_l0.ra2_in1k", head="bottleneck", hidden=512),
     loss=dict(name="bce", options=(("reduce", "mean"),)),
     augment=dict(wave=(("cutmix", dict(p=.5)), ("mixup", dict(p=.5)))),
-    pseudo=dict(rounds=1, how="domain", options=(("weight", 1e-4), ("temperature", .1)), share=.5, mix_p=0.),
+    pseudo=dict(rounds=1, how="domain", options=(("weight", 1e-4), ("temperature", .1)), mix_p=0.),
     infer=dict(output="clip", post=(("smooth", "flat"),)),
     ensemble=dict(
         members=(

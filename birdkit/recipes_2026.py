@@ -39,7 +39,8 @@ birdclef2026_01 = plain.but(
         members=(
             ("regnety", {"model.backbone": "regnety_032.ra_in1k", "ensemble.seeds": 2, "ensemble.weight": 2.}),
             ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "ensemble.seeds": 2, "ensemble.weight": 2.}),
-            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160, "frontend.width": 512, "ensemble.seeds": 2, "ensemble.weight": 2.}),
+            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160,
+                     "frontend.width": 512, "ensemble.seeds": 2, "ensemble.weight": 2.}),
             ("special", {
                 "model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "data.only": ("Amphibia", "Insecta", "Mammalia", "Reptilia"),
                 "optim.epochs": 40, "pseudo.rounds": 0}),
@@ -122,7 +123,7 @@ birdclef2026_05 = plain.but(
     augment=dict(wave=(("half_mix", dict(p=.5)),), picture=(("filter_augment", dict(p=.5, db=6., random_edges=True)),)),
     sampling=dict(labelled=.25),
     pretrain=dict(epochs=30),
-    pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, mix_p=0.),
+    pseudo=dict(rounds=2, on="both", how="self", unheard=False, share=.25, share_from=2, mix_p=0.),
     infer=dict(stride_s=2.5, overlap_weight=.5, post=(("gaussian", .65),)),
     ensemble=dict(
         origin=(("year", 2026), ("rank", 5), ("private", .9582)),

@@ -19,6 +19,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
 
 from .audio import ROW_S, SR
+from .batches import has_label
 from .core import KitError, ahead
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
@@ -35,7 +36,8 @@ class Song:
     sounds: np.ndarray   # When, (frames,) bool
 
 
-LOUDER, RANGE, RISE = 4, 100, 2   # As energy: a moment sounds where it is 6 dB above the floor and at most 20 dB below the loudest; a band that rises by less than 3 dB holds surroundings only
+# As energy: a moment sounds where it is 6 dB above the floor and at most 20 dB below the loudest; a band that rises by less than 3 dB holds surroundings only
+LOUDER, RANGE, RISE = 4, 100, 2
 OWN = 10                          # The animal's bands rise at most 10 dB less than the one that rises most
 FAINT = .03                       # A floor counts as no lower than 15 dB below the clip's mean, or any sound in an empty band would rise most
 
@@ -114,7 +116,7 @@ def hear_clips(
     seed=0,       # Of the draw
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
-    table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & ((clips.targets != 0).sum(1) <= 1)))
+    table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & (has_label(clips.targets).sum(1) <= 1)))
     table = table.sample(frac=1, random_state=seed)
     table = table[table.alone == table.groupby("label").alone.transform("max")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])

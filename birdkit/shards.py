@@ -131,7 +131,7 @@ class Shard:
         except KitError as error: return base | dict(error=str(error))
         if clip.duration_s < SHORTEST_S: return base | dict(error=f"{path} holds {1e3 * clip.duration_s:.0f} ms of sound: remove it")
         x, spans = clip.samples, spans_of(clip.samples, job.seconds, job.part)
-        if len(spans) > 1 or spans[0][1] < len(x): x = np.concatenate([x[a:b] for a, b in spans])
+        if spans != [(0, len(x))]: x = np.concatenate([x[a:b] for a, b in spans])
         peak, full_s = clip.peak if x is clip.samples else peak_of(x), round(clip.duration_s + clip.rest_s, 5)
         scale = max(peak, 1e-6) / 32767
         known = base | dict(samples=len(x), scale=scale, full_s=full_s, spans=_spell(spans), flaws="; ".join(clip.flaws), **stats(x, peak))
@@ -249,7 +249,8 @@ class Decoder:
 # %% ../nbs/lib/01a_shards.ipynb #d8d61250
 def main():
     "Decode what comes in, one JSON line each, until the input ends."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.shards", description="Decode recordings for an audio store; 01_prepare and its like start this themselves.")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.shards",
+                                     description="Decode recordings for an audio store; 01_prepare and its like start this themselves.")
     for name in ("folder", "number"): parser.add_argument(name, help=f"{name} of the shard")
     given = parser.parse_args()
     with Shard(given.folder, given.number) as shard:

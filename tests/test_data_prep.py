@@ -374,7 +374,8 @@ def test_every_year_has_the_same_columns(tmp_path):
 
 def test_of_2021_and_2022_the_notebooks_are_given_a_collection(tmp_path):
     for year in (2021, 2022):
-        with pytest.raises(KitError, match="row 2: .* data_prep/past_years.py makes a folder"): Competition.find(year_folder(tmp_path / str(year), year)).recordings
+        with pytest.raises(KitError, match="row 2: .* data_prep/past_years.py makes a folder"):
+            Competition.find(year_folder(tmp_path / str(year), year)).recordings
 
 
 def test_years_are_merged(tmp_path, years, capsys):

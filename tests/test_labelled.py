@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from birdkit import distill, outside, stages, steps
+from birdkit import distill, lessons, outside, stages, steps
 from birdkit.audio import SR, write_ogg
 from birdkit.competition import Competition
 from birdkit.core import Workspace, write_table
@@ -29,7 +29,10 @@ def name(site, i): return f"BC2026_Train_000{i}_{site}_20250606_03000{i}.ogg"
 
 
 def world(folder, labelled=True):
-    "Three sites with two labelled soundscapes of 10 s each, the first class in those of two sites and in no clip; two soundscapes nobody labelled; space, data and clips."
+    """Three sites with two labelled soundscapes of 10 s each, the first class in those of two sites and in no clip; space, data and clips.
+
+    Beside them two soundscapes nobody labelled.
+    """
     comp, rng, t = tones(folder / "toy"), np.random.default_rng(0), np.arange(10 * SR) / SR
     for path in (comp / "train_soundscapes").iterdir(): path.unlink()
     table = pd.read_csv(comp / "train.csv", dtype=str)
@@ -44,7 +47,8 @@ def world(folder, labelled=True):
     if labelled: pd.DataFrame(2 * rows, columns=["filename", "start", "end", "primary_label"]).to_csv(comp / "train_soundscapes_labels.csv", index=False)
     space = Workspace.find(folder / "work")
     data = prepare(Competition.find(str(comp)), space, RECIPE.data)
-    write_table(space.clean / "segments.csv", pd.DataFrame({"recording": data.recordings.recording, "start_s": 0., "end_s": data.recordings.duration_s, "keep": True}))
+    write_table(space.clean / "segments.csv",
+                pd.DataFrame({"recording": data.recordings.recording, "start_s": 0., "end_s": data.recordings.duration_s, "keep": True}))
     write_table(space.clean / "weights.csv", pd.DataFrame({"recording": data.recordings.recording, "weight": 1.}))
     return space, data, cleaned_clips(data, space, RECIPE)
 
@@ -67,7 +71,8 @@ def test_the_kits_recipes_learn_classes_without_a_clip(tmp_path, heard, recipe):
     assert torch.cat(heard["targets"])[:, data.classes.index(CICADA)].max() == 1
     loudest = lambda waves: np.abs(np.fft.rfft(waves.numpy())).max(1)
     behind = torch.cat([b.behind for b in heard["batches"]])                 # backgrounds as ever, of soundscapes that nobody labelled
-    assert len(behind) == sum(len(b.wave) for b in heard["batches"]) and loudest(behind).max() < loudest(torch.cat([b.scape for b in heard["batches"]])).max() / 10
+    assert len(behind) == sum(len(b.wave) for b in heard["batches"])
+    assert loudest(behind).max() < loudest(torch.cat([b.scape for b in heard["batches"]])).max() / 10
 
 
 def test_without_labelled_soundscapes_nothing_changes(tmp_path, heard):
@@ -83,13 +88,16 @@ def test_classes_without_a_clip_are_named(tmp_path, capsys):
     tell_clipless(data, [RECIPE])
     assert capsys.readouterr().out == f"classes without a clip, of 4: 1 ({CICADA}); learnt from labelled soundscapes: 1 ({CICADA})\n"
     tell_clipless(data, [find_recipe("birdclef2025_01")])
-    assert "birdclef2025_01 does not learn from these: override sampling.labelled with .25" in capsys.readouterr().out
+    assert "birdclef2025_01 does not learn from these: override sampling.labelled with .25, or let students of 05_distill learn them" in capsys.readouterr().out
+    tell_clipless(data, [find_recipe("birdclef2025_05").members()[0]])                 # its first students read labels of clips alone
+    assert capsys.readouterr().out.endswith("does not learn from these: override sampling.labelled with .25\n")
 
 
 def given_scapes(monkeypatch, module):
     "The soundscapes that each training of a module is given."
     given, train = [], module.train_run
-    monkeypatch.setattr(module, "train_run", lambda model, data, clips, folder, fold, step, scapes, *more, **options: given.append(scapes) or train(model, data, clips, folder, fold, step, scapes, *more, **options))
+    monkeypatch.setattr(module, "train_run", lambda model, data, clips, folder, fold, step, scapes, *more, **options: given.append(scapes)
+                        or train(model, data, clips, folder, fold, step, scapes, *more, **options))
     return given
 
 
@@ -143,6 +151,29 @@ def test_students_of_a_fold_do_not_learn_its_soundscapes(tmp_path, monkeypatch):
     (scapes,) = given                                                        # it holds out nothing, and learns all that people said
     labels = dict(zip(scapes.keys, scapes.labels))
     assert all(np.array_equal(labels[key], rows) for key, rows in zip(truth.keys, truth.labels)) and len(labels) == 8
+
+
+UNREAD = {"clips": {"pseudo.on": "clips"}, "domain": {"pseudo.how": "domain"},
+          "both later": {"pseudo.on": "both", "pseudo.share": .5, "pseudo.share_from": 2, "pseudo.mix_p": 0.}}
+
+
+@pytest.mark.parametrize("changes", UNREAD.values(), ids=UNREAD)
+def test_students_that_read_no_labels_of_soundscapes_learn_what_people_said(tmp_path, monkeypatch, changes):
+    space, data, clips = world(tmp_path)
+    truth, folds = labelled_windows(data), labelled_folds(data, labelled_windows(data))
+    student = RECIPE.but({"sampling.labelled": 1., "pseudo.how": "self", "pseudo.unheard": False, "pseudo.epochs": 1, **changes})
+    domain = student.pseudo.how == "domain"
+    runs, given, learnt = {RECIPE.name: [train_fold(data, clips, space, RECIPE, 0)[2]]}, given_scapes(monkeypatch, distill), []
+    sample_of = lessons.student_sample
+    monkeypatch.setattr(lessons, "student_sample", lambda learner, batch, p: learnt.append((batch, sample_of(learner, batch, p))) or learnt[-1][1])
+    if domain: monkeypatch.setattr(distill, "predict_labels", None)                                    # nobody reads any
+    done = distill.distill_round(runs, 1, [student], data, clips, space)
+    assert list(done.labels) == ([] if domain else ["clips"]) and (done.told is None) == domain
+    (scapes,), mine = given, truth.keys if domain else truth.keys[folds != 0]                          # where clips have labels a fold is held out
+    assert scapes.keys.tolist() == mine.tolist() and np.array_equal(scapes.labels, truth.labels[np.isin(truth.keys, mine)], equal_nan=True)
+    assert not domain or site(scapes.behind.keys) == {"S04"}                                           # with whose windows embeddings are compared
+    for batch, sample in learnt: assert len(sample.x) == len(batch.wave) and (sample.targets >= batch.scape_targets).all()
+    assert torch.cat([sample.targets for _, sample in learnt])[:, data.classes.index(CICADA)].max() == 1
 
 
 def test_what_the_outside_command_is_told_reaches_the_teacher(tmp_path, monkeypatch):

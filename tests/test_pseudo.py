@@ -74,6 +74,14 @@ def test_other_labels_are_not_taken_for_these(tmp_path, other):
     assert first.heard == 8
 
 
+def test_how_a_teacher_is_exported_is_nothing_to_its_labels(tmp_path):
+    world, teachers = a_world(4), [Level(), Level(), Level()]
+    for teacher, changes in zip(teachers, ({}, {"infer.precision": "int8", "infer.formats": ("onnx",), "infer.dense": True}, {"infer.fmax_hz": 8_000.})):
+        teacher.recipe = Level.recipe.but(changes)
+        predict_labels([Teacher(teacher)], world, folder=tmp_path)
+    assert [t.heard for t in teachers] == [4, 0, 4]
+
+
 def test_nobody_labels_what_it_learnt_from():
     world = a_world(6)
     clips = list(world.recordings.recording)

@@ -109,6 +109,17 @@ def test_best_part_holds_the_loud_stretches(tmp_path):
     assert abs(store.index.rms_db["x"] - 20 * np.log10(.05 * (2 / 5)**.5)) < .5      # of what is kept
 
 
+@pytest.mark.parametrize("room", [None, 0], ids=["kept", "read from its own file"])
+def test_best_part_at_the_end_is_cut_as_well(tmp_path, room):
+    x = noise(20) * .01
+    x[15 * SR:] = noise(5, 1)
+    write_ogg(tmp_path / "x.ogg", x)
+    store = build_store({"x": tmp_path / "x.ogg"}, tmp_path / "store", 5, "best", room=room)
+    assert (store.index.spans["x"], store.index.full_s["x"], store.length("x")) == ("15-20", 20, 5 * SR)
+    assert np.abs(store.window("x") - decode(tmp_path / "x.ogg").samples[15 * SR:]).max() < 1e-4
+    assert abs(store.index.rms_db["x"] - 20 * np.log10(.05)) < .5      # of what is kept
+
+
 def test_a_script_without_a_main_guard_runs_once(tmp_path):
     files = recordings(tmp_path, 12)
     path = script(tmp_path, f"""
@@ -218,7 +229,8 @@ def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     assert store.index.rms_db.notna().all()                                # also measured
     before = lines(tmp_path / "store")
     build()
-    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because they did not fit: free some space")
+    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because they "
+                                              "did not fit: free some space")
     assert lines(tmp_path / "store") == before                             # what is done stays
 
 

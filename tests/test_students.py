@@ -102,7 +102,8 @@ def test_partner_learns_too(changes, tmp_path):
 
 
 def test_precision_suits_the_partner_too(tmp_path):
-    with pytest.raises(KitError, match="optim.precision='fp16' is too narrow for eca_nfnet_l0"): fit("mutual", tmp_path, [["backbone", "eca_nfnet_l0"]], {"optim.precision": "fp16"})
+    with pytest.raises(KitError, match="optim.precision='fp16' is too narrow for eca_nfnet_l0"):
+        fit("mutual", tmp_path, [["backbone", "eca_nfnet_l0"]], {"optim.precision": "fp16"})
 
 
 def test_trained_twice_alike(tmp_path):
@@ -176,7 +177,8 @@ def tiny_tflite(path):
     tensors = [tensor("wave", [1, 144_000]), tensor("axis", [1], 1, tf.TensorType.INT32), tensor("model/GLOBAL_AVG_POOL/Mean", [1, 1]),
                tensor("times", [1, 3], 2), tensor("logits", [1, 3])]
     kinds = tf.BuiltinOptions
-    layers = [tf.OperatorT(0, [0, 1], [2], kinds.ReducerOptions, tf.ReducerOptionsT(keepDims=True)), tf.OperatorT(1, [2, 3], [4], kinds.MulOptions, tf.MulOptionsT())]
+    layers = [tf.OperatorT(0, [0, 1], [2], kinds.ReducerOptions, tf.ReducerOptionsT(keepDims=True)),
+              tf.OperatorT(1, [2, 3], [4], kinds.MulOptions, tf.MulOptionsT())]
     codes = [tf.OperatorCodeT(code, builtinCode=code) for code in (tf.BuiltinOperator.MEAN, tf.BuiltinOperator.MUL)]
     data = [tf.BufferT(list(x.tobytes())) for x in (np.int32([1]), np.float32([1, 2, 3]))]
     graph, builder = tf.SubGraphT(tensors, [0], [4], layers), flatbuffers.Builder()
