@@ -198,7 +198,7 @@ class Infer:
     average: str = "windows"     # "windows": rows take scores of windows; "frames": frames of all windows are averaged in time first (2025 1st)
     overlap_weight: float = .5   # "windows": weight of the windows that lie between the rows, against the rows' own (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
-    shift_frames: int = 0        # Loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd, 2025 1st)
+    shift_frames: int = 0        # Loudest frame also of the row shifted each way, weights 1/4, 1/2, 1/4 (2023 2nd, 2025 1st); "windows": longer than a row
     peak: float = 0.             # Hear each window again at this peak, take the mean (TTA, 2025 7th: .1); needs wave "none", scale not "z-score" or "min-max"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .audio import SR
+from .audio import ROW_S, SR
 from .core import KitError, check_name, few, nearest, read_json, short_hash, write_json
 from .groups import Augment, Data, Ensemble, Infer, Loss, Mel, Model, Optim, Pretrain, Pseudo, Raw, Sampling
 
@@ -210,6 +210,9 @@ def check_infer(
     "Refuse ways to hear that mean nothing, of those that 06_infer can still change."
     i, hears = recipe.infer, {"mel": ("frontend",), "raw": ("raw",)}.get(recipe.model.inputs, ("frontend", "raw"))
     if not 0 <= i.overlap_weight <= 1: raise KitError(f"infer.overlap_weight={i.overlap_weight:g} is not a share of a row's score: give 0 to 1")
+    if i.shift_frames and i.average == "windows" and i.output != "clip" and (i.window_s or recipe.sampling.window_s) <= ROW_S:
+        raise KitError(f'infer.shift_frames={i.shift_frames} moves no row of a window that is no longer than it: '
+                       'set infer.average to "frames", or infer.shift_frames to 0')
     levelled = [f'{group}.wave="{wave}"' for group in hears if (wave := getattr(recipe, group).wave) != "none"]
     if "frontend" in hears and recipe.frontend.scale in ("z-score", "min-max"): levelled.append(f'frontend.scale="{recipe.frontend.scale}"')
     if i.peak and levelled:

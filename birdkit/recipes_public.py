@@ -48,7 +48,7 @@ birdclef2023_02 = plain.but(
     sampling=dict(window_s=10.),
     optim=dict(epochs=90, batch=96, lr=3e-4, weight_decay=1e-3, average="ema", ema=.999),
     pretrain=dict(epochs=110),
-    pseudo=dict(lr=3e-4),
+    pseudo=dict(lr=3e-4, epochs=90),
     infer=dict(output="frames", shift_frames=3),
     ensemble=dict(origin=(("year", 2023), ("rank", 2)), sure="fields read in the code; phases joined into one training"),
 )

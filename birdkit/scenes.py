@@ -117,7 +117,7 @@ def hear_clips(
 ):                # {number of the clip: Song} of clips that sound for .2 s or more
     "Songs to place."
     table = pd.DataFrame(dict(label=clips.primary, alone=clips.all_known & (has_label(clips.targets).sum(1) <= 1)))
-    table = table.sample(frac=1, random_state=seed)
+    table = table[clips.lengths >= HEARD_S * SR].sample(frac=1, random_state=seed)
     table = table[table.alone == table.groupby("label").alone.transform("max")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])
     songs = ahead(lambda i: hear_song(kept_samples(store, clips, i)), chosen)

@@ -33,11 +33,11 @@ def choose_device():  # "cuda" or "cpu"
 KEPT = {-3: 2**30, -1: -1}
 
 
-def keep_memory():  # Whether it does: False without glibc
+def keep_memory():  # Whether it does: False, and all as it was, without glibc 2.35 or newer
     "Let the process keep the memory it frees, up to 1 GB a block: a step on a CPU takes 15 to 37 % less (tests/bench/training.py --precisions)."
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError): return False
-    return all([mallopt(*option) for option in KEPT.items()])
+    return all(mallopt(*option) for option in KEPT.items())   # ends at the first refusal: M_TRIM_THRESHOLD alone makes a step slower
 
 # %% ../nbs/lib/31e_trained.ipynb #8cb5b57a
 class TrainedModel(Classifier):

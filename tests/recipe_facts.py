@@ -2,6 +2,10 @@
 
 NARROW, WIDE, LIGHT, LONG = (.2, .6, .2), (.1, .2, .4, .2, .1), (.1, .8, .1), (.1, .3, 1.2, 2.4, 1.2, .3, .1)   # Kernels that several systems share
 SEEN_BY_EXPERTS = {"frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288}    # 2025 7th
+BALANCED_V2S = {     # Two of 2025 2nd: other weights of classes than its NFNet, nothing drawn twice; torch's decay of AdamW
+    "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4, "optim.weight_decay": 1e-2, "pseudo.lr": 1e-4,
+    "data.at_least": 0, "sampling.class_power": 1.,
+}
 ONLY_LABELS = {"ensemble.weight": 0., "ensemble.teach": 1., "pseudo.rounds": 0}
 
 FACTS = {
@@ -144,7 +148,7 @@ FACTS = {
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "sampling.window_s": 5.,
         "model.head": "sed", "model.options.clip": "probability", "pseudo.rounds": 1, "pseudo.how": "pieces", "kernel": WIDE, "infer.post.mix_mean.share": .2,
-        "sampling.best_of": 3,
+        "sampling.best_of": 3, "pseudo.epochs": 90,
     },
     "birdclef2024_06-resnet18": {"backbones": {"resnet18d"}},
     "birdclef2024_06-resnet34": {"backbones": {"resnet34d"}},
@@ -224,15 +228,16 @@ FACTS = {
         "augment.picture.mask_mels.p": .3, "augment.picture.mask_mels.width": 10, "augment.picture.mask_mels.count": 3,
         "augment.picture.mask_time.p": .3, "augment.picture.mask_time.width": 20, "augment.picture.mask_time.count": 3, "augment.picture.flip": False,
         "data.clean.speech": True, "data.at_least": 100, "data.folds": 5, "pretrain.epochs": 50,
-        "optim.epochs": 50, "optim.batch": 64, "optim.name": "radam", "optim.lr": 1e-3, "optim.schedule": "cosine", "optim.precision": "f32",
+        "optim.epochs": 50, "optim.batch": 64, "optim.name": "radam", "optim.lr": 1e-3, "optim.weight_decay": 0., "optim.schedule": "cosine",
+        "optim.precision": "f32",
         "pseudo.rounds": 3, "pseudo.how": "replace", "pseudo.options.p": .4, "pseudo.labels.threshold.keep": .5, "pseudo.labels.threshold.zero": .1,
         "infer.stride_s": 5., "infer.precision": "fp16", "ensemble.post.top_scale.top": 1, "ensemble.post.top_scale.power": 1., "infer.output": "clip",
         "pseudo.epochs": 50, "pseudo.start": "backbone",
         "pretrain.changes.data.at_least": 0, "pretrain.changes.sampling.class_power": 0., "pretrain.changes.optim.average": "best",
     },
     "birdclef2025_02-nfnet": {"models": 5, "backbones": {"eca_nfnet_l0"}, "optim.name": "radam", "optim.lr": 1e-3},
-    "birdclef2025_02-v2s": {"models": 5, "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4},
-    "birdclef2025_02-v2s-mlp": {"models": 5, "model.backbone": "tf_efficientnetv2_s.in21k", "optim.name": "adamw", "optim.lr": 1e-4},
+    "birdclef2025_02-v2s": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 2},
+    "birdclef2025_02-v2s-mlp": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 1, "model.head": "mlp"},
     "birdclef2025_03": {
         "origin": {"year": 2025, "rank": 3, "private": .927}, "models": 20,
         "backbones": {"tf_efficientnet_b0", "tf_efficientnetv2_b3", "tf_efficientnetv2_s", "mnasnet_100", "spnasnet_100"},
@@ -331,7 +336,8 @@ FACTS = {
         "augment.picture.mask_mels.width": 8, "augment.picture.mask_mels.count": 2, "data.at_least": 50,
         "optim.epochs": 40, "optim.batch": 64, "optim.accumulate": 4, "optim.name": "adam",
         "optim.lr": 5e-5, "optim.head_lr_mult": 10., "optim.schedule": "cosine",
-        "pseudo.how": "online", "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05, "pseudo.labels.harden.at": .4,
+        "pseudo.how": "online", "pseudo.mix_p": 0., "pseudo.options.at": .4, "pseudo.options.pos": .95, "pseudo.options.neg": .05,
+        "pseudo.labels.harden.at": .4,
         "infer.stride_s": 5., "kernel": WIDE, "infer.post.mix_mean.share": .2,
         "pseudo.rounds": 2, "model.drop": .4, "augment.picture.filter_augment.p": .5,
     },
@@ -381,7 +387,7 @@ FACTS = {
         "optim.batch": 96, "pseudo.student.optim.batch": 112, "pseudo.share": 16 / 112,
         "pseudo.labels.entropy.share": .2, "pseudo.labels.entropy.quantile": .92,
         "kernel": WIDE, "infer.post.mix_mean.share": .2,
-        "loss.frame": .5, "pseudo.rounds": 1, "augment.wave.additive_mixup": True,
+        "loss.frame": .5, "pseudo.rounds": 1, "pseudo.epochs": 90, "augment.wave.additive_mixup": True,
     },
     "birdclef2025_11-v2b3-low": {"frontend.n_fft": 1024, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.n_mels": 256, "frontend.hop": 535},
     "birdclef2025_11-v2s": {"models": 1, "backbones": {"tf_efficientnetv2_s"}},
@@ -398,7 +404,8 @@ FACTS = {
         "origin": {"year": 2025, "rank": 13}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "tf_efficientnetv2_b3"}, "model.head": "sed",
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "augment.wave.sumix": True, "augment.wave.additive_mixup": False, "augment.wave.mixup": False, "data.clean.speech": True,
-        "augment.wave.background_snr": True, "augment.wave.gain": True, "augment.picture.mixup": False, "augment.picture.mask_time": True, "pseudo.rounds": 1,
+        "augment.wave.background_snr": True, "augment.wave.gain": True, "augment.picture.mixup": False, "augment.picture.mask_time": True,
+        "pseudo.rounds": 1, "pseudo.epochs": 90,
     },
     "birdclef2025_13-rare": {"data.only": ("rare",), "optim.freeze": 1.},
     "birdclef2025_14": {
@@ -418,7 +425,8 @@ FACTS = {
         "sampling.window_s": 5., "loss.name": "soft_ce", "optim.lr": 2e-4,
         "frontend.n_fft": 2048, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.power": 1., "shape": (None, 128, 384),
         "pseudo.mix_p": .75, "pseudo.labels.power": True, "pseudo.labels.sum_cap.most": .75, "pseudo.labels.file_weights.by": "peaks",
-        "infer.shift_frames": 2, "ensemble.post.add_prior.weight": .5, "ensemble.post.neighbour_max.share": .2, "ensemble.post.neighbour_max.width": 0,
+        "infer.shift_frames": 2, "infer.average": "frames", "ensemble.post.add_prior.weight": .5, "ensemble.post.neighbour_max.share": .2,
+        "ensemble.post.neighbour_max.width": 0,
         "ensemble.post.class_smooth.group": "class_name", "ensemble.post.group_mix.group": ("genus", "class_name"), "ensemble.post.group_mix.share": (.15, .05),
         "pseudo.rounds": 3, "optim.schedule": "one_cycle", "optim.epochs": 15, "sampling.labelled": .5, "pseudo.labelled": .25,
         "augment.wave.half_mix": True, "model.options.pool": "gem", "ensemble.post.class_smooth.default": "narrow", "pseudo.mix": "half",
@@ -427,16 +435,30 @@ FACTS = {
     "birdclef2026_01-nfnet": {"backbones": {"eca_nfnet_l0"}, "models": 2},
     "birdclef2026_01-v2s": {"backbones": {"tf_efficientnetv2_s"}, "models": 2},
     "birdclef2026_01-special": {"backbones": {"tf_efficientnet_b3"}, "models": 1, "optim.epochs": 40},
-    "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp"},
+    "birdclef2026_01-nfnet-mlp": {"backbones": {"eca_nfnet_l0"}, "models": 1, "model.head": "mlp", "infer.shift_frames": 0},     # knows no frames
     "birdclef2026_02": {
         "origin": {"year": 2026, "rank": 2, "public": .959, "private": .96013},
         "loss.name": "soft_auc_2026", "loss.options.bce_weight": .25, "model.head": "sed",
-        "augment.wave.half_mix": True, "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .55,
+        "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 512, "frontend.fmin_hz": 20., "frontend.fmax_hz": 16_000.,
+        "frontend.top_db": 80., "frontend.htk": True, "frontend.norm": "", "frontend.scale": "min-max", "frontend.channels": "rgb",
+        "frontend.wave": "peak", "sampling.window_s": 5., "model.drop": .3, "model.drop_path": .15,
+        "augment.picture.mask_mels.p": 1., "augment.picture.mask_mels.width": 30, "augment.picture.mask_mels.count": 1,
+        "augment.picture.mask_time.p": 1., "augment.picture.mask_time.width": 20, "augment.picture.mask_time.count": 1,
+        "optim.epochs": 35, "optim.batch": 32, "optim.name": "adamw", "optim.lr": 5e-4, "optim.weight_decay": 1e-4,
+        "optim.schedule": "cosine", "optim.warmup": 2 / 35, "pseudo.epochs": 35, "pseudo.lr": 5e-4, "pseudo.start": "backbone",
+        "augment.wave.half_mix.p": .5, "augment.wave.half_mix.labels": "max", "pseudo.rounds": 5, "pseudo.how": "replace", "pseudo.options.p": .6,
         "pseudo.labelled": 1., "ensemble.post.top_scale.power": .4, "ensemble.post.group_max.group": "species",
         "optim.clip_norm": 1., "optim.average": "swa", "optim.average_from": .5,
     },
-    "birdclef2026_02-v2s": {"backbones": {"tf_efficientnetv2_s"}},
-    "birdclef2026_02-insects": {"data.only": ("Insecta",)},
+    "birdclef2026_02-v2s": {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k"},
+    "birdclef2026_02-insects": {
+        "model.backbone": "tf_efficientnet_b0.ns_jft_in1k", "data.only": ("Insecta",), "sampling.window_s": 20., "shape": (3, 224, 511),
+        "frontend.n_mels": 224, "frontend.n_fft": 4096,
+        "frontend.hop": 1252, "frontend.fmin_hz": 0., "loss.name": "bce", "loss.options.reduce": "mean", "augment.picture.mask_mels.width": 30,
+        "augment.picture.mask_time.width": 80,
+        "optim.epochs": 40, "optim.batch": 128, "optim.lr": 5e-4, "optim.warmup": 2 / 40, "optim.average_from": .68, "infer.average": "frames",
+        "infer.stride_s": 5.,
+    },
     "birdclef2026_03": {
         "origin": {"year": 2026, "rank": 3, "private": .95992}, "backbones": {"seresnext26t_32x4d", "tf_efficientnetv2_s"}, "pseudo.rounds": 1,
         "pseudo.labels.file_weights.by": "site", "infer.post.add_prior.weight": .2,
@@ -452,15 +474,17 @@ FACTS |= {f"birdclef2025_04-{member}": FACTS[f"birdclef2025_04-{alike}"]
           for member, alike in (("v2b3-b", "b2-b"), ("v2s-b", "b2-b"), ("v2b2-c", "b3-c"), ("lite4-c", "b3-c"))}
 OF_TRAINING = "frontend", "model", "loss", "augment", "optim"
 FACTS["birdclef2026_03-v2s"] = {key: value for key, value in (FACTS["birdclef2025_02"] | FACTS["birdclef2025_02-v2s"]).items()
-                                if key.split(".")[0] in OF_TRAINING}     # that of 2025 2nd
+                                if key.split(".")[0] in OF_TRAINING or key in ("data.at_least", "sampling.class_power")}     # that of 2025 2nd
 
 NO_STUDENTS = ("pseudo.rounds",)
 # Keys in which members differ from what is known of the whole: specialists and first levels are no students,
 # other heads have other options, the raw signal other mixes
 APART = {
     **dict.fromkeys(("birdclef2024_03-v2s", "birdclef2024_07-rare", "birdclef2025_01-frogs", "birdclef2025_12-rare",
-                     "birdclef2025_13-rare", "birdclef2026_01-special", "birdclef2026_02-insects"), NO_STUDENTS),
-    **dict.fromkeys(("birdclef2024_04-inception", "birdclef2026_01-nfnet-mlp"), ("model.options.pool",)),
+                     "birdclef2025_13-rare", "birdclef2026_01-special"), NO_STUDENTS),
+    "birdclef2024_04-inception": ("model.options.pool",),
+    "birdclef2026_01-nfnet-mlp": ("model.options.pool", "infer.average"),
+    "birdclef2026_02-insects": (*NO_STUDENTS, "loss.options.bce_weight"),
     "birdclef2024_04-raw": ("model.options.pool",),
     "birdclef2025_02-v2s-mlp": ("model.head", "model.options.pool", "model.options.early", "model.options.activation"),
     "birdclef2025_08-seresnext": ("model.options.shares",),

@@ -241,6 +241,18 @@ def test_a_mark_stays_with_the_part_that_was_heard(browser, page):
 
 
 @in_browser
+def test_a_mark_to_the_end_leaves_nothing_behind_it(browser, tmp_path):
+    odd, rules = RECORDINGS[:1].assign(duration_s=4.014), SEGMENTS[:2].assign(end_s=[1., 4.014])
+    browser.open(review_page(tmp_path, rules, odd, Tones())[0])
+    browser.drag("#clip-1 .picture", .2, 1)                               # from .8 s, within the speech
+    review = read_review(download(browser))
+    assert review.drop_s[0].endswith("-4.014")
+    assert not apply_review(rules, review, odd).keep.any()
+    browser.fill("#clip-1 .drop_s", "1-2;2.25-3.1;3.2004-4")              # zeros at the end are not written
+    assert browser.run("return document.querySelector('#clip-1 .drop_s').value") == "1.0-2.0;2.25-3.1;3.2-4.0"
+
+
+@in_browser
 def test_pages_are_linked_and_download_their_own_part(browser, tmp_path):
     first, second = write(tmp_path, per_page=3)
     browser.open(first)

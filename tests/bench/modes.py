@@ -28,7 +28,7 @@ MODES = {
     "every 1.25 s": {"infer.stride_s": 1.25},
     "every 2.5 s, frames averaged (2025 1st)": {"infer.stride_s": 2.5, "infer.average": "frames"},
     "every 2 s, frames averaged": {"infer.stride_s": 2., "infer.average": "frames"},
-    "delta-shift of 1 frame (2023 2nd)": {"infer.stride_s": 5., "infer.shift_frames": 1},
+    "delta-shift of 1 frame (2023 2nd)": {"infer.stride_s": 5., "infer.average": "frames", "infer.shift_frames": 1},
     "clip output only": {"infer.stride_s": 5., "infer.output": "clip"},
     "loudest frame only": {"infer.stride_s": 5., "infer.output": "frames"},
     "dense, every 2.5 s": {"infer.stride_s": 2.5, "infer.dense": True},
