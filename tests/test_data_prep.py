@@ -454,6 +454,20 @@ def test_a_second_run_links_nothing_anew(tmp_path, years, monkeypatch):
     assert len(past_years.past_years(years, tmp_path / "past").recordings) == 7
 
 
+def test_a_second_run_drops_no_recordings_of_others(tmp_path, years):
+    past, table = tmp_path / "past", tmp_path / "past/train.csv"
+    past_years.past_years(years[1:], past)
+    past_years.past_years(years, past)                                         # another year is added
+    put(past / "train_audio/newfrog/XC900.ogg", "croak")
+    frog = pd.DataFrame([dict(filename="newfrog/XC900.ogg", primary_label="newfrog", author="B", license="CC0", url="u")])
+    tables.extend_collection(past, frog, taxa(("newfrog", "", "Rana nova", "")))
+    before = table.read_text()
+    with pytest.raises(KitError, match=r"past has recordings that would be lost: 1 \(newfrog/XC900.ogg\): give another --out, or"): past_years.past_years(years, past)
+    assert table.read_text() == before and "newfrog/XC900.ogg,B,CC0,u" in (past / "ATTRIBUTION.csv").read_text()
+    table.unlink()
+    assert len(past_years.past_years(years, past).recordings) == 7
+
+
 def test_links_where_they_can_be_made(tmp_path, monkeypatch):
     source, calls = put(tmp_path / "a.ogg", "sound"), []
     def refuse(*paths):
