@@ -122,7 +122,7 @@ def lend_soundscapes(
     folder,      # Collection that shall have its soundscapes
     copy=False,  # Copy them even where they could be linked
 ):               # None
-    "Link the soundscapes and copy what is said about them."
+    "Link the soundscapes and copy what is said about them, where that is not there: it may have been added to."
     scapes = "unlabeled_soundscapes" if comp.year == 2024 else "train_soundscapes"
     for old, new in ((scapes, "train_soundscapes"), ("test_soundscapes", "test_soundscapes")):
         if not (comp.folder / old).is_dir(): continue
@@ -130,7 +130,7 @@ def lend_soundscapes(
         (folder / new).mkdir(parents=True, exist_ok=True)
         for path in progress(audio_files(comp.folder / old), "link"): link_file(path, folder / new / path.name, copy)
     for name in LENT:
-        if (comp.folder / name).exists(): link_file(comp.folder / name, folder / name, copy=True)
+        if (comp.folder / name).exists() and not (folder / name).exists(): link_file(comp.folder / name, folder / name, copy=True)
 
 
 def _under_target(rows, taxa, comp, out, synonyms):

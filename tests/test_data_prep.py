@@ -468,6 +468,16 @@ def test_a_second_run_drops_no_recordings_of_others(tmp_path, years):
     assert len(past_years.past_years(years, past).recordings) == 7
 
 
+def test_a_second_run_keeps_labels_of_soundscapes(tmp_path, years):
+    comp, out = toy(tmp_path / "now", 2026, audio=True), tmp_path / "more"
+    past_years.past_years(years, out, target=comp)
+    labels = out / "train_soundscapes_labels.csv"
+    assert labels.read_text() == (comp / "train_soundscapes_labels.csv").read_text()
+    labels.write_text(labels.read_text() + "mine.ogg,00:00:00,00:00:05,redwin\n")
+    past_years.past_years(years, out, target=comp)
+    assert labels.read_text().endswith("\nmine.ogg,00:00:00,00:00:05,redwin\n")
+
+
 def test_links_where_they_can_be_made(tmp_path, monkeypatch):
     source, calls = put(tmp_path / "a.ogg", "sound"), []
     def refuse(*paths):
