@@ -244,7 +244,8 @@ def _drop_doubted(cleaning, table, weight):
     gone, off, targets = table[table.given & table.primary], table[table.given & ~table.primary], cleaning.targets.copy()
     targets[_cells(cleaning, off)] = 0
     duration_s = cleaning.recordings.duration_s.to_numpy()[_cells(cleaning, gone)[0]]
-    return replace(cleaning, recordings=_taken_off(cleaning.recordings, off), targets=targets).drop(gone.recording, 0., duration_s, ("label_issues (" + gone.label + ")").to_numpy())
+    reasons = ("label_issues (" + gone.label + ")").to_numpy()
+    return replace(cleaning, recordings=_taken_off(cleaning.recordings, off), targets=targets).drop(gone.recording, 0., duration_s, reasons)
 
 
 def _taken_off(recordings, table):
@@ -273,7 +274,7 @@ LABEL_ISSUES = {"drop": _drop_doubted, "soften": _soften_doubted, "list": lambda
 
 def label_issues(
     cleaning,      # Cleaning
-    how="drop",    # "drop": without recordings of doubted primary labels, and without doubted secondary labels; "soften": targets towards what was heard; "list": a note only
+    how="drop",    # "drop": recordings of doubted primary labels, and doubted secondary labels; "soften": targets towards what was heard; "list": a note
     at_least=10,   # Classes with this many labels or fewer are not judged, and at least this many of each class are never doubted
     least_auc=.8,  # Classes that the scores tell worse are not judged either
     weight=.5,     # Of what was heard, for "soften"

@@ -112,7 +112,8 @@ def self_test(
     windows = [(1 + (m.recipe.infer.peak > 0)) * ROW_S / m.recipe.infer.stride_s for m in members]         # a row
     expected_s = np.dot(windows, [m.ms_per_window for m in members]) * np.mean(rows) / 1e3 + .05          # of one file, .05 s of it for its sound
     seconds = min(float(np.clip(.05 * expected_s * len(rows), 1, 20)), .02 * budget_s)
-    count = int(np.clip(seconds / 3 / expected_s, 4, 24)) // 2 * 2     # a third is for choosing settings, and files are heard twice; an even number, in whole rounds on two cores
+    # a third is for choosing settings, and files are heard twice; an even number, in whole rounds on two cores
+    count = int(np.clip(seconds / 3 / expected_s, 4, 24)) // 2 * 2
     return seconds, np.unique(np.linspace(0, len(rows) - 1, count).astype(int))
 
 
@@ -146,7 +147,8 @@ def make_plan(
     heavy, wrong = _good(_weighty(members), rows[0], facts)
     seconds, some = self_test(heavy, rows, clock.budget_s)
     some = readable(sheet.files, some)
-    speed, networks, refused = measure(heavy, [sheet.files[i] for i in some], [rows[i] for i in some], seconds, load, clock.now, partial(_plenty, rows=rows, clock=clock))
+    speed, networks, refused = measure(heavy, [sheet.files[i] for i in some], [rows[i] for i in some],
+                                       seconds, load, clock.now, partial(_plenty, rows=rows, clock=clock))
     paid = replace(speed, load_s=dict.fromkeys(speed.load_s, 0.))            # the networks are loaded by now
     usable = [_as_heard(m, networks[m.name]) for m in heavy if m.name in networks]
     chosen, table, spare = plan(usable, paid, len(rows), ROW_S * float(np.mean(rows)), _left_s(clock), cache_gb=cache_gb)
@@ -156,7 +158,10 @@ def make_plan(
 
 
 def _plenty(speed, rows, clock):
-    "Would the models measured so far that fit into the time that is left fill it three times over? Where less than half of the budget is left, any number is enough."
+    """Would the models measured so far that fit into the time that is left fill it three times over?
+
+    Where less than half of the budget is left, any number is enough.
+    """
     left, minutes = max(0., _left_s(clock)), sum(rows) * ROW_S / 60
     fit_s = [s * minutes for s in speed.network_s.values() if s * minutes <= left]
     return bool(speed.network_s) and (left < clock.budget_s / 2 or sum(fit_s) >= 3 * left)
@@ -262,7 +267,8 @@ def run_submission(
     members = [replace(m, classes=m.classes or export.classes) for m in export.members]
     known = _facts(comp, {tuple(comp.classes), *(m.classes for m in members)}, files)
     facts, whole = {m.name: known[m.classes] for m in members}, known[tuple(comp.classes)]
-    join = partial(_joined, start=sheet.scores.copy(), how=possible_blend(export.blend, export.options), spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
+    join = partial(_joined, start=sheet.scores.copy(), how=possible_blend(export.blend, export.options),
+                   spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
     try: members, networks, table = _in_time(partial(make_plan, sheet, members, clock, load, cache_gb, facts), clock)
     except Exception as error: return sheet, _unheard(export.members, what_failed(error))
     cache, planned = SoundCache(cache_gb), [m for m in members if not _is_spare(m, table)]

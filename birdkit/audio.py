@@ -53,7 +53,10 @@ def tells_frames(
 def told_frames(
     f,  # An open file
 ):      # Frames, those of the file where its header tells of no others
-    "How many frames the header of a WAV, AIFF, AU, CAF, W64 or RF64 promises: where the file is too small for them libsndfile counts what is there. Sizes next to 2 and 4 GiB are those of streams."
+    """How many frames the header of a WAV, AIFF, AU, CAF, W64 or RF64 promises.
+
+    Where the file is too small for them libsndfile counts what is there. Sizes next to 2 and 4 GiB are those of streams.
+    """
     said = re.search(r"(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", getattr(f, "extra_info", ""))
     told, there = map(int, said.groups()) if said else (0, 0)
     return round(f.frames * told / there) if there and told > there + HEADER and -told % 2**31 > 2**16 else f.frames
@@ -70,7 +73,10 @@ def _frames(f):
 
 
 def _read(f, frames, at=0):
-    "Frames of an open file from `at` on, mono, and the fault that ended them early. A sound file is read at one go, and so is an Ogg with a hole: read by blocks, some of what follows would come twice."
+    """Frames of an open file from `at` on, mono, and the fault that ended them early.
+
+    A sound file is read at one go, and so is an Ogg with a hole: read by blocks, some of what follows would come twice.
+    """
     try:
         if at: f.seek(at)
         x = f.read(frames, dtype="float32", always_2d=True)
@@ -173,7 +179,11 @@ MARK = b"OggS\0"   # How a page begins
 
 
 def _last_pages(path):
-    "Where the last but one Ogg page ends, in samples (0 where there is none), whether the last one bears the mark and is all there, and whether it is of the first one's stream; None for other files."
+    """The last two pages of an Ogg; None for other files.
+
+    Where the last but one ends, in samples (0 where there is none); whether the last one bears the mark and is all there;
+    whether it is of the first one's stream.
+    """
     with open(path, "rb") as f:
         first = f.read(18)
         if not first.startswith(b"OggS"): return None

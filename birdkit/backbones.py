@@ -185,7 +185,8 @@ def _create(name, **options):
     strides = [level["reduction"] for level in getattr(net, "feature_info", ())]
     if len(set(strides[-2:])) < 2:
         raise KitError(f"model.backbone={name!r} is a plain token transformer, with maps of one size: take a CNN or a hierarchical one")
-    if hasattr(net, "head") and not isinstance(net.head, nn.Sequential): net.head = nn.Identity()      # what comes after the last map; SelecSLS's lies before it
+    # what comes after the last map; SelecSLS's lies before it
+    if hasattr(net, "head") and not isinstance(net.head, nn.Sequential): net.head = nn.Identity()
     return net
 
 # %% ../nbs/lib/23_backbones.ipynb #1f1c89a2

@@ -210,7 +210,10 @@ class Batches:
         number,   # Of the epoch
         first=0,  # Batch to begin with
     ):            # Iterator of Batch
-        "One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler); begun later, it gives the batches it would have given."
+        """One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler).
+
+        Begun later, it gives the batches it would have given.
+        """
         order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
         return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=_readers())
 

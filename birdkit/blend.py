@@ -73,7 +73,8 @@ def _order(lines, gaps):
     bits = lines.view("i4")
     keys = (bits ^ (bits >> 31 | -0x8000_0000)).view("u4")                        # whole numbers in the order of the scores, negative ones too
     keys.reshape(-1)[gaps] = 0xffff_ffff
-    low, high = keys.astype("u2"), (keys >> 16).astype("u2")                      # numpy counts numbers of 16 bits (radix sort): two turns of it take a third of the time of comparing
+    # numpy counts numbers of 16 bits (radix sort): two turns of it take a third of the time of comparing
+    low, high = keys.astype("u2"), (keys >> 16).astype("u2")
     order = np.argsort(low, 1, kind="stable") + first
     return _take(order, np.argsort(_take(high, order), 1, kind="stable") + first)
 
@@ -274,9 +275,11 @@ def gated_mean(
     return np.where(np.isnan(others), _mean(stack, w), gate(others, mean(stack[by])))
 
 # %% ../nbs/lib/42a_blend.ipynb #004db36b
-BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean, min_max, logit_min_max, quantile_mix, matched_mean, gated_mean)}
+BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean,
+                                  min_max, logit_min_max, quantile_mix, matched_mean, gated_mean)}
 RELATIVE = ("rank_mean", "min_max", "logit_min_max", "quantile_mix")   # Scores that say where a row stands among all: the prior would be the last of them
-SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread, logit_min_max=partial(spread, scale=logit), quantile_mix=partial(_by_class, _half_ranks),
+SCALES = dict(mean=np.asarray, logit_mean=logit, geometric=_log, rank_mean=ranks, min_max=spread,
+              logit_min_max=partial(spread, scale=logit), quantile_mix=partial(_by_class, _half_ranks),
               matched_mean=match)      # On which a blend is a mean
 
 
@@ -284,7 +287,10 @@ def check_blend(
     how,         # Name in BLENDS
     options=(),  # Its further arguments, a dict or pairs
 ):
-    "Refuse a blend that there is not, or arguments that it cannot take, before anything is heard; also those that count models, of which a submission has one at first: it names them."
+    """Refuse a blend that there is not, or arguments that it cannot take, before anything is heard.
+
+    Also those that count models, of which a submission has one at first: it names them.
+    """
     check_name("ensemble.blend=", how, BLENDS)
     takes = list(signature(BLENDS[how]).parameters)[2:]
     for name in dict(options):
@@ -314,10 +320,10 @@ def blend(
     stack,          # Scores, (models, rows, classes) or a list of (rows, classes); NaN or infinite where a model has none
     weights=None,   # (models,) or (models, classes); None: equal
     how="mean",     # Name in BLENDS; ranks and ranges need all rows of the submission
-    fallback=None,  # (rows, classes) or (classes,), taken where no model has a score, such as the prior; RELATIVE ones take it where a class has none in any row
+    fallback=None,  # (rows, classes) or (classes,), taken where no model has a score, such as the prior; by RELATIVE ones where a class has none in any row
     names=(),       # Names of the models, by which options may tell them
     **options,      # Further arguments of that blend, such as share=.3 or by=["perch"]
-):                  # (rows, classes), finite, in [0, 1], of the stack's dtype; KitError for an unknown blend, other shapes, or cells without a score and without a fallback
+):                  # (rows, classes), finite, in [0, 1], the stack's dtype; KitError for an unknown blend, other shapes, or cells without score and fallback
     "Blend models into one score."
     check_name("blend how=", how, BLENDS)
     shapes = sorted({np.shape(s) for s in stack})

@@ -228,7 +228,10 @@ def _worth(members):
 
 
 def _choices(members, gain, budget_s, price):
-    "Choices of members, lists of numbers: the first of a sound pays for decoding and mel, so the knapsack is filled again, knowing which sounds are paid for, until its choice stays."
+    """Choices of members, lists of numbers.
+
+    The first of a sound pays for decoding and mel, so the knapsack is filled again, knowing which sounds are paid for, until its choice stays.
+    """
     keys = [sound_key(m.recipe) for m in members]
     heard = sure = {keys[0]} if price(members[0], False) <= budget_s else set()         # where the first does not fit, its sound is not paid for either
     for _ in keys:

@@ -104,7 +104,10 @@ def copy_all(
 
 
 class SkipBadLoss(Callback):
-    "Leave out steps whose loss or gradient is NaN or inf, and what they did to batch norms; after several in a row go back to the last good checkpoint and stop."
+    """Leave out steps whose loss or gradient is NaN or inf, and what they did to batch norms.
+
+    After several in a row go back to the last good checkpoint and stop.
+    """
     order = 1
 
     def __init__(self,
@@ -337,7 +340,9 @@ class Checkpoint(Callback):
         "Bring a learner to where the checkpoint is."
         state = self.read()
         if state["mark"] != self.mark:
-            raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again; where it comes back with an attached output, as on Kaggle, do not attach that, or give this run another name: overrides {{name: ...}}")
+            raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again; "
+                           "where it comes back with an attached output, as on Kaggle, do not attach that, "
+                           "or give this run another name: overrides {name: ...}")
         unpack(learner, state)
         other = device_kind(state["random"])
         moved = f" (saved on another device, {other}: weights are kept, random numbers start anew)" if other != learner.device.type else ""

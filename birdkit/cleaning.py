@@ -41,13 +41,14 @@ class Scores:
     def __post_init__(self):
         check_dims(self.probs, "windows classes")
         if not len(self.keys) == len(self.start_s) == len(self.end_s) == len(self.probs):
-            raise KitError(f"{len(self.keys)} recordings, {len(self.start_s)} starts, {len(self.end_s)} ends and {len(self.probs)} rows of scores: give one of each for a window")
+            raise KitError(f"{len(self.keys)} recordings, {len(self.start_s)} starts, {len(self.end_s)} ends and {len(self.probs)} rows of scores: "
+                           "give one of each for a window")
 
 # %% ../nbs/lib/12_cleaning.ipynb #ec295e51
 @dataclass(frozen=True)
 class Cleaning:
     "Recordings on their way through the rules; a rule returns a new one."
-    recordings: pd.DataFrame   # Readable recordings: recording, primary_label, secondary_labels (labels with spaces between), duration_s, rating, license, collection ...
+    recordings: pd.DataFrame   # Readable recordings: recording, primary_label, secondary_labels (spaces between), duration_s, rating, license, collection ...
     store: AudioStore          # Their samples
     classes: tuple             # Labels in the order of the columns of `targets`
     targets: np.ndarray        # (recordings, classes) float32 in [0, 1], or -1 where a class is left out of the loss; what a model is told of each
@@ -132,7 +133,10 @@ def _left_s(pieces):
 
 
 def _pieces(duration_s, drops):
-    "The timeline of one recording, without drops that may be spared where these would leave too little, and without a rest that is too little between them and the others."
+    """The timeline of one recording, without drops that may be spared where these would leave too little.
+
+    Nor is there a rest that is too little between them and the others.
+    """
     spared, firm = ([d[:3] for d in drops if d[3] == spare] for spare in (True, False))
     rescued = bool(spared) and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S
     pieces = timeline(duration_s, firm if rescued else [d[:3] for d in drops])
@@ -154,13 +158,14 @@ def changed_labels(
     told[np.arange(len(first)), pd.Index(after.classes).get_indexer(first)] = True
     row, column = np.nonzero(told & other[:, None])
     names, labels = after.recordings.recording.to_numpy(object)[row], np.array(after.classes, object)[column]
-    return pd.DataFrame(dict(recording=names, label=labels, value=after.targets[row, column].astype(float).round(4), primary=labels == first[row])).astype(LABEL_TYPES)
+    return pd.DataFrame(dict(recording=names, label=labels, value=after.targets[row, column].astype(float).round(4),
+                             primary=labels == first[row])).astype(LABEL_TYPES)
 
 
 def label_arrays(
     table,    # From changed_labels
     classes,  # Labels in the order of the columns
-):            # Recordings (n,), their targets (n, classes) float32 in [0, 1], or -1 where a class is left out of the loss, and the column of each primary label, (n,)
+):            # Recordings (n,), their targets (n, classes) float32 in [0, 1] or -1 (left out of the loss), and the column of each primary label, (n,)
     "The table as arrays; KitError where a class is unknown or a recording has no primary label."
     column = pd.Index(classes).get_indexer(table.label)
     if (column < 0).any(): raise KitError(f"the labels name {table.label[column < 0].iloc[0]!r}, which is not a class of the competition: run 02_clean again")
@@ -177,7 +182,7 @@ def score_recordings(
     durations_s,  # Their durations, s, (n,)
     hear,         # Function of a key and a number of 5-s rows: probabilities, (rows, classes); runs in threads
     most_s=None,  # Hear at most this much of each, s; None: all of it
-):                # Scores of all rows; a remainder of more than .5 s is a row of its own, another one is added to the last row; KitError where there are no recordings
+):                # Scores of all rows; a remainder above .5 s is a row of its own, another is added to the last row; KitError where there are no recordings
     "Window scores of held-out recordings."
     heard_s = np.minimum(np.asarray(durations_s, float), most_s or np.inf)
     rows = np.maximum(1, np.ceil((heard_s - .5) / ROW_S)).astype(int)

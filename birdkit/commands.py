@@ -17,7 +17,8 @@ def mistake(
 ):          # Text; "" for an error of the program
     "A line for what the person who typed can mend: a KitError, or a path that cannot be opened."
     if isinstance(error, KitError): return f"KitError: {in_words(error)}"
-    if isinstance(error, OSError) and error.filename and error.strerror: return f"KitError: {error.filename2 or error.filename}: {error.strerror}: give another path, or see to this one"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"KitError: {error.filename2 or error.filename}: {error.strerror}: give another path, or see to this one"
     return ""
 
 

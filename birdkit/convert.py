@@ -53,7 +53,8 @@ def to_openvino(
 def _unconverted(path, recipe, shapes):
     "What to do about a network that OpenVINO cannot convert: mostly its maps have shrunk to nothing."
     pictures = " and ".join(" x ".join(map(str, s[1:])) for s in shapes)
-    return f"{path}: OpenVINO cannot convert {recipe.model.backbone} for pictures of {pictures}: take more mels and frames, or another backbone, and train again"
+    return (f"{path}: OpenVINO cannot convert {recipe.model.backbone} for pictures of {pictures}: "
+            "take more mels and frames, or another backbone, and train again")
 
 
 def write_network(
@@ -79,7 +80,8 @@ def to_onnx(
     names = [f"input{i}" for i in range(len(example))]
     with atomic(path) as part:
         try:
-            torch.onnx.export(Probabilities(model).cpu().eval(), example, part, input_names=names, output_names=["clip", "frames"], opset_version=17, dynamo=False,
+            torch.onnx.export(Probabilities(model).cpu().eval(), example, part, input_names=names,
+                              output_names=["clip", "frames"], opset_version=17, dynamo=False,
                               dynamic_axes={n: {0: "windows"} for n in (*names, "clip", "frames")})
         except torch.onnx.errors.OnnxExporterError as error:
             raise KitError(f"{model.recipe.name} cannot be written as ONNX ({str(error).splitlines()[0]}): leave onnx out of infer.formats") from None
@@ -127,7 +129,8 @@ def check_gap(
     gap,   # Its largest difference of a probability to torch
 ):         # The gap; KitError above MAX_GAP, or where it is no number
     "Refuse a network whose probabilities differ from those of the one it was made from."
-    if not gap <= MAX_GAP: raise KitError(f"{path} differs from torch by {gap:.1e}, {MAX_GAP:.0e} is allowed: export it on another machine or version of its engine")
+    if not gap <= MAX_GAP:
+        raise KitError(f"{path} differs from torch by {gap:.1e}, {MAX_GAP:.0e} is allowed: export it on another machine or version of its engine")
     return gap
 
 

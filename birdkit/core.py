@@ -388,7 +388,8 @@ def _due(items, jobs, waiting, most):
 
 def _serve(work, jobs):
     "A thread: jobs, pairs of a Future and an item, until None comes."
-    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})      # Ctrl-C is for the main thread; in the middle of a call it took the process down
+    # Ctrl-C is for the main thread; in the middle of a call it took the process down
+    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for job, item in iter(jobs.get, None):
         if job.set_running_or_notify_cancel():
             try: job.set_result(work(item))

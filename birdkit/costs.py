@@ -67,7 +67,7 @@ def recipe_costs(
     files=700,     # Soundscapes of a minute
     clips=28_000,  # Clips to train on
     timer=time_network,  # Milliseconds a window of a recipe
-):                 # DataFrame: recipe, gflop (of a window, the largest exported member), minutes (of all of them on these files), train_pflop (all members and rounds)
+):                 # DataFrame: recipe, gflop (a window, largest exported member), minutes (these files, all of them), train_pflop (all members and rounds)
     "What whole recipes cost, members, seeds and rounds counted."
     members = [(name, m) for name, r in recipes.items() for m in r.members()]
     distinct = {_key(m): m for _, m in members}
@@ -93,10 +93,13 @@ def markdown_table(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.costs", description="Recipes and what they cost on this machine: gflop, 1e9 operations of a window; minutes of a submission; train_pflop, 1e15 operations of training.")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.costs",
+                                     description="Recipes and what they cost on this machine: gflop, 1e9 operations of a window; minutes of a submission; "
+                                                 "train_pflop, 1e15 operations of training.")
     parser.add_argument("--files", type=int, default=700, help="soundscapes of a minute to hear (default: %(default)s)")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("--out", type=Path, help="write the table to this file, too, and to no other; a CSV keeps its lines of other recipes (default: print it only)")
+    parser.add_argument("--out", type=Path,
+                        help="write the table to this file, too, and to no other; a CSV keeps its lines of other recipes (default: print it only)")
     return parser
 
 

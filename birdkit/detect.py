@@ -376,7 +376,8 @@ def summary(
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
-    if len(report.flaws): lines.append(f"{len(report.flaws)} could not be heard whole, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
+    if len(report.flaws):
+        lines.append(f"{len(report.flaws)} could not be heard whole, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
     return "\n".join([*lines, f"results: {out}"])
 
 
@@ -394,7 +395,8 @@ def _parser():
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
-    add("--workers", type=int, help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
+    add("--workers", type=int,
+        help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
     add("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster, such as tcp://10.0.0.1:8786; its workers see the same paths")
     return parser
 

@@ -65,7 +65,8 @@ def _classes(folder):
 def _specialists(runs, data):
     "Why runs cannot teach, and what to do."
     run = next(f for folders in runs.values() for f in folders)
-    return f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: set pseudo.rounds to 0, or train a model of all classes beside it"
+    return (f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: "
+            "set pseudo.rounds to 0, or train a model of all classes beside it")
 
 
 def label_round(
@@ -96,11 +97,15 @@ def label_round(
 def _check_taught(labels, learn):
     "Refuse a round in which no teacher has said anything of a clip that is learnt from."
     if set(labels.keys[labels.kept.any(1)]).isdisjoint(learn.keys):
-        raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, or set pseudo.unheard to false")
+        raise KitError("no clip that the student learns from has a label by a teacher that had not heard it: run 04_train for two folds or more, "
+                       "or set pseudo.unheard to false")
 
 
 def _heard(labels, part, pseudo, data, fold="all"):
-    "Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out: its part, and labelled ones of its fold, which other teachers have learnt."
+    """Labels of the soundscapes that a student hears, those by people in the place of teachers', and the soundscapes that it leaves out.
+
+    These are its part, and labelled ones of its fold, which other teachers have learnt.
+    """
     learn, held = split_labelled(data, labelled_windows(data), fold)
     labels = with_truth(labels.align(data.classes), learn, pseudo.labelled)
     if part is None and held is None: return labels, []
@@ -161,7 +166,10 @@ def train_student(
     part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
     twin=0,        # Number among students that hear the same and differ in their seed
 ):             # Folder of the student's run, history DataFrame
-    "One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others; where validation decides or clips are labelled, it holds out its teacher's fold."
+    """One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others.
+
+    Where validation decides or clips are labelled, it holds out its teacher's fold.
+    """
     recipe, classes = as_student(recipe), known_classes(data, recipe)
     if number < recipe.pseudo.share_from: recipe = recipe.but({"pseudo.share": 0.})
     model = _student_start(recipe, folder, data, space, seed + number)
@@ -179,18 +187,25 @@ def train_student(
                            bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
-    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"): judge_scenes(student, held_scenes(data, clips, classes, fold), run)
+    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"):
+        judge_scenes(student, held_scenes(data, clips, classes, fold), run)
     return run, history
 
 # %% ../nbs/lib/34a_distill.ipynb #c636dfa6
 def _reads(student, number):
-    "Which labels a member's students read in this round: \"soundscapes\", \"clips\" or \"both\" (`pseudo.on`); before `pseudo.share_from` soundscapes only where they are mixed into clips."
+    """Which labels a member's students read in this round: "soundscapes", "clips" or "both" (`pseudo.on`).
+
+    Before `pseudo.share_from` soundscapes only where they are mixed into clips.
+    """
     mixed = student.pseudo.mix_p or "join_scape" in [name for name, *_ in student.augment.wave]
     return "clips" if student.pseudo.on == "both" and number < student.pseudo.share_from and not mixed else student.pseudo.on
 
 
 def _given_alone(students, given, data):
-    "Labels made elsewhere in place of the teachers', {source: Labels}; empty unless all members take them in full (`pseudo.given_share` 1) and they are complete."
+    """Labels made elsewhere in place of the teachers', {source: Labels}.
+
+    Empty unless all members take them in full (`pseudo.given_share` 1) and they are complete.
+    """
     takes = lambda p: p.on == "soundscapes" and p.given and p.given_share == 1
     alone = [given_alone(given[m.pseudo.given], data) if takes(m.pseudo) else None for m in students]
     return {} if any(labels is None for labels in alone) else {"soundscapes": alone[0]}
@@ -225,7 +240,9 @@ def distill_round(
     on = reads[students[0].name] if len(set(reads.values())) == 1 else "both"
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}
     folder = space.pseudo(name or members[0].name, number)
-    try: labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes, _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
+    try:
+        labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes,
+                                       _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
     except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
     for m in students:
@@ -255,7 +272,10 @@ def validation_auc(
 def round_scores(
     rounds,  # What the teachers left, then each round: {member: folders of its models}
 ):           # Series of validation_auc, named after what it is from
-    "How good the models of each round are: on scenes where all of them were judged on scenes, which rank models better (MEASURED.md, Which validation to trust), else on held-out clips."
+    """How good the models of each round are, on scenes or else on held-out clips.
+
+    On scenes where all of them were judged on scenes, which rank models better (MEASURED.md, Which validation to trust).
+    """
     on_scenes = all(not np.isnan(_scores(runs, "scene_auc")).any() for runs in rounds)
     names = ["teachers", *(f"round {number}" for number in range(1, len(rounds)))]
     return pd.Series([validation_auc(runs, "scene_auc" if on_scenes else "auc") for runs in rounds], names, name="scenes" if on_scenes else "held-out clips")

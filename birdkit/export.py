@@ -66,7 +66,10 @@ def check_ahead(
     recipe,        # Recipe, of one model or of an ensemble
     lessons=True,  # Will there be students?
 ):
-    "Refuse what 05_distill or 06_infer would stop at, before anything is trained: settings with which nothing could be heard, students that could not learn, a blend that there is not, and post-processing that cannot be run."
+    """Refuse what 05_distill or 06_infer would stop at, before anything is trained.
+
+    Settings with which nothing could be heard, students that could not learn, a blend that there is not, and post-processing that cannot be run.
+    """
     for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     for member in recipe.members():
         if lessons and member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
@@ -107,7 +110,8 @@ def _check_precision(infer, validation):
 def _prior_of(prior, classes):
     "The prior of these classes, in their order; what it says of others is left."
     own = prior.reindex(list(classes)) if isinstance(prior, pd.Series) else np.asarray(prior)
-    if len(own) != len(classes) or np.isnan(own).any(): raise KitError(f"the prior of {len(prior)} classes is not one of the models' {few(classes)}: give a Series with a number for each label")
+    if len(own) != len(classes) or np.isnan(own).any():
+        raise KitError(f"the prior of {len(prior)} classes is not one of the models' {few(classes)}: give a Series with a number for each label")
     return [round(float(p), 6) for p in own]
 
 
@@ -144,7 +148,8 @@ def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     files = [*parts, *(p.with_suffix(".bin") for p in parts), *further]
     network = load_network(path)
     return model.classes, dict(
-        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=value, classes=list(model.classes), parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
+        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=value, classes=list(model.classes),
+        parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
         ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=infer_window_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})
 
@@ -161,11 +166,14 @@ def model_card(
     manifest,  # From export_runs
 ):             # Markdown
     "What these models are, in words."
-    rows = "\n".join(f"| {m['name']} | {m['recipe']['model']['backbone']} | {_starts_from(m['recipe']['model'])} | {m['ms_per_window']} | {m['gap']:.1e} | {m['weight']:g} |"
+    rows = "\n".join(f"| {m['name']} | {m['recipe']['model']['backbone']} | {_starts_from(m['recipe']['model'])} | {m['ms_per_window']} | "
+                     f"{m['gap']:.1e} | {m['weight']:g} |"
                      for m in manifest["models"])
     return (f"# Models for {len(manifest['classes'])} classes\n\nMade {manifest['made']} with birdkit {manifest['birdkit']}. Input: 32 kHz mono; one row of "
-            f"probabilities for each 5 s.\n\n| model | backbone | started from | ms per window | largest difference to torch | weight |\n|---|---|---|---|---|---|\n{rows}\n\n"
-            f"Training data: {manifest['data_notes'] or 'not stated'}. Pretrained weights of timm have licences of their own: https://huggingface.co/timm\n\nClasses: {', '.join(manifest['classes'])}\n")
+            "probabilities for each 5 s.\n\n"
+            f"| model | backbone | started from | ms per window | largest difference to torch | weight |\n|---|---|---|---|---|---|\n{rows}\n\n"
+            f"Training data: {manifest['data_notes'] or 'not stated'}. Pretrained weights of timm have licences of their own: https://huggingface.co/timm\n\n"
+            f"Classes: {', '.join(manifest['classes'])}\n")
 
 # %% ../nbs/lib/41_export.ipynb #aa2a9b07
 def _files(folder):
@@ -196,12 +204,15 @@ def export_runs(
     silent = [name for name, weight in weights.items() if not weight]
     if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
     for name in silent: print(f"{name} is left out: its weight in the blend is 0")
-    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name))) for name, run in runs.items() if weights[name]]
+    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name)))
+               for name, run in runs.items() if weights[name]]
     classes = list(dict.fromkeys(c for own, _ in sorted(entries, key=lambda e: -len(e[0])) for c in own))      # specialists alone may know all together
     for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
     entries.sort(key=lambda e: -e[1]["value"] * e[1]["weight"])
-    manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), openvino=ov.__version__, torch=torch.__version__,
-                    classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options, post=post, models=[e for _, e in entries], data_notes=data_notes)
+    manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                    openvino=ov.__version__, torch=torch.__version__,
+                    classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options,
+                    post=post, models=[e for _, e in entries], data_notes=data_notes)
     write_json(folder / MANIFEST, manifest)
     with atomic(folder / "MODEL_CARD.md") as part: part.write_text(model_card(manifest))
     for path in before - _files(folder): path.unlink(missing_ok=True)        # the whole folder is uploaded; files of others stay

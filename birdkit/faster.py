@@ -44,7 +44,7 @@ def quantise(
 
 def to_scale_and_judge(
     clip,  # Number of each window's clip, (windows,)
-):         # Numbers of the windows to quantise by, of at most half of the clips and SCALE_BY, and of the others, which judge; rising, int both; KitError where there is one clip
+):         # Numbers of windows to quantise by, of at most half of the clips and SCALE_BY, and of the others, which judge; rising ints; KitError for one clip
     "Draw clips of all classes for either purpose; they come sorted by species."
     drawn = np.random.default_rng(0).permutation(np.unique(clip))
     if len(drawn) < 2: raise KitError('infer.precision="int8" is scaled by some clips and judged on others, and there is one clip: take "f32"')
@@ -90,7 +90,8 @@ def try_int8(
     for suffix in (".bin", ".xml"):
         if facts["kept"]: part.with_suffix(suffix).replace(path.with_suffix(suffix))
         else: part.with_suffix(suffix).unlink()
-    print(f"{path.stem}: int8 {'kept' if facts['kept'] else 'refused'}: {facts['speed_gain']:.2f} times as fast, AUC {facts['auc']:.4f} -> {facts['auc_int8']:.4f}" + ("" if held_out else " on clips it has learnt from"))
+    told = f"{facts['speed_gain']:.2f} times as fast, AUC {facts['auc']:.4f} -> {facts['auc_int8']:.4f}" + ("" if held_out else " on clips it has learnt from")
+    print(f"{path.stem}: int8 {'kept' if facts['kept'] else 'refused'}: {told}")
     return facts
 
 # %% ../nbs/lib/40b_faster.ipynb #aad1ae8d
@@ -187,5 +188,6 @@ def try_dense(
     facts = compare_dense(model, load_network(path), DenseNetwork(*map(load_network, parts), frames), samples)
     if not facts["kept"]:
         for p in parts: p.unlink(); p.with_suffix(".bin").unlink()
-    print(f"{path.stem}: dense mode {'kept' if facts['kept'] else 'refused'}: rows differ by up to {facts['gap']:.3f}, {facts['ms_windows']:.1f} -> {facts['ms_dense']:.1f} ms a row")
+    print(f"{path.stem}: dense mode {'kept' if facts['kept'] else 'refused'}: rows differ by up to {facts['gap']:.3f}, "
+          f"{facts['ms_windows']:.1f} -> {facts['ms_dense']:.1f} ms a row")
     return facts

@@ -305,11 +305,13 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = dict(train="one model; with torchrun or accelerate on several devices", folds="a model for each fold and seed, one process each")
-    one, several = (commands.add_parser(name, help=text, description=f"Train {text}. What is trained already is left alone; the same command goes on.") for name, text in about.items())
+    one, several = (commands.add_parser(name, help=text, description=f"Train {text}. What is trained already is left alone; the same command goes on.")
+                    for name, text in about.items())
     for part in (one, several):
         add_places(part, "data", "work", "recipe")
         part.add_argument("--overrides", default="{}", metavar="YAML", help="changes to the recipe, such as '{optim.epochs: 10}' (default: none)")
-        part.add_argument("--minutes", type=_minutes, default="auto", help='limit of each training (default: "auto", before a Kaggle session ends, else none; "auto 540": of one of 540 min)')
+        part.add_argument("--minutes", type=_minutes, default="auto",
+                          help='limit of each training (default: "auto", before a Kaggle session ends, else none; "auto 540": of one of 540 min)')
     one.add_argument("--fold", type=fold_of, default=0, help='fold to hold out, 0, 1, ... or "all" for none (default: 0)')
     one.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
@@ -324,7 +326,8 @@ def _train(given, comp, space):
     clips, members, minutes = cleaned_clips(data, space, config), trained_members(config, data), training_limit(given.minutes)
     if len(members) > 1 and world_size() > 1:
         raise KitError(f"recipe {config.name} has {len(members)} members: give one of them, {', '.join(m.name for m in members)}")
-    begun = in_time(members, lambda m: space.run(m.name, given.fold), given.minutes) if world_size() == 1 else members      # of several processes only the first one writes
+    # of several processes only the first one writes
+    begun = in_time(members, lambda m: space.run(m.name, given.fold), given.minutes) if world_size() == 1 else members
     for member in begun:
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
@@ -340,7 +343,8 @@ def _verdict(folder, fold):
     none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
     held = "nothing is held out" if fold == "all" else none if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
     scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
-    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}" + ("" if scapes is None else f"; labelled soundscapes {scapes:.3f}")
+    by_people = "" if scapes is None else f"; labelled soundscapes {scapes:.3f}"
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}{by_people}"
     return f"{told}. Kept in {folder}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
 
 

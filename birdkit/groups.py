@@ -17,7 +17,7 @@ class Data:
     clean: tuple = (("speech",), ("silence",), ("duplicates",))   # Steps of clean.CLEAN, in order, each with its keywords
     seconds: float = 0.          # Keep at most this much of each focal clip, s; 0 keeps all of it; soundscapes are kept whole
     part: str = "first"          # Which part of a recording that is: "first", "ends" or "best" (its loudest stretches)
-    only: tuple = ()             # A specialist learns these animal classes alone (("Amphibia", "Insecta"), 2025 1st), or ("rare",): classes with fewer than `rare_below` recordings
+    only: tuple = ()             # A specialist's animal classes (("Amphibia", "Insecta"), 2025 1st), or ("rare",): of fewer than `rare_below` recordings
     rare_below: int = 30         # `only=("rare",)` takes the classes with fewer recordings than this
     folds: int = 5               # Parts the recordings are dealt into
     group: str = "source"        # Recordings of one "source" (address, else file name) or of one "author" stay in one fold
@@ -97,7 +97,7 @@ class Loss:
     "What is minimised."
     name: str = "focal_bce"      # A name of losses.LOSSES
     options: tuple = ()          # Its further arguments, pairs: (("pos", .95), ("neg", .05))
-    then: tuple = ()             # Other losses from a share of the training on: ((.5, "bce"),) (2023 2nd: CE, then BCE); options stand behind the name: ((.5, "bce", {"reduce": "mean"}),)
+    then: tuple = ()             # Other losses from a share of the training on: ((.5, "bce"),) (2023 2nd: CE, then BCE), or ((.5, "bce", {"reduce": "mean"}),)
     frame: float = .5            # Share of the loss on the loudest frame; the rest is on the clip output (2023 2nd, 2025 1st)
     secondary: float = 1.        # Target of a secondary label; 0 ignores it, -1 leaves its class out of the clip's loss (2024 3rd)
 
@@ -120,7 +120,7 @@ class Augment:
 class Sampling:
     "Which windows are drawn."
     window_s: float = 5.         # Length of a window, s
-    pick: str = "random"         # Where in a clip: anywhere at "random"; in its "first" or in either of its "ends" of `within_s`; by what a model said of it: "scored"
+    pick: str = "random"         # Where in a clip: at "random", in its "first" or either of its "ends" of `within_s`, or by what a model said of it: "scored"
     within_s: float = 0.         # See pick: above 0 for "first" and "ends", which alone follow it
     piece_s: float = 0.          # Longer clips count as several of this length (2024 1st: 20, 30, 60); 0 leaves them whole
     best_of: int = 2             # Draw this many windows of a clip and keep the loudest (RMS sampling, 2024 6th, 2025 9th)
@@ -137,17 +137,17 @@ class Optim:
     name: str = "adamw"          # "adamw", "adam" or "radam" (2025 2nd)
     lr: float = 1e-3             # Peak learning rate of the backbone
     head_lr_mult: float = 3.     # Factor on `lr` for the head, which starts from nothing
-    layer_decay: float = 1.      # Factor on the learning rate from each backbone stage to the one before it, below 1 to slow early stages (timm's layer_decay); 1 = all alike
+    layer_decay: float = 1.      # Factor on the learning rate from a backbone stage to the one before, below 1 to slow early ones (as in timm); 1 = all alike
     weight_decay: float = 1e-2   # Pull of the weights towards 0 in each step; decoupled from the gradient but in "adam"
     schedule: str = "cosine"     # "cosine" down to 0; "linear" (2025 7th); "restarts" of the cosine every `cycle_epochs` (2025 1st); "one_cycle"; "flat"
     cycle_epochs: int = 5        # See schedule
     warmup: float = .05          # Share of the steps in which lr rises first, 0 to 1
-    freeze: float = 0.           # Share of the steps in which only the head learns before the backbone is unfrozen, 0 to 1; 1 = it never is (rare-class heads, 2024 7th)
+    freeze: float = 0.           # Share of the steps in which only the head learns, 0 to 1; 1 = the backbone never does (rare-class heads, 2024 7th)
     clip_norm: float = 5.        # Largest gradient norm; 0 = no limit
     precision: str = "auto"      # "f32", "fp16" or "bf16"; "auto" goes by the device, and never gives fp16 to an NFNet
     compile: bool = False        # torch.compile the backbones
     average: str = "ema"         # Weights that are kept: "ema", "swa" (mean from `average_from` on), "soup" (mean of the `keep` best epochs), "best" or "last"
-    ema: float = .99             # Decay of the exponential average, per step, above 0 and below 1; after n steps it is 1 - n^(-2/3) at most: .99 is met after 1,000, .999 after 31,623
+    ema: float = .99             # Decay of the exponential average per step, above 0, below 1; after n steps 1 - n^(-2/3) at most: .99 at 1,000, .999 at 31,623
     average_from: float = .7     # Share of the training after which "swa" and "soup" begin, 0 to 1
     keep: int = 3                # Epochs of a soup
 
@@ -170,11 +170,11 @@ class Pseudo:
     how: str = "mix"             # What a student does with the labels, a name of students.STUDENTS; "mix" is the noisy student
     options: tuple = ()          # Its further arguments, pairs
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
-    unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it trains without folds)
+    unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it has no folds)
     combine: str = "mean"        # Labels of several teachers: their "mean", or their "min": what all agree on
-    given: str = ""              # Soft labels of soundscapes made elsewhere, which join those of the teachers: a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
+    given: str = ""              # Soft labels of soundscapes made elsewhere, beside the teachers': a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
     given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
-    parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels that part for the next round. 0: one student that hears all
+    parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels it for the next. 0: one, which hears all
     labels: tuple = (            # Steps of pseudo.LABEL_STEPS on the labels; a tuple of numbers goes round by round
         ("power", (1., 1.54, 1.82, 1.67)),       # Suppresses noise (2025 1st)
         ("file_weights", "peaks"),               # Soundscapes in which much is heard are drawn more often (2025 1st)
@@ -184,7 +184,7 @@ class Pseudo:
     mix_p: float = 1.            # Share of the windows mixed with a soundscape window; its labels are joined by maximum
     mix: str = "level"           # How they are mixed, see mixing.join_scape: at a level; "half" of both (2025 1st); or their plain "sum" (2024 2nd)
     mix_db: tuple = (-8., 8.)    # Level of the soundscape against the clip, dB
-    labelled: float = .25        # At least this share of the soundscape windows comes from soundscapes that people labelled, where there are any (2026 1st: .1875 of .75)
+    labelled: float = .25        # At least this share of the soundscape windows is from those people labelled, where there are any (2026 1st: .1875 of .75)
     share: float = 0.            # Share of a batch that is pseudo-labelled soundscape windows by themselves, not mixed into a clip (2025 5th, 7th: .5)
     share_from: int = 1          # The first round with such windows (2025 5th: 5)
     weight: float = 1.           # Weight of their loss (2025 11th gave less)
@@ -199,7 +199,7 @@ class Infer:
     overlap_weight: float = .5   # "windows": weight of the windows that lie between the rows, against the rows' own (2024 4th, 2025 5th)
     output: str = "mean"         # "windows": "clip", "frames" (their maximum) or the "mean" of both
     shift_frames: int = 0        # Loudest frame also of the row shifted so far each way, weights 1/4, 1/2, 1/4 (delta-shift, 2023 2nd, 2025 1st)
-    peak: float = 0.             # Hear each window once more, brought to this peak, and take the mean (test-time augmentation, TTA; 2025 7th: .1); needs Mel.wave (Raw.wave) "none", and Mel.scale neither "z-score" nor "min-max"
+    peak: float = 0.             # Hear each window again at this peak, take the mean (TTA, 2025 7th: .1); needs wave "none", scale not "z-score" or "min-max"
     dense: bool = False          # The backbone goes once over the whole soundscape, the head over every window; needs a scale without statistics of the window
     fmax_hz: float = 0.          # Upper edge of the mel bands here; 0 = as in training (2025 9th: 2 kHz lower)
     precision: str = "f32"       # Of the exported weights: "f32"; "fp16" halves the file; "int8" is kept only where it is faster and no worse (see export)
@@ -210,7 +210,7 @@ class Infer:
 class Ensemble:
     "Several models of one system, and what it is known for."
     members: tuple = ()          # (name, {changes}) of each; () is one model
-    seeds: int = 1               # Models alike but for fold and seed: run 04_train for this many folds (data.folds has 5 of them: set it where more are needed); 05_distill trains a student of each
+    seeds: int = 1               # Models alike but for fold and seed: run 04_train for so many folds (above 5: raise data.folds); 05_distill: a student of each
     weight: float = 1.           # Of a member's scores; one of 0 is not exported
     teach: float = 0.            # Weight of its soft labels in 05_distill; 0: as `weight`. With a weight of 0 a member labels and does nothing else (2025 6th)
     blend: str = "mean"          # How scores are joined, a name of blend.BLENDS

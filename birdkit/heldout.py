@@ -44,12 +44,14 @@ def clips_digest(
 ):          # Text
     "A short name of clips, by which other ones are noticed: recordings, kept spans, classes, labels and weights."
     digest = hashlib.sha256(repr([(k, s.tolist()) for k, s in zip(clips.keys, clips.spans)]).encode())
-    for x in (clips.primary, clips.targets, clips.weights, clips.known, *(clips.rows or ()), *more): digest.update(b"" if x is None else np.ascontiguousarray(x))
+    for x in (clips.primary, clips.targets, clips.weights, clips.known, *(clips.rows or ()), *more):
+        digest.update(b"" if x is None else np.ascontiguousarray(x))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/lib/31d_heldout.ipynb #da62d502
 BLOCK = 32         # Windows that are read and heard at a time
-PICTURES = max(2**30, psutil.virtual_memory().available // 8)   # Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
+# Bytes of pictures of held-out clips that are kept during a training; where there are more, they are made again for each score
+PICTURES = max(2**30, psutil.virtual_memory().available // 8)
 
 
 def clip_windows(
@@ -78,7 +80,8 @@ def clip_blocks(
     "Windows of clips, ready for the network; the next block is made while this one is heard."
     (starts, owner), length = clip_windows(clips, frontend.samples, most), frontend.samples
     read = lambda i: read_window(store, clips.keys[owner[i]], clips.spans[owner[i]], int(starts[i]), length)
-    return ahead(lambda block: _pictures(frontend, np.stack(list(ahead(read, block)))), [range(len(owner))[i:i + BLOCK] for i in range(0, len(owner), BLOCK)], workers=1)
+    return ahead(lambda block: _pictures(frontend, np.stack(list(ahead(read, block)))),
+                 [range(len(owner))[i:i + BLOCK] for i in range(0, len(owner), BLOCK)], workers=1)
 
 
 def clip_inputs(

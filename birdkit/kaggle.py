@@ -287,7 +287,8 @@ def _parser():
     add("--models", metavar="FOLDER", help="an exported folder (default: the newest of work/export, unless it is the demo's)")
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of birdkit-train and birdkit-submit, such as recipe or fold")
     add("--competition", metavar="SLUG", help="attach the notebooks to this competition (default: birdclef-2026)")
-    add("--after", action="append", default=[], metavar="OWNER/NOTEBOOK", help="attach a notebook's output to the notebooks, such as that of an earlier session")
+    add("--after", action="append", default=[], metavar="OWNER/NOTEBOOK",
+        help="attach a notebook's output to the notebooks, such as that of an earlier session")
     add("--attach", action="append", default=[], metavar="NAME", help="attach a dataset (OWNER/DATASET) or another competition (SLUG) to the notebooks")
     return parser
 

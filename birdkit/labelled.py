@@ -39,7 +39,9 @@ def clipless_note(
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
     known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r.name for r in recipes if not r.sampling.labelled]
     note = f"classes without a clip, of {len(data.classes)}: {few(gone)}"
-    if known and deaf: note += f"; in labelled soundscapes: {few(known)}, but {deaf[0]} does not learn from these: override sampling.labelled with .25, or let students of 05_distill learn them (rounds=1)"
+    if known and deaf:
+        note += (f"; in labelled soundscapes: {few(known)}, but {deaf[0]} does not learn from these: override sampling.labelled with .25, "
+                 "or let students of 05_distill learn them (rounds=1)")
     elif known: note += f"; learnt from labelled soundscapes: {few(known)}"
     if rest: note += f"; learnt from nothing: {few(rest)}, whose scores mean nothing: add recordings of them (data_prep/README.md)"
     return note
@@ -63,7 +65,8 @@ def labelled_folds(
     heard["site"] = site_of(heard.recording)
     gone = without_clips(data)
     clips = pd.DataFrame(dict(label=[c for c in data.classes if c not in gone] + ["a clip"], recording="clips"))      # one group, which is always learnt from
-    lines = pd.concat([heard.assign(url=_together(heard, gone)), clips.assign(url="clips")], ignore_index=True).rename(columns=dict(label="primary_label", recording="filename"))
+    lines = pd.concat([heard.assign(url=_together(heard, gone)), clips.assign(url="clips")], ignore_index=True)
+    lines = lines.rename(columns=dict(label="primary_label", recording="filename"))
     return assign_folds(lines, Data(folds=data.facts["folds"])).to_numpy()[every]
 
 

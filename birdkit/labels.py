@@ -278,7 +278,10 @@ def _to_label(data, source, only):
 
 # %% ../nbs/lib/32a_labels.ipynb #d99a5cb5
 def _marked(teachers, keys, rows, facts):
-    "Facts with a mark: a short name of everything that labels depend on; of a teacher's place in the ensemble that is its weight, and nothing of its students, nor of what is done to a submission."
+    """Facts with a mark, a short name of everything that labels depend on.
+
+    Of a teacher's place in the ensemble that is its weight, and nothing of its students, nor of what is done to a submission.
+    """
     digest = hashlib.sha256(json.dumps([facts, list(keys), rows.tolist()]).encode())
     for t, weight in zip(teachers, _weights(teachers)):
         own = t.model.recipe

@@ -45,7 +45,9 @@ def _check_ends(data, segments, space):
     recordings, path = data.recordings, space.clean / "segments.csv"
     ends, durations = segments.groupby("recording").end_s.max().reindex(recordings.recording).round(3), recordings.duration_s.round(3).to_numpy()
     other = ends.index[ends.to_numpy() != durations]
-    if len(other): raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; run 02_clean again")
+    if len(other):
+        raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; "
+                       "run 02_clean again")
     made, now = kept_rules(space).get("prepared"), data.facts.get("rules")
     if made and now and now["seconds"] and made["part"] != now["part"]:
         raise KitError(f"{path} was made for data.part {made['part']!r} of the recordings, and 01_prepare now keeps {now['part']!r}: run 02_clean again")
@@ -159,7 +161,10 @@ def scapes_to_mix(
     recipe,  # Recipe
     fold,    # The fold to hold out, or "all"
 ):           # Scapes, or None
-    "What is mixed into clips: soundscapes as backgrounds; where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there."
+    """What is mixed into clips: soundscapes as backgrounds.
+
+    Where the recipe learns from labelled ones, these, and those nobody labelled behind clips where its chain puts them there.
+    """
     truth = labelled_windows(data)
     learn, held = split_labelled(data, truth, fold)
     if not recipe.sampling.labelled or learn is None: return background_scapes(data, () if held is None else held.keys)

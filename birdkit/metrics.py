@@ -17,7 +17,7 @@ def auc_columns(
     s,           # Scores, (rows, classes), finite; any scale
     names=None,  # Class names for the errors, (classes,); None: column numbers
     known=None,  # (rows, classes) bool, False where the truth is not known and the row does not count for the class; None: all is known
-):               # (classes,) float64, NaN where a class has no positive or no negative row; KitError for other shapes, a truth besides 0 and 1, or scores that are not finite
+):               # (classes,) float64, NaN without a positive or a negative row; KitError for other shapes, a truth besides 0 and 1, or scores not finite
     "ROC-AUC of each column by mid-ranks, all classes at once."
     y, s = check_dims(np.asarray(y), "rows classes"), check_dims(np.asarray(s), "rows classes")
     if y.shape != s.shape:
@@ -84,7 +84,7 @@ def mean_auc(
 def class_auc(
     truth,   # DataFrame of 0 and 1, a column per class; row_id is a column or the index
     scores,  # DataFrame of finite scores with (at least) the same rows and classes, in any order
-):           # Series of AUC by class, in the order of `truth`; NaN where a class has no positive or no negative row; KitError where scores lack rows or classes of the truth
+):           # Series of AUC by class, in the order of `truth`; NaN without a positive or a negative row; KitError where scores lack rows or classes of it
     "ROC-AUC of each class; tables are aligned by row_id and class name."
     truth, scores = _keyed(truth, "the truth holds"), _keyed(scores, "scores hold")
     for have, want, kind in ((scores.index, truth.index, "rows"), (scores.columns, truth.columns, "classes")):

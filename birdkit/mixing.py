@@ -193,7 +193,10 @@ def two_losses(
     p=1.,      # Share of the batch
     alpha=.5,  # Of the Beta distribution lam comes from, one for the batch
 ):             # Sample with `second` and `share`; no mix may follow
-    "mixup whose loss is lam L(y) + (1 - lam) L(y') (2025 4th): the same as convex labels where a loss is linear in them, which SoftAUC is not: there the quieter clip's label would count against it."
+    """mixup whose loss is lam L(y) + (1 - lam) L(y') (2025 4th).
+
+    The same as convex labels where a loss is linear in them, which SoftAUC is not: there the quieter clip's label would count against it.
+    """
     other, lam, hit = mates(sample, gen)[0], float(beta(gen, alpha, 1)), coin(gen, p, len(sample.x))
     mixed = choose(hit, combine(sample, other, lam, 1 - lam, "convex"), sample)
     return replace(mixed, targets=sample.targets, second=torch.where(hit[:, None], other.targets, sample.targets), share=lam)
@@ -296,7 +299,10 @@ def background_snr(
     p=.5,             # Share of the batch
     snr_db=(3., 30.), # RMS of the clip against the background, dB: 3 to 30 in 2024 4th, 0 to 3 in 2023 2nd
 ):                    # Sample whose clips keep their level
-    "The soundscape window behind the clip at a signal-to-noise ratio (2023 2nd, 2024 4th, 2025 2nd); no effect where all soundscapes that are read have labels (students)."
+    """The soundscape window behind the clip at a signal-to-noise ratio (2023 2nd, 2024 4th, 2025 2nd).
+
+    No effect where all soundscapes that are read have labels (students).
+    """
     behind = _background(sample)
     if behind is None: return sample
     other = _scape(sample, behind, sample.targets)
@@ -349,7 +355,8 @@ def append_scapes(
     own = scape.new_full((len(scape), *sample.weight.shape[1:]), weight)
     frames = None if sample.frames is None else torch.cat([sample.frames, targets[:, None].expand(-1, sample.frames.shape[1], -1)])
     second = None if sample.second is None else torch.cat([sample.second, targets])
-    return Sample(torch.cat([sample.x, scape]), torch.cat([sample.targets, targets]), torch.cat([sample.weight, own]), frames, second=second, share=sample.share)
+    return Sample(torch.cat([sample.x, scape]), torch.cat([sample.targets, targets]),
+                  torch.cat([sample.weight, own]), frames, second=second, share=sample.share)
 
 
 def amplitude(

@@ -101,7 +101,8 @@ class Classifier(nn.Module):
         self.parts, self.n_levels = m.parts, LEVELS if m.head == "deep" else 1
         self.backbone = nn.ModuleList(Tower(m, kind, shape) for kind, shape in self.shapes.items())
         if any(tower.backbone.pad for tower in self.backbone) and input_shapes(recipe) != (*self.shapes.values(),):
-            raise KitError(f"model.backbone={m.backbone!r} is built for one size of picture, but infer.window_s={recipe.infer.window_s:g} makes another: set infer.window_s to 0, or take a CNN")
+            raise KitError(f"model.backbone={m.backbone!r} is built for one size of picture, but infer.window_s={recipe.infer.window_s:g} makes another: "
+                           "set infer.window_s to 0, or take a CNN")
         one = self.backbone[0].backbone.level_features[-self.n_levels:]
         features = one if m.head == "deep" else sum(tower.backbone.features for tower in self.backbone)
         self.head = build_head(m.head, features, n_classes, m.hidden, m.drop, m.options)

@@ -63,7 +63,10 @@ def _left_behind(top):
 def take_over(
     space,  # Workspace of this session
 ):          # list of files and folders that were copied
-    "Copy results of earlier sessions from attached notebooks' outputs: what is here stays, of two copies the newest is taken; prints what it copies and what it leaves."
+    """Copy results of earlier sessions from attached notebooks' outputs; prints what it copies and what it leaves.
+
+    What is here stays, of two copies the newest is taken.
+    """
     found = [x for marker in attached_files(space.MARKER) for x in _left_behind(marker.parent)]
     copied = []
     for old, name, changed_s in sorted(found, key=lambda x: -x[2]):

@@ -87,7 +87,8 @@ def verdict(
     if not Path(path).exists() or os.path.getmtime(path) < since: return ""
     notebook = json.loads(Path(path).read_text())
     ran, cells = notebook["metadata"].get("papermill", {}), [c for c in notebook["cells"] if c["cell_type"] == "code" and c["source"]]
-    if ran.get("exception") or not ran.get("end_time") or not all(c["execution_count"] for c in cells): return ""      # after Ctrl-C papermill notes nothing but an end
+    # after Ctrl-C papermill notes nothing but an end
+    if ran.get("exception") or not ran.get("end_time") or not all(c["execution_count"] for c in cells): return ""
     return last_line("\n".join("".join(o["text"]) for c in cells for o in c["outputs"] if o.get("name") == "stdout"), "")
 
 
@@ -202,7 +203,8 @@ def run_notebook(
     chosen = yaml_line({k: v for k, v in parameters.items() if k in known})
     work = [] if "work" not in parameters else ["-p", "work", str(parameters["work"])]
     words = [sys.executable, "-m", "papermill", str(path), "--no-progress-bar", *work, "-y", chosen]
-    with TemporaryFile("w+") as said, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True, errors="replace") as run:
+    with (TemporaryFile("w+") as said,
+          subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True, errors="replace") as run):
         try: _pass_on(run.stderr)
         except KeyboardInterrupt: run.kill(); raise
         failed = run.wait()
@@ -221,19 +223,21 @@ def _told(name, parameters):
 def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
     "Refuse what a notebook would refuse when its turn comes, hours later."
     from birdkit.recipe import check_fold, find_recipe
-    changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}       # all that "auto" may be have as many folds
+    # all that "auto" may be have as many folds
+    changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}
     check_fold(fold, find_recipe(recipe, changes).data.folds)
     if not isinstance(minutes, str) and not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
     if not isinstance(rounds, str) and rounds < 0: raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
     for name, folder in (("past", past), ("soundscapes", soundscapes)):
-        if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir(): raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
+        if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir():
+            raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
 
 
 def run_pipeline(
     parameters,          # Parameters by name, such as {"recipe": "small"}
     folder=None,         # Where the notebooks are, by default `nbs` of the checkout
     notebooks=PIPELINE,  # Which to run, in order
-):                       # Seconds of each notebook, by name; KitError for an unknown parameter, one of a wrong type or value, or a workspace that cannot be written to
+):                       # Seconds of each notebook, by name; KitError for an unknown parameter, a wrong type or value, or a workspace that is read-only
     "Run the numbered notebooks in order; the first that fails ends it."
     folder, seconds = Path(folder or project_root() / "nbs"), {}
     if not folder.is_dir(): raise KitError(f"{folder} is not there: run this in a checkout of birdkit, or papermill with a notebook")
@@ -251,7 +255,8 @@ def run_pipeline(
 def _parser():
     "What the command takes."
     parser = argparse.ArgumentParser(prog="python -m birdkit.notebooks", description="Run 01_prepare to 06_infer in order.")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, as papermill takes it, such as -p recipe small (default: the demo, with all as in the notebooks)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="a parameter, as papermill takes it, such as -p recipe small (default: the demo, with all as in the notebooks)")
     parser.add_argument("-y", default="{}", metavar="YAML", help=f"parameters as YAML, such as '{RIGHT}'")
     return parser
 

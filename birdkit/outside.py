@@ -104,13 +104,16 @@ def label_soundscapes(
     teacher = replace(teacher, network=in_turn(teacher.network))
     hear = lambda key, rows: hear_rows(teacher, data.store.window(key, 0, data.store.length(key)), rows, index[known]).astype("float16")
     keys, rows = _soundscapes(data)
-    facts = dict(source="soundscapes", teachers=[teacher.name], mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist(), teacher.scores, teacher.peak])))
+    facts = dict(source="soundscapes", teachers=[teacher.name],
+                 mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist(), teacher.scores, teacher.peak])))
     return keep_labels(hear, keys, rows, tuple(np.array(data.classes, object)[known]), facts, path)
 
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.outside", description="Let a network of other people label the soundscapes, for pseudo.given. What is done stays; the same command goes on.")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.outside",
+                                     description="Let a network of other people label the soundscapes, for pseudo.given. "
+                                                 "What is done stays; the same command goes on.")
     add = parser.add_argument
     add("model", help=".onnx or .tflite file, such as Perch's or BirdNET's")
     add("names", help="the list of species that belongs to it")
@@ -118,13 +121,15 @@ def _parser():
     add("--out", metavar="FILE", help="where to, .npz (default: <work>/pseudo/<name of the model>.npz)")
     add("--rate-hz", type=int, default=0, help="its sampling rate, where its window does not tell (default: it does)")
     add("--window-s", type=float, default=0., help="its window, where the file leaves that open (default: it does not)")
-    add("--scores", choices=("auto", *SCORES), default="auto", help="what makes probabilities of its logits (default: softmax for Perch v2, none where they lie between 0 and 1, else sigmoid)")
+    add("--scores", choices=("auto", *SCORES), default="auto",
+        help="what makes probabilities of its logits (default: softmax for Perch v2, none where they lie between 0 and 1, else sigmoid)")
     return parser
 
 
 def _label(given):
     "All of it, from the folder to what to type next."
-    if given.out and Path(given.out).suffix != ".npz": raise KitError(f"--out {given.out} does not end in .npz, by which 05_distill knows labels: give {Path(given.out).with_suffix('.npz')}")
+    if given.out and Path(given.out).suffix != ".npz":
+        raise KitError(f"--out {given.out} does not end in .npz, by which 05_distill knows labels: give {Path(given.out).with_suffix('.npz')}")
     space = Workspace.find(given.work)
     comp = Competition.find(given.data, space)
     data, teacher = Prepared.load(space.prepared, comp.folder), load_teacher(given.model, given.rate_hz, given.window_s, given.scores)
@@ -132,7 +137,8 @@ def _label(given):
     names, path = read_names(given.names, teacher.need("logits")), Path(given.out or space.root / f"pseudo/{Path(given.model).stem}.npz")
     mark = short_hash(Path(given.model).read_bytes())
     labels = label_soundscapes(teacher, names, comp.taxonomy.scientific_name, data, path, f"{mark} {given.rate_hz} {given.window_s}")
-    print(f"{teacher.name} knows {len(labels.classes)} of {len(data.classes)} classes; {len(labels)} soundscapes are labelled. Next: 05_distill with overrides {{pseudo.given: {path}}}")
+    print(f"{teacher.name} knows {len(labels.classes)} of {len(data.classes)} classes; {len(labels)} soundscapes are labelled. "
+          f"Next: 05_distill with overrides {{pseudo.given: {path}}}")
 
 
 def main(

@@ -81,7 +81,8 @@ def players(
 ):                 # HTML: one player for each sound
     "Listen: OGG in the page itself, some 20 kB for 5 s."
     address = lambda samples: data_url("audio/ogg", encode_ogg(samples[:int(seconds * SR)], rate))
-    return HTML("".join(f'<figure style="display:inline-block;margin:4px"><figcaption>{title}</figcaption><audio controls src="{address(samples)}"></audio></figure>'
+    return HTML("".join(f'<figure style="display:inline-block;margin:4px"><figcaption>{title}</figcaption>'
+                        f'<audio controls src="{address(samples)}"></audio></figure>'
                         for title, samples in sounds.items()))
 
 # %% ../nbs/lib/06_plots.ipynb #733b021c
@@ -111,7 +112,8 @@ def plot_class_auc(
     ax.vlines(range(len(auc)), .5, auc, color=BLUE, lw=1); ax.plot(range(len(auc)), auc, "o", ms=5, color=BLUE)
     ax.axhline(.5, color=GREY, lw=1, ls="--", label="chance"); ax.axhline(auc.mean(), color=ORANGE, lw=1, label="mean")
     ax.set_xticks(range(named), [f"{c} ({counts.get(c, 0)})" for c in auc.index[:named]], rotation=90, fontsize=7 if named == len(auc) else 5)
-    ax.set(xlabel="class" if named == len(auc) else f"{len(auc)} classes, the lowest {named} named", ylabel="ROC-AUC", ylim=(min(.47, auc.min() - .03), 1.03)); ax.set_title(f"mean {auc.mean():.3f}; in brackets: {what}", fontsize=8)
+    ax.set(xlabel="class" if named == len(auc) else f"{len(auc)} classes, the lowest {named} named", ylabel="ROC-AUC", ylim=(min(.47, auc.min() - .03), 1.03))
+    ax.set_title(f"mean {auc.mean():.3f}; in brackets: {what}", fontsize=8)
     ax.set_xlim(-.7, len(auc) - .3); ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     plt.show()
 

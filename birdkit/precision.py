@@ -77,7 +77,8 @@ class Depthwise(torch.autograd.Function):
         (x, weight), (stride, padding, dilation) = ctx.saved_tensors, ctx.how
         def _gradient(which, dtype):
             mask = [which == i for i in range(3)]
-            return torch.ops.aten.convolution_backward(grad.to(dtype), x.to(dtype), weight.to(dtype), None, stride, padding, dilation, False, [0, 0], len(weight), mask)[which]
+            return torch.ops.aten.convolution_backward(grad.to(dtype), x.to(dtype), weight.to(dtype), None, stride,
+                                                       padding, dilation, False, [0, 0], len(weight), mask)[which]
         dtype = lambda slow: torch.float32 if slow else torch.bfloat16
         of_x = _gradient(0, dtype(max(stride) > 1)).bfloat16() if ctx.needs_input_grad[0] else None
         return of_x, _gradient(1, dtype(max(weight.shape[2:]) > 3)).to(weight.dtype), None, None, None

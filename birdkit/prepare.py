@@ -100,7 +100,8 @@ def _listed(told, keys, column):
     return told[told.index.isin(keys)].rename(column).rename_axis("recording").reset_index()
 
 
-MORE_SOURCES = 'a class is held out where it has two sources or more: fill in the column url of train.csv (author, with data.group="author"), any text of its own for each source, and run 01_prepare again'
+MORE_SOURCES = ('a class is held out where it has two sources or more: fill in the column url of train.csv (author, with data.group="author"), '
+                'any text of its own for each source, and run 01_prepare again')
 
 
 def prepare(
@@ -123,7 +124,8 @@ def prepare(
     bad, flaws = _listed(store.bad, files, "reason"), _listed(store.flaws, files, "flaw")
     (folder / "prepared.json").unlink(missing_ok=True)           # what is killed here claims nothing
     for name, table in (("recordings", focal), ("soundscapes", table), ("bad_files", bad), ("flaws", flaws)): write_table(folder / f"{name}.csv", table)
-    write_json(folder / "prepared.json", dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed, rules=asdict(rules)))
+    write_json(folder / "prepared.json",
+               dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed, rules=asdict(rules)))
     if heard.any() and (focal.fold < 0).all(): print(f"no clip is ever held out, so no model can be scored on clips it has not heard; {MORE_SOURCES}")
     return Prepared.load(folder)
 
@@ -152,7 +154,8 @@ class Prepared:
         if data is not None and str(data.resolve()) != facts["data"]:
             raise KitError(f"{folder} was prepared from {facts['data']}, not from {data}: run 01_prepare again or give another work folder")
         store = AudioStore(folder / "store")
-        tables = [read_table(folder / f"{n}.csv", "run 01_prepare", keep_default_na=False, na_values=dict.fromkeys(NUMBERS, [""])) for n in ("recordings", "soundscapes", "bad_files")]
+        tables = [read_table(folder / f"{n}.csv", "run 01_prepare", keep_default_na=False, na_values=dict.fromkeys(NUMBERS, [""]))
+                  for n in ("recordings", "soundscapes", "bad_files")]
         focal, scapes = (t[_heard(store, t)].reset_index(drop=True) for t in tables[:2])
         if focal.empty:
             first = f" ({tables[2].recording.iloc[0]}: {tables[2].reason.iloc[0]})" if len(tables[2]) else ""

@@ -199,7 +199,8 @@ def steps_of_round(
     return [(name, *map(mine, arguments)) for name, *arguments in steps]
 
 
-LABEL_STEPS = {f.__name__: f for f in (power, harden, sharpen, top_k, sum_cap, subtract_min, normalise_max, min_max, threshold, high_low, best_rows, entropy)} | {"file_weights": weigh_files}
+LABEL_STEPS = {f.__name__: f for f in (power, harden, sharpen, top_k, sum_cap, subtract_min, normalise_max, min_max,
+                                       threshold, high_low, best_rows, entropy)} | {"file_weights": weigh_files}
 
 
 def apply_labels(

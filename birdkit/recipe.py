@@ -69,7 +69,8 @@ class Recipe:
 
 # %% ../nbs/lib/04a_recipe.ipynb #b4e21ed9
 VALUES = ("data.only", "frontend.stack", "frontend.size", "pseudo.mix_db", "infer.formats")   # Fields that are lists of values
-STEPS = ("data.clean", "augment.wave", "augment.power", "augment.picture", "pseudo.labels", "infer.post", "ensemble.post")   # Lists of steps; all others are lists of pairs
+# Lists of steps; all others are lists of pairs
+STEPS = ("data.clean", "augment.wave", "augment.power", "augment.picture", "pseudo.labels", "infer.post", "ensemble.post")
 PAIRS_OF_FIELDS = ("pseudo.student", "pretrain.changes")   # Pairs whose names are those of fields
 
 
@@ -143,7 +144,8 @@ def _set(group, path, value, whole=None):
     if not rest and value == {} and is_dataclass(old): return group
     if not rest and value == {}: raise KitError(f"override {whole}={{}} changes nothing{': write [] for an empty list' if isinstance(old, tuple) else ''}")
     if not rest: return replace(group, **{head: _cast(whole, old, value)})
-    if not is_dataclass(old) and (not isinstance(old, tuple) or _field(whole) in VALUES): raise KitError(f"override {whole!r}: {head!r} is a value, not a group")
+    if not is_dataclass(old) and (not isinstance(old, tuple) or _field(whole) in VALUES):
+        raise KitError(f"override {whole!r}: {head!r} is a value, not a group")
     return replace(group, **{head: (_set if is_dataclass(old) else _set_step)(old, rest, value, whole)})
 
 
@@ -151,7 +153,8 @@ def _set_step(steps, path, value, whole):
     "A chain with keywords of a step, or the value of a pair, replaced where it stands; a new one comes last, None takes it out."
     name, _, key = (path, "", "") if _field(whole) in PAIRS_OF_FIELDS else path.partition(".")
     names, value = [s[0] for s in steps], _tuples({key: value} if key else value)
-    if names.count(name) > 1 and not isinstance(value, (dict, type(None))): raise KitError(f"override {whole!r}: {name!r} is there {names.count(name)} times: give {_field(whole)} whole")
+    if names.count(name) > 1 and not isinstance(value, (dict, type(None))):
+        raise KitError(f"override {whole!r}: {name!r} is there {names.count(name)} times: give {_field(whole)} whole")
     if name in names: return tuple(s if s[0] != name else _changed(s, value, whole) for s in steps if s[0] != name or value is not None)
     if key or value is None: raise _NoStep(f"override {whole!r}: there is no step {name!r}; {nearest(name, names) if names else 'there is none at all'}")
     return (*steps, (name, value))
@@ -163,7 +166,8 @@ def _changed(step, value, whole):
     if not isinstance(value, dict): return name, value
     if not value: raise KitError(f"override {whole}={{}} changes nothing: give {_field(whole)} whole, with [{name}] in it, to leave its keywords away")
     if old and not isinstance(old[0], dict):
-        raise KitError(f"override {whole!r}: {name!r} is set to {', '.join(map(repr, old))}, without keywords: give {_field(whole)} whole, with [{name}, {{{next(iter(value))}: ..., ...}}] in it")
+        raise KitError(f"override {whole!r}: {name!r} is set to {', '.join(map(repr, old))}, without keywords: "
+                       f"give {_field(whole)} whole, with [{name}, {{{next(iter(value))}: ..., ...}}] in it")
     return name, {**(old[0] if old else {}), **value}
 
 # %% ../nbs/lib/04a_recipe.ipynb #17d52b5d
@@ -196,7 +200,8 @@ def check_dense(
     mel = recipe.frontend
     fixed = mel.wave == "none" and (mel.scale == "log" or mel.scale in ("db", "db80") and not mel.top_db) and not mel.size
     if not fixed or recipe.model.inputs != "mel" or recipe.model.parts > 1 or recipe.infer.peak:
-        raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, model.parts=1, infer.peak=0')
+        raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, '
+                       'model.parts=1, infer.peak=0')
 
 
 def check_infer(
@@ -207,11 +212,14 @@ def check_infer(
     if not 0 <= i.overlap_weight <= 1: raise KitError(f"infer.overlap_weight={i.overlap_weight:g} is not a share of a row's score: give 0 to 1")
     levelled = [f'{group}.wave="{wave}"' for group in hears if (wave := getattr(recipe, group).wave) != "none"]
     if "frontend" in hears and recipe.frontend.scale in ("z-score", "min-max"): levelled.append(f'frontend.scale="{recipe.frontend.scale}"')
-    if i.peak and levelled: raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: set infer.peak to 0, or train with wave \"none\" and scale \"db80\", \"db\" or \"log\"")
+    if i.peak and levelled:
+        raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: "
+                       "set infer.peak to 0, or train with wave \"none\" and scale \"db80\", \"db\" or \"log\"")
 
 # %% ../nbs/lib/04a_recipe.ipynb #58d9bb59
+# Fields of which a training needs more than 0
 POSITIVE = ("optim.epochs", "pretrain.epochs", "pseudo.epochs", "optim.batch", "optim.accumulate", "optim.cycle_epochs", "optim.lr", "pseudo.lr",
-            "optim.head_lr_mult", "optim.keep", "sampling.best_of", "sampling.window_s", "model.hidden", "pseudo.keep", "ensemble.seeds")   # Fields of which a training needs more than 0
+            "optim.head_lr_mult", "optim.keep", "sampling.best_of", "sampling.window_s", "model.hidden", "pseudo.keep", "ensemble.seeds")
 SHARES = {"the training": ("optim.warmup", "optim.freeze", "optim.average_from"),                 # Neither steps nor epochs
           "what is heard": ("sampling.labelled", "pseudo.labelled", "pseudo.mix_p", "pseudo.share"),
           "the labels": ("pseudo.given_share",), "the loss": ("loss.frame",)}
@@ -226,7 +234,9 @@ def check_precision(
     "Refuse a precision that the export could not give here."
     check_name("infer.precision=", infer.precision, PRECISIONS)
     if infer.precision != "int8": return
-    if infer.dense: raise KitError('infer.precision="int8" and infer.dense: the dense mode would run backbone and head in float32, not what was quantised: take one of the two')
+    if infer.dense:
+        raise KitError('infer.precision="int8" and infer.dense: the dense mode would run backbone and head in float32, not what was quantised: '
+                       'take one of the two')
     if not find_spec("nncf"): raise KitError('infer.precision="int8" needs NNCF: pip install nncf, or take "f32"')
 
 
@@ -273,9 +283,11 @@ def check_recipe(
     recipe,  # Recipe, of one model or of an ensemble
 ):           # The same recipe; KitError that names the field
     "Refuse numbers with which nothing is learnt, and what could not be exported or heard."
-    seconds = {m.name: m.loss.secondary for m in recipe.members()} | {f"{m.name}'s students": dict(m.pseudo.student).get("loss.secondary", recipe.loss.secondary) for m in recipe.members()}
+    seconds = {m.name: m.loss.secondary for m in recipe.members()}
+    seconds |= {f"{m.name}'s students": dict(m.pseudo.student).get("loss.secondary", recipe.loss.secondary) for m in recipe.members()}
     other = [name for name, secondary in seconds.items() if secondary != recipe.loss.secondary]
-    if other: raise KitError(f"loss.secondary of {few(other)} differs from that of {recipe.name}, with which all labels are made: give it for the whole recipe alone")
+    if other:
+        raise KitError(f"loss.secondary of {few(other)} differs from that of {recipe.name}, with which all labels are made: give it for the whole recipe alone")
     for member in recipe.members():
         _check_numbers(member)
         check_infer(member)
@@ -303,7 +315,8 @@ def cost_mark(
         network = n.inputs, n.backbone, n.raw_backbone, n.head, n.options, n.hidden, n.parts
         pictures = m.frontend.shape(window_s) if n.inputs != "raw" else (), m.raw.shape(window_s) if n.inputs != "mel" else ()
         heard = m.infer.average, window_s, m.infer.stride_s, m.infer.peak > 0
-        told.append((network, pictures, heard, m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs, m.ensemble.seeds, m.ensemble.weight > 0) + (kept_rounds(m),) * (kept_rounds(m) > 1))
+        told.append((network, pictures, heard, m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs, m.ensemble.seeds, m.ensemble.weight > 0)
+                    + (kept_rounds(m),) * (kept_rounds(m) > 1))
     return short_hash(repr(told))
 
 
@@ -412,7 +425,9 @@ def _check_hop(recipe, told):
     "Refuse an override of a hop that follows from a width."
     for (_, own), m in zip(recipe.ensemble.members or [("", {})], recipe.members()):
         hop = dict(_flat(own)).get("frontend.hop", told.get("frontend.hop", m.frontend.hop))
-        if m.frontend.width and hop != m.frontend.hop: raise KitError(f"override frontend.hop={hop}: {m.name} has frontend.width={m.frontend.width}, which its hop follows from: set frontend.width to 0 beside it")
+        if m.frontend.width and hop != m.frontend.hop:
+            raise KitError(f"override frontend.hop={hop}: {m.name} has frontend.width={m.frontend.width}, which its hop follows from: "
+                           "set frontend.width to 0 beside it")
 
 # %% ../nbs/lib/04a_recipe.ipynb #bae26628
 def _differing(a, b):

@@ -162,7 +162,8 @@ birdclef2025_05 = plain.but(
     data=dict(clean=(("speech",), ("within", dict(seconds=60., uncleaned=30.))), at_least=20),
     sampling=dict(window_s=10.),
     optim=dict(epochs=10, name="adam", weight_decay=0.),
-    pseudo=dict(rounds=6, epochs=10, on="both", how="self", options=(("hard", .3),), labels=(("sharpen", .3),), unheard=False, share=.5, share_from=5, mix_p=0.),
+    pseudo=dict(rounds=6, epochs=10, on="both", how="self", options=(("hard", .3),),
+                labels=(("sharpen", .3),), unheard=False, share=.5, share_from=5, mix_p=0.),
     infer=dict(stride_s=2.5, overlap_weight=.5, post=(("smooth", "light"),)),
     ensemble=dict(
         members=(

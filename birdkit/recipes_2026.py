@@ -39,7 +39,8 @@ birdclef2026_01 = plain.but(
         members=(
             ("regnety", {"model.backbone": "regnety_032.ra_in1k", "ensemble.seeds": 2, "ensemble.weight": 2.}),
             ("nfnet", {"model.backbone": "eca_nfnet_l0.ra2_in1k", "ensemble.seeds": 2, "ensemble.weight": 2.}),
-            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160, "frontend.width": 512, "ensemble.seeds": 2, "ensemble.weight": 2.}),
+            ("v2s", {"model.backbone": "tf_efficientnetv2_s.in21k_ft_in1k", "frontend.n_mels": 160,
+                     "frontend.width": 512, "ensemble.seeds": 2, "ensemble.weight": 2.}),
             ("special", {
                 "model.backbone": "tf_efficientnet_b3.ns_jft_in1k", "data.only": ("Amphibia", "Insecta", "Mammalia", "Reptilia"),
                 "optim.epochs": 40, "pseudo.rounds": 0}),

@@ -87,7 +87,7 @@ def before_after(
     labels,  # Labels as the teachers told them
     steps,   # Of the recipe, pseudo.labels
     round,   # Number of the round, from 1
-):           # DataFrame: step, rows, recordings, sum (of a row's labels, mean), classes (with a label above .5 anywhere), sure (labels above .5), drawn_most (chance of the likeliest recording, 1 = all alike)
+):           # DataFrame: step, rows, recordings, sum (per row), classes (any label above .5), sure (labels above .5), drawn_most (top chance, 1 = all alike)
     "What each step leaves."
     return pd.DataFrame([_counts(name, x) for name, x in step_by_step(labels, steps, round)])
 
@@ -201,9 +201,11 @@ def plot_auc_change(
     fig, ax = plt.subplots(figsize=(max(4, min(11, .25 * len(table) + 1)), 2.3), dpi=DPI, layout="constrained")
     ax.vlines(x, table.before, table.after, color=np.where(rose, BLUE, ORANGE))
     ax.scatter(x, table.before, s=14, color=GREY, label="before", zorder=2)
-    for part, color, label in ((rose, BLUE, "after, better"), (~rose, ORANGE, "after, worse")): ax.scatter(x[part], table.after[part], s=14, color=color, label=label, zorder=3)
+    for part, color, label in ((rose, BLUE, "after, better"), (~rose, ORANGE, "after, worse")):
+        ax.scatter(x[part], table.after[part], s=14, color=color, label=label, zorder=3)
     named = len(table) <= FEW
     ax.set_xticks(x if named else [], [f"{c} ({n})" for c, n in table.clips.items()] if named else [], rotation=90, fontsize=7)
-    ax.set(xlabel="class (clips)" if named else f"{len(table)} classes", ylabel="ROC-AUC"); ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after", fontsize=8)
+    ax.set(xlabel="class (clips)" if named else f"{len(table)} classes", ylabel="ROC-AUC")
+    ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after", fontsize=8)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     plt.show()

@@ -38,7 +38,7 @@ def keep_cleaning(
 
 def kept_rules(
     space,  # Workspace
-):          # dict: recipe (a name), secondary (its loss.secondary), data (its group) and prepared (that by which 01_prepare went); empty where nobody noted them
+):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went); empty where nobody noted them
     "The rules that 02_clean last followed here, as keep_cleaning noted them."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}
@@ -61,8 +61,11 @@ def tell_rules(
 ):
     "Print a line where clips were prepared or cleaned by other rules than this recipe's."
     cleaned, prepared = kept_rules(space), other_rules(recipe.data, data.facts.get("rules"), BY_PREPARE)
-    if prepared: print(f"prepared with a different {', '.join(prepared)} than recipe {recipe.name} asks for; to follow the recipe, run 01_prepare and 02_clean with it")
+    if prepared:
+        print(f"prepared with a different {', '.join(prepared)} than recipe {recipe.name} asks for; to follow the recipe, run 01_prepare and 02_clean with it")
     other = other_rules(recipe.data, cleaned.get("data"), BY_CLEAN)
     relabelled = (path := space.clean / "labels.csv").exists() and len(read_table(path, "run 02_clean"))
     if relabelled and cleaned.get("secondary", recipe.loss.secondary) != recipe.loss.secondary: other.append("loss.secondary")
-    if other: print(f"cleaned with a different {', '.join(other)} by recipe {cleaned['recipe']}; to follow recipe {recipe.name}, run 02_clean with it and with the same overrides")
+    if other:
+        print(f"cleaned with a different {', '.join(other)} by recipe {cleaned['recipe']}; to follow recipe {recipe.name}, "
+              "run 02_clean with it and with the same overrides")

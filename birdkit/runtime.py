@@ -37,7 +37,8 @@ class Network:
         fixed=False,   # Requests take exactly `setting.batch` windows
     ):
         self.run, self.setting, self.shapes, self.fixed = run, setting, shapes, fixed
-        if all(d for s in shapes for d in s): self(*(np.zeros((min(2, setting.batch), *s), "float32") for s in shapes))         # the first call of a network is slow
+        if all(d for s in shapes for d in s):
+            self(*(np.zeros((min(2, setting.batch), *s), "float32") for s in shapes))      # the first call of a network is slow
 
     def __call__(self,
         *inputs,  # (windows, channels, height, width) each
@@ -60,7 +61,10 @@ _FIRST = Lock()
 
 @cache
 def _first_request():
-    "An empty request before all others: OpenVINO 2026.4.1 deadlocks where two threads make the first one of a process at once (it then looks for numpy's functions)."
+    """An empty request before all others.
+
+    OpenVINO 2026.4.1 deadlocks where two threads make the first one of a process at once (it then looks for numpy's functions).
+    """
     import openvino as ov
     x = ov.opset13.parameter([1], np.float32)
     request = ov.Core().compile_model(ov.Model([ov.opset13.relu(x)], [x]), "CPU").create_infer_request()
@@ -130,7 +134,7 @@ def find_engine():  # "openvino" or "onnxruntime"; KitError where neither can be
     reasons = []
     for name in ("openvino", "onnxruntime"):
         try: __import__(name)
-        except Exception as error: reasons.append(f"{name}: {in_words(error)}")                # built for another numpy: ValueError, AttributeError, SystemError
+        except Exception as error: reasons.append(f"{name}: {in_words(error)}")  # built for another numpy: ValueError, AttributeError, SystemError
         else:
             for reason in reasons: print(f"passed over: {reason}")
             return name
@@ -339,6 +343,8 @@ def load_export(
     manifest = read_json(folder / MANIFEST, "give a folder that 05_distill exported as models")
     for model in manifest["models"]:
         for name, digest in model["sha256"].items(): _check_file(folder / name, digest)
-    members = [Member(m["name"], _served(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ()))) for m in manifest["models"]]
-    return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members, manifest.get("blend", "mean"), tuple(map(tuple, manifest.get("options", ()))),
+    members = [Member(m["name"], _served(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ())))
+               for m in manifest["models"]]
+    return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members,
+                  manifest.get("blend", "mean"), tuple(map(tuple, manifest.get("options", ()))),
                   tuple(map(tuple, manifest.get("post", ()))), manifest.get("made", ""), manifest.get("data_notes", ""))

@@ -35,7 +35,8 @@ class Song:
     sounds: np.ndarray   # When, (frames,) bool
 
 
-LOUDER, RANGE, RISE = 4, 100, 2   # As energy: a moment sounds where it is 6 dB above the floor and at most 20 dB below the loudest; a band that rises by less than 3 dB holds surroundings only
+# As energy: a moment sounds where it is 6 dB above the floor and at most 20 dB below the loudest; a band that rises by less than 3 dB holds surroundings only
+LOUDER, RANGE, RISE = 4, 100, 2
 OWN = 10                          # The animal's bands rise at most 10 dB less than the one that rises most
 FAINT = .03                       # A floor counts as no lower than 15 dB below the clip's mean, or any sound in an empty band would rise most
 

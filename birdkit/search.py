@@ -60,7 +60,9 @@ def open_study(
     try: study = _twice(create)
     except Exception as error:
         raise KitError(f"{path} is not a readable study ({type(error).__name__}): delete it, or give --study another file") from None
-    if study.user_attrs.get("mark", mark) != mark: raise KitError(f"{path} tries another recipe, space, fold or seed, other clips or another score, or begins at another backbone: give --study another file")
+    if study.user_attrs.get("mark", mark) != mark:
+        raise KitError(f"{path} tries another recipe, space, fold or seed, other clips or another score, or begins at another backbone: "
+                       "give --study another file")
     if "mark" not in study.user_attrs: study.enqueue_trial(own_values(recipe, space))
     for name, value in dict(mark=mark, seed=seed, score=score).items(): study.set_user_attr(name, value)
     return study
@@ -169,7 +171,8 @@ def _line(name, facts, changes, study):
     "A line on a trial that is done."
     done = "" if reached_end(facts) else f" after {facts['epochs']} of {facts['of']} epochs"
     best = best_trial(study)
-    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}" + (f"  (best {best[1].value:.4f}, {best[0]})" if best else "") + f"  {yaml_line(changes)}"
+    leader = f"  (best {best[1].value:.4f}, {best[0]})" if best else ""
+    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}{leader}  {yaml_line(changes)}"
 
 # %% ../nbs/lib/36_search.ipynb #2d0d1058
 def best_trial(
@@ -241,7 +244,8 @@ def fold_trainer(
         model, history, _ = train_fold(data, cleaned_clips(data, space, recipe), space, recipe, fold, seed, minutes, folder=folder, callbacks=more)
         facts = read_json(folder / "metrics.json", "search again")
         if not scenes: return facts
-        return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts) else history.reindex(columns=["scene_auc"]).scene_auc.dropna().tail(1).mean())
+        return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts)
+                            else history.reindex(columns=["scene_auc"]).scene_auc.dropna().tail(1).mean())
     return _train
 
 # %% ../nbs/lib/36_search.ipynb #f4cb0311
@@ -286,7 +290,9 @@ def _check_start(recipe, space, folder):
     "Refuse a space of several networks where there is a pretrained backbone, which fits one of them alone."
     tried = [(field, value) for field, span in space.items() for value in (span if isinstance(span, list) else (span["low"], span["high"]))]
     other = next((field for field, value in tried if not fits_pretrained(recipe.but({field: value}), folder)), "")
-    if other: raise KitError(f"{folder} is a backbone that not all values of {other} fit: leave {other} out of the space, or add a name to --overrides, so that all trials start from the recipe's weights")
+    if other:
+        raise KitError(f"{folder} is a backbone that not all values of {other} fit: leave {other} out of the space, or add a name to --overrides, "
+                       "so that all trials start from the recipe's weights")
 
 
 def _search(given):
@@ -299,12 +305,14 @@ def _search(given):
     space, path = load_space(given.space, recipe), Path(given.study or place.root / f"search/{recipe.name}-fold{given.fold}.db")
     if not path.suffix: path = path.with_name(f"{path.name}.db")     # the runs' folder has its name without the ending
     cleaned = cleaned_clips(data, place, recipe)
-    clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)     # what is missing is told before anything is tried
+    # what is missing is told before anything is tried
+    clips, scenes = split_clips(data, cleaned, given.fold), held_scenes(data, cleaned, known_classes(data, recipe), given.fold)
     score = "scene_auc" if scenes else "auc"
     made = place.pretrained(recipe.name)
     start = start_model(recipe, data.classes, place).backbone_parameters() if (made / "backbone.pt").exists() else ()
     if start: _check_start(recipe, space, made)
-    study = open_study(path, recipe, space, given.seed, score, fold=given.fold, clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips], scenes=scenes and scenes.calm.to_csv())
+    study = open_study(path, recipe, space, given.seed, score, fold=given.fold,
+                       clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips], scenes=scenes and scenes.calm.to_csv())
     judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)

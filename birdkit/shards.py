@@ -249,7 +249,8 @@ class Decoder:
 # %% ../nbs/lib/01a_shards.ipynb #d8d61250
 def main():
     "Decode what comes in, one JSON line each, until the input ends."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.shards", description="Decode recordings for an audio store; 01_prepare and its like start this themselves.")
+    parser = argparse.ArgumentParser(prog="python -m birdkit.shards",
+                                     description="Decode recordings for an audio store; 01_prepare and its like start this themselves.")
     for name in ("folder", "number"): parser.add_argument(name, help=f"{name} of the shard")
     given = parser.parse_args()
     with Shard(given.folder, given.number) as shard:

@@ -31,7 +31,8 @@ def default_space(
     "The fields that decide most, around what the recipe has."
     lr, own = recipe.optim.lr, dict(name=recipe.loss.name, options=recipe.loss.options)
     space = {"optim.lr": dict(low=lr / 4, high=4 * lr, log=True), "optim.head_lr_mult": dict(low=1., high=10., log=True),
-             "model.drop": dict(low=0., high=.5), "loss": [own, *(dict(name=name, options=()) for name in LOSSES if name != own["name"])], "sampling.window_s": [5., 10.],
+             "model.drop": dict(low=0., high=.5),
+             "loss": [own, *(dict(name=name, options=()) for name in LOSSES if name != own["name"])], "sampling.window_s": [5., 10.],
              "sampling.class_power": dict(low=0., high=1.)} | {path: span for path, span in STEPS.items() if present(recipe, path) is not None}
     with_own = lambda path, span: span if isinstance(span, dict) or path == "loss" else list(dict.fromkeys([present(recipe, path), *span]))
     return {path: with_own(path, span) for path, span in space.items()}

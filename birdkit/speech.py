@@ -50,7 +50,8 @@ def kept_spans(
     spared=True, # Drops that may be spared count, but where too little would be left; False: nowhere
 ):               # For each recording (k, 2), s: from where to where it is left by the drops so far
     "What earlier rules leave of the recordings."
-    names, segments = pd.Index(cleaning.recordings.recording), lay_segments(cleaning if spared else replace(cleaning, drops=cleaning.drops[~cleaning.drops.spare]))
+    names = pd.Index(cleaning.recordings.recording)
+    segments = lay_segments(cleaning if spared else replace(cleaning, drops=cleaning.drops[~cleaning.drops.spare]))
     kept = segments[segments.keep]
     first = np.searchsorted(names.get_indexer(kept.recording), np.arange(1, len(names)))
     return np.split(kept[["start_s", "end_s"]].to_numpy(), first)[:len(names)]

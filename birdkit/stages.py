@@ -81,17 +81,22 @@ def pretrain(
     seed=0,  # Of everything random
     minutes=None,  # Time there is, as in train_run; None: no limit
 ):           # The trained model, history DataFrame
-    "Train on other species and keep the backbone in `pretrained/<recipe>`; one that was killed or stopped goes on, one of other settings or data is begun anew."
+    """Train on other species and keep the backbone in `pretrained/<recipe>`.
+
+    One that was killed or stopped goes on, one of other settings or data is begun anew.
+    """
     recipe = check_recipe(recipe.but(dict(recipe.pretrain.changes)))
     if set(past.recordings.primary_label) <= set(skip):
-        raise KitError(f'{past.folder} has recordings of this year\'s species only: give past= another folder or "none"; data_prep/past_years.py --map makes a folder for data= that has these too')
+        raise KitError(f'{past.folder} has recordings of this year\'s species only: give past= another folder or "none"; '
+                       'data_prep/past_years.py --map makes a folder for data= that has these too')
     data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
     if folder.is_symlink(): folder.unlink()                # birdkit.fleet let it begin at the backbone of another recipe, which keeps it
     clips = make_clips(data, secondary=recipe.loss.secondary)
     other = ~data.recordings.primary_label.isin(set(skip))
     clips = clips[other.to_numpy()]
     torch.manual_seed(seed)
-    model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised, None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
+    model, history = train_run(TrainedModel(recipe, data.classes), data, clips, folder, 0, supervised,
+                               None, recipe.pretrain.epochs, seed=seed, minutes=minutes, anew=True)
     with atomic(folder / "notes.txt") as part: part.write_text(data_notes(replace(data, recordings=data.recordings[other])))
     with atomic(folder / "backbone.pt") as part: torch.save(model.backbone.state_dict(), part)
     return model, history
@@ -188,7 +193,8 @@ def judge_labelled(
     if held is not None:
         with on_device(model): truth, scores = hear_labelled(data.store, held, row_scorer(model))
         if np.isfinite(auc := mean_auc(truth, scores)): facts["soundscape_auc"] = auc
-        print(f"{folder.parent.name}/{folder.name}: macro ROC-AUC {auc:.3f} on {count(len(truth), 'labelled row')} of {count(len(held.keys), 'soundscape')} that it has not learnt from")
+        print(f"{folder.parent.name}/{folder.name}: macro ROC-AUC {auc:.3f} on {count(len(truth), 'labelled row')} of {count(len(held.keys), 'soundscape')} "
+              "that it has not learnt from")
     write_json(folder / "metrics.json", facts)
 
 # %% ../nbs/lib/34_stages.ipynb #9979c507
@@ -210,8 +216,10 @@ def train_fold(
     mine = narrow_clips(clips, data.classes, classes)
     scapes = narrow_scapes(scapes_to_mix(data, recipe, fold), data.classes, classes)
     scores = find_scores(space, [recipe.name], classes, data.facts.get("rules")) if recipe.sampling.pick == "scored" else None
-    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder, fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
-                               callbacks=callbacks, bank=voices(data, space, recipe), anew=_has_new_start(folder, Path(lead) / "weights.pt" if lead else space.pretrained(recipe.name) / "backbone.pt"))
+    model, history = train_run(start_model(recipe, classes, space, seed, lead), data, mine, folder,
+                               fold, supervised, scapes, seed=seed, minutes=minutes, scores=scores,
+                               callbacks=callbacks, bank=voices(data, space, recipe),
+                               anew=_has_new_start(folder, Path(lead) / "weights.pt" if lead else space.pretrained(recipe.name) / "backbone.pt"))
     with on_device(model): _keep_windows(model, data, folder, fold)
     judge_labelled(model, data, folder, fold)
     return model, history, folder
@@ -224,7 +232,10 @@ def _has_new_start(folder, start):
 
 
 def _keep_windows(model, data, folder, fold):
-    "windows.npz: what the whole model says of each row of the recordings it has not heard, for 02_clean and for windows drawn by score, a minute of each at most; renewed with the weights."
+    """windows.npz: what the whole model says of each row of the recordings it has not heard; renewed with the weights.
+
+    It is for 02_clean and for windows drawn by score, and of a minute of each at most.
+    """
     made_s = lambda name: (folder / name).stat().st_mtime if (folder / name).exists() else 0.
     if fold == "all" or why_stopped(folder) or made_s("windows.npz") >= made_s("weights.pt"): return
     mine = data.recordings[data.recordings.fold == fold]
@@ -258,7 +269,10 @@ def find_members(
     members,  # Recipes of the members
     classes,  # The competition's labels
 ):            # {member: folders of its runs}, of those that have one; KitError where nobody has
-    "Trained models of the members. Half-trained ones are taken only where no model of all classes that is exported was trained to its end; what is left out is told."
+    """Trained models of the members; what is left out is told.
+
+    Half-trained ones are taken only where no model of all classes that is exported was trained to its end.
+    """
     names = [m.name for m in members if _folders(space, m.name)]
     found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
     stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
@@ -275,7 +289,7 @@ def member_scores(
     config,  # Recipe
     data,    # Prepared
     space,   # Workspace
-    which="auto",  # "auto": those of the last cleaning of the same sound by the same rules, so that it stays what trained models learnt from, else "new": of all folds that are trained
+    which="auto",  # "auto": those of the last cleaning of the same sound by the same rules, as trained models learnt from it, else "new": of all trained folds
 ):           # Scores, or None
     "What the members that know all classes say of recordings they have not heard, for the rules of 02_clean that ask a model."
     check_name("scores=", which, ("auto", "new"))

@@ -132,13 +132,15 @@ def check_last_mix(
     "Refuse a mixup with two losses behind which something else is mixed in: it would have a third label."
     a, said = recipe.augment, lambda rest: rest[0].values() if rest and isinstance(rest[0], dict) else rest
     late = a.power + a.picture if recipe.model.inputs != "raw" else ()
-    mixes = [step for step in a.wave if step[0] in (*MIXES, "add_background", "join_scape")] + [(joins,)] * bool(joins) + [step for step in late if step[0] in MIXES]
+    mixes = [step for step in a.wave if step[0] in (*MIXES, "add_background", "join_scape")]
+    mixes += [(joins,)] * bool(joins) + [step for step in late if step[0] in MIXES]
     two = [i for i, (name, *rest) in enumerate(mixes[:-1]) if name == "mixup" and "losses" in said(rest)]
     if not two: return
     behind = mixes[two[0] + 1][0]
     to_picture = recipe.model.inputs == "mel" and recipe.pseudo.how != "embed"
     remedy = "move it to the end of augment.picture" if to_picture else f"set {joins} to 0" if behind == joins else "move it to the end of augment.wave"
-    raise KitError(f'{recipe.name}: mixup with labels="losses" must be the last mix, and {behind} mixes in more behind it: {remedy}, or give it labels="convex"')
+    raise KitError(f'{recipe.name}: mixup with labels="losses" must be the last mix, and {behind} mixes in more behind it: '
+                   f'{remedy}, or give it labels="convex"')
 
 
 def hears_beside(

@@ -42,7 +42,8 @@ def _read_index(path):
     text = path.read_text() if path.exists() else ",".join(COLUMNS) + "\n"
     lines, empty = io.StringIO(text[:text.rfind("\n") + 1]), dict.fromkeys(set(COLUMNS) - set(TEXT), [""])
     table = pd.read_csv(lines, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=empty)
-    if set(COLUMNS) - set(table) or ((table["shard"] < 0) & (table.samples > 0) & (table.scale == 1)).any():     # they did not note the scale of what has no room
+    # they did not note the scale of what has no room
+    if set(COLUMNS) - set(table) or ((table["shard"] < 0) & (table.samples > 0) & (table.scale == 1)).any():
         raise KitError(f"{path} was written by another version of birdkit: delete {path.parent} and run 01_prepare again")
     return table.drop_duplicates("key", keep="last").astype(dict.fromkeys(("shard", "offset", "samples"), "int64"))
 
@@ -109,7 +110,8 @@ PROBES = 64           # Files of a kind whose duration is looked up
 SOUND_PER_S = 1_000   # Seconds of sound that a core decodes in a second: 900 to 1,800 were measured for OGG at 32 kHz
 FEW_S = 2             # Less work than this is done in this process, s: to start others takes .4 s each
 RESERVE = 5 * 10**8   # Bytes left free for what comes later
-KAGGLE = {KEPT: 15 * 10**9, SCRATCH: 35 * 10**9}   # Bytes for sound: 5 of the 20 GB that are kept are for runs and exports, 6 of the 41 GB beside them for packages and weights
+# Bytes for sound: 5 of the 20 GB that are kept are for runs and exports, 6 of the 41 GB beside them for packages and weights
+KAGGLE = {KEPT: 15 * 10**9, SCRATCH: 35 * 10**9}
 
 
 def free_bytes(

@@ -261,12 +261,16 @@ def check_lessons(
     "Refuse labels that its student would not read, mixes it could not learn from, and a student that could not be trained, before anybody labels."
     teacher, recipe = recipe, check_recipe(as_student(recipe))
     p = recipe.pseudo
-    for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)): check_name(f"pseudo.{field}=", value, known)
+    for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)):
+        check_name(f"pseudo.{field}=", value, known)
     reads_clips = issubclass(_named(p.how), SelfDistill)
     if p.on != "soundscapes" and not reads_clips:
-        raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: set pseudo.on="soundscapes", or pseudo.how="self"')
-    if p.on == "soundscapes" and reads_clips: raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
-    if p.on == "clips" and p.given: raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
+        raise KitError(f'{recipe.name}: pseudo.how="{p.how}" learns nothing from labels of clips, but pseudo.on={p.on!r} makes them: '
+                       'set pseudo.on="soundscapes", or pseudo.how="self"')
+    if p.on == "soundscapes" and reads_clips:
+        raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
+    if p.on == "clips" and p.given:
+        raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
     if p.how in ("pieces", "domain") and "join_scape" in [name for name, *_ in recipe.augment.wave]:
         raise KitError(f'{recipe.name}: augment.wave.join_scape does nothing for students of pseudo.how="{p.how}": take it out, or set pseudo.how="mix"')
     check_last_mix(recipe, "pseudo.mix_p" if p.on != "clips" and p.mix_p and _named(p.how).joins else "")
@@ -277,7 +281,8 @@ def check_lessons(
 def _check_start(teacher, student):
     "Refuse a student that cannot start where its recipe says."
     p = student.pseudo
-    if p.parts < 0 or p.parts == 1 or p.parts and p.on != "soundscapes": raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
+    if p.parts < 0 or p.parts == 1 or p.parts and p.on != "soundscapes":
+        raise KitError(f"pseudo.parts={p.parts} with pseudo.on={p.on!r}: give 0, or 2 and more parts of soundscapes")
     if p.start == "teacher" and not share_weights(teacher, student):
         changed = ", ".join(key for key, value in changes(teacher, student).items() if not share_weights(teacher, teacher.but({key: value})))
         raise KitError(f'{student.name}: pseudo.student changes {changed}: its teacher\'s weights do not fit, set pseudo.start to "backbone"')

@@ -71,7 +71,8 @@ def find_soundscapes(
     if soundscapes != "auto":
         files_in = Path(soundscapes).expanduser()
         files = audio_files(files_in)
-        if not files: raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
+        if not files:
+            raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
         return _distinct(files)
     if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
     files = _distinct(comp.soundscapes)[:REHEARSAL]
@@ -102,7 +103,9 @@ def find_export(
     if models != "auto": return Path(models).expanduser()
     if recipe.endswith(".json"): recipe = load_recipe(Path(recipe).expanduser()).name
     found = _attached_exports(recipe) or list((space.root / "export").glob(f"{'*' if recipe == 'auto' else recipe}/{MANIFEST}"))
-    if not found: raise KitError(f"no exported models{'' if recipe == 'auto' else f' of {recipe!r}'} in {space.root / 'export'} and none attached: run 05_distill, or attach the dataset birdkit-models (on Kaggle: Add Input), or give models= a folder with {MANIFEST}")
+    if not found:
+        raise KitError(f"no exported models{'' if recipe == 'auto' else f' of {recipe!r}'} in {space.root / 'export'} and none attached: "
+                       f"run 05_distill, or attach the dataset birdkit-models (on Kaggle: Add Input), or give models= a folder with {MANIFEST}")
     chosen = max(found, key=made_at).parent
     if len(found) > 1: print(f"of {len(found)} exports the newest is used, {chosen}: give models= for another")
     return chosen
@@ -130,8 +133,10 @@ def hear_with(
 ):              # Export; KitError where something would change that is trained or written already
     "An export whose models hear otherwise than their recipes say, refused before anything is heard where they cannot."
     members = [replace(m, recipe=recipe) for m, recipe in zip(export.members, override([m.recipe for m in export.members], overrides))]
-    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe) if _is_late(key, old.recipe) and key not in PAIRS_OF_FIELDS]
-    if late: raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
+    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe)
+            if _is_late(key, old.recipe) and key not in PAIRS_OF_FIELDS]
+    if late:
+        raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
     changed = [new.recipe != old.recipe for old, new in zip(export.members, members)]
     for m, own in zip(members, changed):
         if own: check_infer(m.recipe)
@@ -194,7 +199,8 @@ def make_sheet(
     ends = np.cumsum([0, *rows])
     ids = [i for f, n in zip(files, rows) for i in row_ids(f.stem, n)]
     start = prior.reindex(comp.classes).fillna(prior.min()).to_numpy(float)
-    return Sheet(list(files), [slice(a, b) for a, b in zip(ends, ends[1:])], ids, tuple(comp.classes), np.tile(start, (len(ids), 1)), order=_order(sample, ids) if full else None)
+    return Sheet(list(files), [slice(a, b) for a, b in zip(ends, ends[1:])], ids, tuple(comp.classes),
+                 np.tile(start, (len(ids), 1)), order=_order(sample, ids) if full else None)
 
 # %% ../nbs/lib/44_submit.ipynb #76f0124f
 WHERE_WHEN = re.compile(r"(?:^|_)([A-Za-z]*\d+)_\d{8}_(\d{2})\d{4}(?:_|$)")   # Site, date and time in a soundscape's name (2025, 2026)
@@ -223,8 +229,11 @@ def post_facts(
     comp,     # Competition
     classes,  # Labels of the scores' columns
     files,    # Soundscapes
-):            # dict: genus, species (its code, one for all of its sonotypes), class_name and counts of training recordings, (classes,); prior, (files, classes), or (classes,) of .5 where no soundscape is labelled (before 2026)
-    "Facts about classes and files for post-processing."
+):            # dict: genus, species, class_name and counts of training recordings, (classes,); prior, (files, classes), or (classes,) of .5 without labels
+    """Facts about classes and files for post-processing.
+
+    A species has one code for all of its sonotypes. The prior is .5 where no soundscape is labelled (before 2026).
+    """
     taxa = comp.taxonomy.set_index("primary_label").reindex(classes).fillna("")
     facts = dict(genus=taxa.scientific_name.astype(str).str.partition(" ")[0].to_numpy(str), species=np.array([SONOTYPE.sub("", c) for c in classes]),
                  class_name=taxa.class_name.to_numpy(str), **_counts(comp, classes))
@@ -343,6 +352,7 @@ def keep_report(
     score,   # From score_submission
 ):           # The report as a dict, also kept as infer.json
     "What was run, how long it took and how well it did."
-    facts = dict(submission=str(path), rows=len(sheet.ids), files=len(sheet.files), heard=sheet.heard, seconds=clock.elapsed_s(), bad=sheet.bad, flaws=sheet.flaws, **score)
+    facts = dict(submission=str(path), rows=len(sheet.ids), files=len(sheet.files), heard=sheet.heard,
+                 seconds=clock.elapsed_s(), bad=sheet.bad, flaws=sheet.flaws, **score)
     attempt(write_json, space.root / "infer.json", facts | dict(models=report.to_dict("records")))
     return facts

@@ -127,7 +127,8 @@ def _parser():
     add("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
     add("--overrides", nargs="+", default=["{}"], metavar="YAML", help="sets of changes to the recipes, such as '{}' '{optim.lr: 0.002}' (default: none)")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://10.0.0.1:8786 (default: processes of this machine)")
-    add("--devices", nargs="+", help="of the processes of this machine, such as cuda:0 cuda:1, or cuda:0,1 for a program on both (default: all GPUs, else one CPU)")
+    add("--devices", nargs="+",
+        help="of the processes of this machine, such as cuda:0 cuda:1, or cuda:0,1 for a program on both (default: all GPUs, else one CPU)")
     add("--program", default="", help="what trains in place of 04_train, with the options of birdkit.fleet train (default: 04_train)")
     add("--table", metavar="FILE", help="where the results go (default: sweep.csv in the workspace)")
     return parser
@@ -142,7 +143,9 @@ def cluster(
     dask = distributed()
     if scheduler:
         try: client = dask.Client(scheduler, timeout=30)
-        except (OSError, ValueError): raise KitError(f"no Dask scheduler answers at {scheduler}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, or leave out --scheduler") from None
+        except (OSError, ValueError):
+            raise KitError(f"no Dask scheduler answers at {scheduler}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, "
+                           "or leave out --scheduler") from None
         with client: yield client, (), None
         return
     devices = choose_devices(devices)
@@ -153,7 +156,8 @@ def cluster(
 def _program(text, here):
     "The words of --program; on this machine it must be there."
     try: words = tuple(shlex.split(text))
-    except ValueError as error: raise KitError(f"--program {text!r} cannot be read ({error}): write it such as 'torchrun --standalone --nproc_per_node 2 -m birdkit.fleet'") from None
+    except ValueError as error:
+        raise KitError(f"--program {text!r} cannot be read ({error}): write it such as 'torchrun --standalone --nproc_per_node 2 -m birdkit.fleet'") from None
     if words and here and not shutil.which(words[0]):
         raise KitError(f"--program {words[0]} is no command here: write it such as 'torchrun --standalone --nproc_per_node 2 -m birdkit.fleet'")
     return words
@@ -161,7 +165,8 @@ def _program(text, here):
 
 def _sweep(given):
     "All of a sweep."
-    space, changes, program = Workspace.find(given.work), [read_yaml(text, "--overrides") for text in given.overrides], _program(given.program, not given.scheduler)
+    space, changes = Workspace.find(given.work), [read_yaml(text, "--overrides") for text in given.overrides]
+    program = _program(given.program, not given.scheduler)
     comp = Competition.find(given.data, space)
     runs, place = make_runs(given.recipes, comp, given.folds, given.seeds, changes), Place(comp.folder, space, program=program)
     check_runs(runs, place)

@@ -164,7 +164,9 @@ def load_teacher(
     if not isinstance(samples, (int, np.integer)): samples = round(window_s * rate_hz)
     rate_hz = rate_hz or RATES.get(int(samples), 0)
     if not samples or not rate_hz: raise KitError(f"{path.name} does not tell its sample rate: give rate_hz, and window_s if the input length is dynamic")
-    if not outputs: raise KitError(f"{path.name} has outputs {', '.join(shapes)}, none named like an embedding or logits: convert it to .onnx with outputs named embedding and logits")
+    if not outputs:
+        raise KitError(f"{path.name} has outputs {', '.join(shapes)}, none named like an embedding or logits: "
+                       "convert it to .onnx with outputs named embedding and logits")
     sizes = {kind: int(shapes[name][1]) for kind, name in outputs.items()}
     if scores == "auto": scores = _scores(network, shapes, outputs, int(samples))
     peak = PEAK if (samples, rate_hz) == (5 * SR, SR) and scores != "none" else 0.      # Perch, but not BirdNET+

@@ -29,7 +29,8 @@ def choose_device():  # "cuda" or "cpu"
     return "cpu"
 
 
-KEPT = {-3: 2**30, -1: -1}   # M_MMAP_THRESHOLD: blocks above have a mapping of their own; M_TRIM_THRESHOLD: free memory is handed back above it, -1 = never (mallopt(3))
+# M_MMAP_THRESHOLD: blocks above have a mapping of their own; M_TRIM_THRESHOLD: free memory is handed back above it, -1 = never (mallopt(3))
+KEPT = {-3: 2**30, -1: -1}
 
 
 def keep_memory():  # Whether it does: False without glibc

@@ -64,7 +64,8 @@ def make_callbacks(
     "All that happens beside training."
     o, keep = recipe.optim, Checkpoint(folder / "last.pt", mark)
     callbacks = [Schedule(o.schedule, o.warmup, o.cycle_epochs), ClipGrad(o.clip_norm), SkipBadLoss(checkpoint=keep), Report(folder / "last.csv"),
-                 keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision, beside=names)), *choose_average(o, folder, "auc" if score else "")]
+                 keep, Layout(o.batch), Precision(choose_precision(recipe.model, device, o.precision, beside=names)),
+                 *choose_average(o, folder, "auc" if score else "")]
     start = dict(best=0., soup=o.average_from).get(o.average, 1.)      # from where on each epoch may be kept
     if score: callbacks.append(Validate(score, max(1, epochs // 10), start))
     if o.freeze: callbacks.append(Freeze(o.freeze))
@@ -77,7 +78,9 @@ def _check_task(recipe, classes, epochs):
     "Refuse a training of no epoch, and a softmax over one class, which is always 1."
     if epochs < 1: raise KitError(f"epochs={epochs!r} is nothing to train with: give 1 or more, or None for optim.epochs")
     softmax = "soft_ce" in (recipe.loss.name, *(name for _, name, *_ in recipe.loss.then))
-    if softmax and len(classes) == 1: raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: set loss.name (and loss.then) to bce, focal_bce or ce_bce")
+    if softmax and len(classes) == 1:
+        raise KitError(f"{recipe.name} has only one class, {classes[0]}, and softmax over one class is always 1: "
+                       "set loss.name (and loss.then) to bce, focal_bce or ce_bce")
 
 
 def _check_chains(recipe, scapes, step):
@@ -85,7 +88,9 @@ def _check_chains(recipe, scapes, step):
     inputs, augment = recipe.model.inputs, recipe.augment
     check_last_mix(recipe, "sampling.labelled" if step is supervised and recipe.sampling.labelled and scapes and scapes.labels is not None else "")
     mixes, idle = late_mixes(augment), ", ".join(name for name, *_ in augment.power + augment.picture)
-    if inputs == "both" and mixes: raise KitError(f'model.inputs="both": {mixes[0]} mixes pictures of mels, but not the raw input, to which the labels would be wrong: move it to augment.wave')
+    if inputs == "both" and mixes:
+        raise KitError(f'model.inputs="both": {mixes[0]} mixes pictures of mels, but not the raw input, to which the labels would be wrong: '
+                       'move it to augment.wave')
     if inputs == "raw" and idle: print(f'model.inputs="raw" has no mel: augment.power and augment.picture do nothing ({idle})')
 
 # %% ../nbs/lib/32_training.ipynb #fe10b4c0
@@ -97,7 +102,10 @@ def as_learnt(
 
 
 def _learnt_fields(recipe, step):
-    "The fields that a training follows, as a dict; fields that other groups get in time to come leave it as it is. Students follow pseudo, too, but not how many rounds there are."
+    """The fields that a training follows, as a dict; fields that other groups get in time to come leave it as it is.
+
+    Students follow pseudo, too, but not how many rounds there are.
+    """
     rounds = {name: getattr(Pseudo(), name) for name in ("rounds", "keep", "patience")}
     learnt = as_learnt(recipe) if step is supervised else replace(as_learnt(recipe), pseudo=replace(recipe.pseudo, **rounds))
     return {name: value for name, value in asdict(learnt).items() if name not in ("about", "pretrain", "infer", "ensemble", *["pseudo"] * (step is supervised))}
@@ -123,7 +131,8 @@ def why_stopped(
 def _digest(model, clips, scapes, scores, bank=None):
     "What training starts from: weights, clips, soundscapes, soft labels, scores and sounds to add."
     soft = [scapes.labels, scapes.weights, *(np.array(s.keys, str) for s in (scapes, scapes.behind) if s)] if scapes else []
-    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft, scores.probs[np.isin(scores.keys, clips.keys)] if scores else None, bank)
+    return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft,
+                        scores.probs[np.isin(scores.keys, clips.keys)] if scores else None, bank)
 
 
 def _finished(folder, mark):
@@ -150,7 +159,8 @@ def _again(folder, recipe, data, held):
 def _tell_replaced(folder, mark):
     "Say that a finished model of other settings or data will be lost."
     if not (folder / "metrics.json").exists() or read_json(folder / "metrics.json", "run 04_train").get("mark") in (None, short_hash(mark)): return
-    print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; to keep both, give this one a name: overrides {{name: ...}}")
+    print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; "
+          "to keep both, give this one a name: overrides {name: ...}")
 
 
 def _tell_unlearnt(learn, held, classes, fold):
@@ -173,8 +183,16 @@ def _room(o):
     "Training whose batches may be too large for the GPU: that is one line, with what to set."
     try: yield
     except torch.OutOfMemoryError:
-        smaller = f"set optim.batch={o.batch // 2} and optim.accumulate={2 * o.accumulate}, which hears as many windows a step" if o.batch > 1 else "take a smaller backbone or window"
+        halves = f"set optim.batch={o.batch // 2} and optim.accumulate={2 * o.accumulate}, which hears as many windows a step"
+        smaller = halves if o.batch > 1 else "take a smaller backbone or window"
         raise KitError(f"a batch of {o.batch} windows does not fit into the GPU's memory: {smaller}, or end what else runs there") from None
+
+
+def _run_facts(learner, data, learn, fold, epochs, history):
+    "What metrics.json tells of a training, beside its mark and its scores."
+    return dict(fold=fold, deal=fold_digest(data.recordings, fold), seed=learner.seed, clips=len(learn),
+                windows=len(learner.batches) * learner.batches.size, epochs=learner.epoch, of=epochs,
+                stopped=learner.stopped, minutes=history.seconds.sum() / 60)
 
 
 def _keep(model, history, folder):
@@ -217,13 +235,13 @@ def train_run(
     else: _tell_replaced(folder, mark)
     _tell_unlearnt(learn, held, model.classes, fold)
     score, device = held_scorer(data, held, model.frontend), choose_device()
-    usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])), minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
+    usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])),
+                           minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
     learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
     learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
     with _room(recipe.optim): learner.fit(epochs)
     averaged, history = learner.averaged.eval(), pd.DataFrame(learner.history)
     _keep(averaged, history, folder)
-    facts = dict(mark=short_hash(mark), fold=fold, deal=fold_digest(data.recordings, fold), seed=seed, clips=len(learn), windows=len(batches) * batches.size, epochs=learner.epoch, of=epochs, stopped=learner.stopped)
-    keep_scores(folder, averaged, held, score, facts | dict(minutes=history.seconds.sum() / 60))
+    keep_scores(folder, averaged, held, score, dict(mark=short_hash(mark), **_run_facts(learner, data, learn, fold, epochs, history)))
     learner.call("tidy")
     return averaged.cpu(), history

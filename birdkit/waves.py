@@ -95,9 +95,12 @@ def inject_noise(
     sample,    # Sample of waveforms
     gen,       # torch.Generator
     p=.3,      # Share of the batch
-    most=.04,  # Largest RMS of the noise, full scale 1: with frontend.wave="rms" and "std", which bring clips to an RMS of 1 first, it stays 28 dB and more below the clip
+    most=.04,  # Largest RMS of the noise, full scale 1: at frontend.wave="rms" and "std", where clips have an RMS of 1, it stays 28 dB and more below the clip
 ):             # Sample
-    "White noise of a random level, whatever the clip's (noise injection; 2023 2nd, 2024 4th and 8th, 2025 7th); it is heard where frontend.wave is 'none' or 'peak'."
+    """White noise of a random level, whatever the clip's (noise injection; 2023 2nd, 2024 4th and 8th, 2025 7th).
+
+    It is heard where frontend.wave is 'none' or 'peak'.
+    """
     check_dims(sample.x, "batch samples")
     noise = torch.randn(sample.x.shape, generator=gen, device=gen.device) * uniform(gen, 0, most, len(sample.x), 1)
     return choose(coin(gen, p, len(sample.x)), replace(sample, x=sample.x + noise.to(sample.x.dtype)), sample)

@@ -1,6 +1,7 @@
 """A stand-in for a GPU, which computes on the CPU.
 
-Its tensors say that they lie on cuda. Like CUDA's they refuse to meet tensors that lie elsewhere, numbers from a CPU's generator, and numpy. Numbers are those of the CPU, so that results can be compared to the last bit.
+Its tensors say that they lie on cuda. Like CUDA's they refuse to meet tensors that lie elsewhere, numbers from a CPU's generator, and numpy.
+Numbers are those of the CPU, so that results can be compared to the last bit.
 It knows nothing of speed, streams and memory.
 """
 import threading
@@ -106,7 +107,8 @@ def to(x, *args, **options):
     return ToGpu.apply(out) if is_cuda(where) and not isinstance(out, OnGpu) else out
 
 
-INSTEAD = {torch.Tensor.cpu: to_cpu, torch.Tensor.to: to, torch.Tensor.numpy: to_numpy, torch.Tensor.tolist: plain(torch.Tensor.tolist), torch.Tensor.__repr__: plain(torch.Tensor.__repr__)}
+INSTEAD = {torch.Tensor.cpu: to_cpu, torch.Tensor.to: to, torch.Tensor.numpy: to_numpy,
+           torch.Tensor.tolist: plain(torch.Tensor.tolist), torch.Tensor.__repr__: plain(torch.Tensor.__repr__)}
 
 
 class FakeGpu(TorchFunctionMode):

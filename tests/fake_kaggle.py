@@ -10,7 +10,10 @@ kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = os.environ["FAKE_KAGGLE
 
 
 class FakeKaggle(http.server.BaseHTTPRequestHandler):
-    "Answers with fields, with a status and a message, or with a zip: by the name of what is asked, from `answers` (also functions of the fields asked), else `answer`."
+    """Answers with fields, with a status and a message, or with a zip.
+
+    By the name of what is asked, from `answers` (also functions of the fields asked), else `answer`.
+    """
     answer, answers, asked = None, {}, []
 
     def do_POST(self):

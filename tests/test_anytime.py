@@ -65,7 +65,8 @@ def kill_in(victim, folder):
 
 def run_here(call, timeout=120):
     "Run a function of this file in a process of its own."
-    return subprocess.run([sys.executable, "-c", f"import test_anytime; test_anytime.{call}"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run([sys.executable, "-c", f"import test_anytime; test_anytime.{call}"],
+                          cwd=Path(__file__).parent, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.mark.parametrize("victim, left", [("first", .1), ("second", .2), ("third", .3)])
@@ -113,7 +114,8 @@ def test_the_first_requests_of_a_process_do_not_block_each_other(tmp_path):
     import openvino as ov
     x = ov.opset13.parameter([-1, 1, 2, -1], np.float32)
     ov.save_model(ov.Model([ov.opset13.relu(x)], [x]), tmp_path / "any.xml")
-    for _ in range(4): assert run_here(f"first_requests({str(tmp_path / 'any.xml')!r})", 60).returncode == 0          # one in three hung without the request at load
+    for _ in range(4):
+        assert run_here(f"first_requests({str(tmp_path / 'any.xml')!r})", 60).returncode == 0      # one in three hung without the request at load
 
 
 class SlowMachine:
@@ -193,7 +195,9 @@ def test_a_model_left_out_of_the_plan_takes_no_memory_from_those_in_it(tmp_path,
     members = [Member(f"{kind}{i}", RECIPE if kind == "a" else other, 1., 1., tmp_path / f"{kind}{i}", 1., CLASSES) for i, kind in enumerate("abba")]
     words = ["", "", "", "left out: no time"]
     network = lambda x: (np.full((len(x), 2), .5), np.full((len(x), 3, 2), .5))
-    monkeypatch.setattr("birdkit.anytime.make_plan", lambda *given: (members, {m.name: network for m in members}, pd.DataFrame(dict(model=[m.name for m in members], plan=words, minutes=1.))))
+    monkeypatch.setattr("birdkit.anytime.make_plan",
+                        lambda *given: (members, {m.name: network for m in members},
+                                        pd.DataFrame(dict(model=[m.name for m in members], plan=words, minutes=1.))))
     room_gb = 20 * listen(np.zeros(5 * SR, "float32"), 1, other).bytes / 1e9              # for one sound of all files
     report = run_submission(comp, replace(export, members=members), files, tmp_path / "submission.csv", Clock(90), load=stub(), cache_gb=room_gb)[1]
     assert report.what.tolist() == ["heard all files"] * 4
@@ -276,7 +280,8 @@ def test_a_second_pass_that_is_cut_is_not_used_and_said_so(tmp_path):
     assert first_value(path) == .2 and sheet.heard == 40
 
 
-@pytest.mark.parametrize("minutes, seconds", [(2.2, [54, 36]), (1.75, [48, 24])])      # in the shorter time both go without overlap, so that they share their sound
+# in the shorter time both go without overlap, so that they share their sound
+@pytest.mark.parametrize("minutes, seconds", [(2.2, [54, 36]), (1.75, [48, 24])])
 def test_times_are_predicted_as_they_will_be(tmp_path, monkeypatch, minutes, seconds):
     import birdkit.hear as hear
     machine, listen = SlowMachine(first=.1, second=.2, listen=.6), hear.listen

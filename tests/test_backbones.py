@@ -12,7 +12,8 @@ from birdkit.core import KitError
 
 SIZE, CLASSES = (64, 96), 8
 LARGE = ("tf_efficientnet_b4", "tf_efficientnet_b5", "efficientnet_b4", "tf_efficientnetv2_m", "hgnetv2_b5")
-OTHERS = ("swin_tiny_patch4_window7_224", "mambaout_femto", "levit_128s", "selecsls42b")     # windows, channels last, tokens of a pyramid, a head before the last map
+# windows, channels last, tokens of a pyramid, a head before the last map
+OTHERS = ("swin_tiny_patch4_window7_224", "mambaout_femto", "levit_128s", "selecsls42b")
 ARCHS = list(dict.fromkeys(name.split(".")[0] for name in (*BACKBONES, *OTHERS)))     # weights do not change the network
 UNUSED = ("net.conv_head",)                                                           # MobileNetV3's comes after the last map
 

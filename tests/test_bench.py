@@ -55,7 +55,8 @@ def test_four_ways_say_the_same(infer, tmp_path, monkeypatch):
     assert said["a"].shape == (2, 12, 206) and min(x.std((0, 1)).mean() for x in said.values()) > .1
     assert np.abs(said["b"] - said["c"]).max() < 1e-4           # ONNX Runtime and OpenVINO
     about = {name: (x - x.mean((0, 1))).ravel() for name, x in said.items()}
-    for name in "ad": assert np.corrcoef(about[name], about["c"])[0, 1] > .4          # the public way hears each window by itself, int8 is near; windows in another order have 0
+    # the public way hears each window by itself, int8 is near; windows in another order have 0
+    for name in "ad": assert np.corrcoef(about[name], about["c"])[0, 1] > .4
 
 
 def test_table_and_ensemble(infer, tmp_path, capsys):
@@ -73,7 +74,8 @@ def test_an_interrupted_table_holds_what_was_done(infer, tmp_path, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.setattr(infer, "take_turns", turns)
     assert infer.table_of(["one", "two"], [], tmp_path, 3).iloc[0].to_dict() == {
-        "network": "one", "rounds": 1, "a, ms a file": 8, "b, ms a file": 4, "c, ms a file": 2, "d, ms a file": 1, "a / c": 4, "b / c": 2, "c / d": 2, "memory, GB": .5}
+        "network": "one", "rounds": 1, "a, ms a file": 8, "b, ms a file": 4, "c, ms a file": 2,
+        "d, ms a file": 1, "a / c": 4, "b / c": 2, "c / d": 2, "memory, GB": .5}
 
 
 def test_links_stand_for_many_files(infer, tmp_path):
@@ -127,8 +129,10 @@ def test_modes_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["modes", str(data), str(toy_export(tmp_path / "export")), "--turns", "1"])
     modes.main()
     said = capsys.readouterr().out
-    assert said.startswith("toy on 2 files of data") and [name for name in modes.MODES if f"| {name} " in said] == [name for name in modes.MODES if "dense" not in name]
-    recipe, run = Recipe("run").but({"model.backbone": "mnasnet_small", "model.weights": "none", "frontend": dict(n_mels=32, hop=1600, wave="none", scale="log"), "infer.post": []}), tmp_path / "run"
+    assert said.startswith("toy on 2 files of data")
+    assert [name for name in modes.MODES if f"| {name} " in said] == [name for name in modes.MODES if "dense" not in name]
+    recipe, run = Recipe("run").but({"model.backbone": "mnasnet_small", "model.weights": "none",
+                                     "frontend": dict(n_mels=32, hop=1600, wave="none", scale="log"), "infer.post": []}), tmp_path / "run"
     run.mkdir()
     TrainedModel(recipe, LABELS).save(run)
     export_runs({"net": run}, tmp_path / "refused", np.zeros(12 * SR, "float32"), [.1] * len(LABELS))
@@ -196,7 +200,8 @@ def test_league_judges_what_was_submitted(league, demo, tmp_path):
     before = (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns
     league.main(words)                                                       # nothing is trained twice
     assert (tmp_path / "tiny-seed0/done.json").stat().st_mtime_ns == before and (tmp_path / "league.png").exists()
-    with pytest.raises(KitError, match="tiny-seed0 was planned with other values of minutes: delete it, or give another --work"): league.main([*words, "--minutes", ".02"])
+    with pytest.raises(KitError, match="tiny-seed0 was planned with other values of minutes: delete it, or give another --work"):
+        league.main([*words, "--minutes", ".02"])
 
 
 def test_the_truth_may_stand_in_any_order(tmp_path):
@@ -210,7 +215,8 @@ def test_another_recipe_is_cleaned_by_its_own_rules(tmp_path):
     from contest import open_world
     toy_folder(tmp_path / "data", audio=True)
     whole, loud = find_recipe("tiny", {"data.clean": []}), find_recipe("tiny", {"data.clean": [["loudness", .5]]})
-    kept = lambda recipe: pd.read_csv(open_world(str(tmp_path / "data"), str(tmp_path / "work"), "rounds-seed0", recipe).space.clean / "segments.csv").keep.mean()
+    opened = lambda recipe: open_world(str(tmp_path / "data"), str(tmp_path / "work"), "rounds-seed0", recipe)
+    kept = lambda recipe: pd.read_csv(opened(recipe).space.clean / "segments.csv").keep.mean()
     assert kept(whole) == 1 and kept(loud) < 1 and kept(whole) == 1
 
 

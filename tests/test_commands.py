@@ -36,8 +36,10 @@ def test_overrides(command, option, text, says, toy, tmp_path, capsys):
     (["notebooks", "-y", "{overrides: {optim.epochs: 3}"], "-y '{overrides: {optim.epochs: 3}' is not YAML (line 1, column 30)"),
     (["notebooks", "-y", "3"], "-y '3' gives no names with values: write it such as -y '{overrides: {optim.epochs: 3}}'"),
     (["notebooks", "-p", "seed", "["], "-p seed '[' is not YAML"), (["notebooks", "-p", "seed", "x"], "parameter seed='x' is of type str, expected int"),
-    (["notebooks", "-p", "work", __file__], "cannot be written to"), (["kaggle", "build", "birdkit-train", "-p", "overrides", "{"], "-p overrides '{' is not YAML"),
-    (["costs", "--out", "/nope/x.csv"], "--out /nope/x.csv: its folder is missing"), (["costs", "--files", 0], "--files 0"), (["search", "--trials", 0], "--trials 0"),
+    (["notebooks", "-p", "work", __file__], "cannot be written to"),
+    (["kaggle", "build", "birdkit-train", "-p", "overrides", "{"], "-p overrides '{' is not YAML"),
+    (["costs", "--out", "/nope/x.csv"], "--out /nope/x.csv: its folder is missing"),
+    (["costs", "--files", 0], "--files 0"), (["search", "--trials", 0], "--trials 0"),
     (["runs", "--work", "/nope"], "/nope is not a folder"), (["detect", "/nope", "--models", "/nope", "--out", "/nope"], "/nope is missing"),
 ])
 def test_one_line(words, says, capsys):

@@ -374,7 +374,8 @@ def test_every_year_has_the_same_columns(tmp_path):
 
 def test_of_2021_and_2022_the_notebooks_are_given_a_collection(tmp_path):
     for year in (2021, 2022):
-        with pytest.raises(KitError, match="row 2: .* data_prep/past_years.py makes a folder"): Competition.find(year_folder(tmp_path / str(year), year)).recordings
+        with pytest.raises(KitError, match="row 2: .* data_prep/past_years.py makes a folder"):
+            Competition.find(year_folder(tmp_path / str(year), year)).recordings
 
 
 def test_years_are_merged(tmp_path, years, capsys):
@@ -462,7 +463,8 @@ def test_a_second_run_drops_no_recordings_of_others(tmp_path, years):
     frog = pd.DataFrame([dict(filename="newfrog/XC900.ogg", primary_label="newfrog", author="B", license="CC0", url="u")])
     tables.extend_collection(past, frog, taxa(("newfrog", "", "Rana nova", "")))
     before = table.read_text()
-    with pytest.raises(KitError, match=r"past has recordings that would be lost: 1 \(newfrog/XC900.ogg\): give another --out, or"): past_years.past_years(years, past)
+    with pytest.raises(KitError, match=r"past has recordings that would be lost: 1 \(newfrog/XC900.ogg\): give another --out, or"):
+        past_years.past_years(years, past)
     assert table.read_text() == before and "newfrog/XC900.ogg,B,CC0,u" in (past / "ATTRIBUTION.csv").read_text()
     table.unlink()
     assert len(past_years.past_years(years, past).recordings) == 7

@@ -113,7 +113,8 @@ def test_several_folders(tmp_path, models):
     (tmp_path / "in/pond").mkdir()
     sf.write(tmp_path / "in/pond/d.wav", calls(6, 32_000), 32_000)
     module.main([str(tmp_path / "in/hill"), str(tmp_path / "in/pond"), "--models", str(models), "--out", str(tmp_path / "out")])
-    assert sorted(p.relative_to(tmp_path / "out/parts").as_posix() for p in (tmp_path / "out/parts").rglob("*.npz")) == ["hill/a.wav.npz", "hill/b.flac.npz", "pond/d.wav.npz"]
+    parts = sorted(p.relative_to(tmp_path / "out/parts").as_posix() for p in (tmp_path / "out/parts").rglob("*.npz"))
+    assert parts == ["hill/a.wav.npz", "hill/b.flac.npz", "pond/d.wav.npz"]
     assert pd.read_csv(tmp_path / "out/failed.csv").empty
 
 

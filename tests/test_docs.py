@@ -69,6 +69,13 @@ def test_committed_outputs_are_clean():
     assert loud == [] and all(outputs(path) for path in (ROOT / "nbs").glob("0*.ipynb"))
 
 
+def test_code_cells_keep_to_the_length_of_lines():
+    most = int(re.search(r"^line-length = (\d+)", (ROOT / "ruff.toml").read_text(), re.M)[1])         # ruff itself sees the modules alone
+    code = [(path, line) for path in NOTEBOOKS for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+            for line in "".join(cell["source"]).splitlines()]
+    assert [f"{path.name}: {line}" for path, line in code if len(line) > most] == []
+
+
 def test_committed_outputs_have_no_progress_bars():
     bars = {path.name for path in NOTEBOOKS for out in outputs(path) if "it/s]" in "".join(out.get("text", ""))}
     assert bars == {"00_core.ipynb"}, "set BIRDKIT_QUIET in the hidden cell of imports"            # there the bar is the example

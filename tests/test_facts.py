@@ -18,8 +18,10 @@ from birdkit.students import STUDENTS
 OWN = {"base", "small", "best", "demo", "tiny", "plain"}   # Of the kit, after no system
 FEWER = {"birdclef2026_04": 0}   # Systems of which less than five facts are known beside rank and scores
 CHAINS = {"augment.wave": (WAVE, 1), "augment.power": (POWER, 1), "augment.picture": (PICTURE, 1), "data.clean": (CLEAN, 0),
-          "pseudo.labels": (LABEL_STEPS, 0), "infer.post": (POST, 0), "ensemble.post": (POST, 0)}   # Steps by name, and how many arguments stand between x and theirs
-OF_WHOLES = {"origin", "models", "backbones", "weights", "mel_weights", "kernel", "shape"}   # Keys of an ensemble that its members answer for themselves, or not at all
+          # Steps by name, and how many arguments stand between x and theirs
+          "pseudo.labels": (LABEL_STEPS, 0), "infer.post": (POST, 0), "ensemble.post": (POST, 0)}
+# Keys of an ensemble that its members answer for themselves, or not at all
+OF_WHOLES = {"origin", "models", "backbones", "weights", "mel_weights", "kernel", "shape"}
 OPTIONS = {"model.options": ("model.head", HEADS), "loss.options": ("loss.name", LOSSES), "pseudo.options": ("pseudo.how", STUDENTS)}   # Whose defaults hold
 
 

@@ -129,7 +129,8 @@ def test_an_ensemble_is_finished_without_the_specialists_that_are_left_out(tmp_p
     "The first member would learn amphibians, and there are none."
     comp, space = toy_space(tmp_path)
     changes = TINY | {"ensemble.members": [["frogs", {"data.only": ["Amphibia"]}], ["all", {}]]}
-    folds = [sys.executable, "-m", "birdkit.fleet", "folds", "--data", comp.folder, "--work", space.root, "--recipe", "tiny", "--devices", "cpu", "--overrides", json.dumps(changes)]
+    folds = [sys.executable, "-m", "birdkit.fleet", "folds", "--data", comp.folder, "--work", space.root,
+             "--recipe", "tiny", "--devices", "cpu", "--overrides", json.dumps(changes)]
     done = command(*folds)
     assert done.returncode == 0 and "1/1  tiny/fold0  cpu  finished" in done.stdout, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("tiny-frogs is left out") == 1 and list_runs(space).run.tolist() == ["tiny-all/fold0"]
@@ -140,7 +141,8 @@ def test_an_end_without_results_stops_nothing(tmp_path, capsys):
     place = Place(tmp_path, Workspace.find(tmp_path / "work"), program=(sys.executable, "-S", "-c", "pass"))
     train_all(make_runs(["tiny"], SimpleNamespace(folder=tmp_path), [0, 1]), place, ["cpu"])
     said = capsys.readouterr().out.splitlines()
-    assert [line[:15] for line in said[1:]] == ["1/2  tiny/fold0", "2/2  tiny/fold1"] and all("metrics.json is missing: train again" in line for line in said[1:])
+    assert [line[:15] for line in said[1:]] == ["1/2  tiny/fold0", "2/2  tiny/fold1"]
+    assert all("metrics.json is missing: train again" in line for line in said[1:])
 
 
 CHILDREN = """
@@ -171,7 +173,8 @@ def test_cores_are_those_that_the_process_may_use():
     assert [m.name for m in modules if "cpu_count" in m.read_text()] == ["core.py"]        # core.cores: in a batch job they are fewer than the machine's
 
 
-@pytest.mark.parametrize("words, said", [(("folds", "--devices", "cuda:7"), "device 'cuda:7' is not here"), (("train", "--recipe", "smal"), "recipe 'smal' is unknown")])
+@pytest.mark.parametrize("words, said",
+                         [(("folds", "--devices", "cuda:7"), "device 'cuda:7' is not here"), (("train", "--recipe", "smal"), "recipe 'smal' is unknown")])
 def test_mistakes_are_one_line(words, said, tmp_path):
     done = command(sys.executable, "-m", "birdkit.fleet", *words, "--data", toy_folder(tmp_path / "toy"), "--work", tmp_path / "work")
     assert done.returncode == 1 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1

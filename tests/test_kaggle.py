@@ -78,7 +78,8 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
     for wrong, told in ((dict(recipe="smal"), "recipe 'smal' is unknown; did you mean small"), (dict(fold=5), 'fold=5 does not exist: give 0 to 4, or "all"'),
                         (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch")):
         with pytest.raises(KitError, match=told): build(["birdkit-train"], tmp_path, ["birdkit-train"], wrong)
-    for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")): assert build(["birdkit-train"], tmp_path, parameters=right)
+    for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")):
+        assert build(["birdkit-train"], tmp_path, parameters=right)
     assert build(["birdkit-train", "birdkit-submit"], tmp_path, ["birdkit-submit"], dict(recipe="mine"))           # the name of an export
 
 
@@ -101,9 +102,12 @@ def test_training_on_kaggle_has_every_package(built):
 def test_names_may_stand_behind_options(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("birdkit.kaggle.build", lambda names, **options: asked.append((names, options)) or [])
-    for words in ("--owner ada --competition birdclef-2025 -p fold 2 birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels -p fold 2 --competition birdclef-2025"):
+    for words in ("--owner ada --competition birdclef-2025 -p fold 2 "
+                  "birdkit-submit birdkit-wheels", "birdkit-submit --owner ada birdkit-wheels -p fold 2 --competition birdclef-2025"):
         main(["build", *words.split()])
-    assert asked == [(["birdkit-submit", "birdkit-wheels"], dict(owner="ada", models=None, competition="birdclef-2025", after=[], attach=[], needed=["birdkit-submit", "birdkit-wheels"], parameters=dict(fold=2)))] * 2
+    assert asked == [(["birdkit-submit", "birdkit-wheels"],
+                      dict(owner="ada", models=None, competition="birdclef-2025", after=[], attach=[],
+                           needed=["birdkit-submit", "birdkit-wheels"], parameters=dict(fold=2)))] * 2
     with pytest.raises(SystemExit): main(["build", "--ownr", "ada", "birdkit-submit"])
     assert "--ownr" in capsys.readouterr().err
 
@@ -138,7 +142,8 @@ def test_what_was_named_must_be_built(tmp_path, monkeypatch, capsys):
     for name in KERNELS: monkeypatch.delitem(FILL, name)
     main(["build"])
     assert "birdkit-models: left out, no exported models" in capsys.readouterr().out
-    for words, told in ((["--competition", "Bird CLEF"], "'Bird CLEF' is no competition's slug"), (["--attach", "BirdCLEF"], "'BirdCLEF' is no competition's slug"),
+    for words, told in ((["--competition", "Bird CLEF"], "'Bird CLEF' is no competition's slug"),
+                        (["--attach", "BirdCLEF"], "'BirdCLEF' is no competition's slug"),
                         (["--owner", "Me Me"], "--owner 'Me Me' is no Kaggle name"), (["--after", "mine"], "'mine' is not owner/slug")):
         with pytest.raises(SystemExit, match=told): main(["build", "birdkit-demo", *words])
 
@@ -210,7 +215,8 @@ def ask_client(upload):
     "What Kaggle's client would send; it logs in when imported, so it gets a process of its own, a name that is nobody's and a home without a login."
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KAGGLE_")} | dict(KAGGLE_USERNAME="ada", KAGGLE_KEY="none")
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run([sys.executable, "-c", CLIENT, upload.kind, str(upload.folder)], capture_output=True, text=True, env=environment | dict(HOME=home), timeout=120)
+        done = subprocess.run([sys.executable, "-c", CLIENT, upload.kind, str(upload.folder)],
+                              capture_output=True, text=True, env=environment | dict(HOME=home), timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     *warnings, last = done.stdout.splitlines()
     return warnings, json.loads(last)
@@ -246,7 +252,8 @@ def test_a_push_keeps_what_is_attached(tmp_path, kaggle_server, monkeypatch):
     copy(ROOT / "settings.ini", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
-    kaggle_server.answers |= dict(IntrospectToken=dict(active=True, username="ada"), SaveKernel=dict(ref="/ada/birdkit-train", url="https://www.kaggle.com/ada/birdkit-train", versionNumber=2))
+    kaggle_server.answers |= dict(IntrospectToken=dict(active=True, username="ada"),
+                                  SaveKernel=dict(ref="/ada/birdkit-train", url="https://www.kaggle.com/ada/birdkit-train", versionNumber=2))
     main("push birdkit-train -p fold 1 --after ada/birdkit-train --attach grace/bird-weights --attach birdclef-2025".split())
     sent = json.loads(next(body for path, body in kaggle_server.asked if path.endswith("SaveKernel")))
     assert sent["kernelDataSources"] == ["ada/birdkit-train"] and sent["datasetDataSources"] == ["ada/birdkit-wheels", "grace/bird-weights"]
@@ -274,6 +281,7 @@ def test_kaggles_client_pushes_all_of_it(built, kaggle_server, monkeypatch):
         assert "version is being created" in push_upload(built[name])
     assert push_upload(built["birdkit-submit"]).startswith("Kernel version 1 successfully pushed")
     asked = [path.rpartition("/")[2] for path, _ in kaggle_server.asked]
-    assert [n for n in asked if n.startswith(("Create", "Save")) or n == "GetDataset"] == ["CreateDataset", "GetDataset", "CreateDatasetVersion", "GetDataset"] * 2 + ["SaveKernel"]
+    calls = [n for n in asked if n.startswith(("Create", "Save")) or n == "GetDataset"]
+    assert calls == ["CreateDataset", "GetDataset", "CreateDatasetVersion", "GetDataset"] * 2 + ["SaveKernel"]
     sent = [json.loads(body)["name"] for path, body in kaggle_server.asked if path.endswith("StartBlobUpload")]
     assert {"manifest.json", "train_audio.zip", "train.csv"} <= set(sent) and len(sent) == asked.count("blob")

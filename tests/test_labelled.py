@@ -29,7 +29,10 @@ def name(site, i): return f"BC2026_Train_000{i}_{site}_20250606_03000{i}.ogg"
 
 
 def world(folder, labelled=True):
-    "Three sites with two labelled soundscapes of 10 s each, the first class in those of two sites and in no clip; two soundscapes nobody labelled; space, data and clips."
+    """Three sites with two labelled soundscapes of 10 s each, the first class in those of two sites and in no clip; space, data and clips.
+
+    Beside them two soundscapes nobody labelled.
+    """
     comp, rng, t = tones(folder / "toy"), np.random.default_rng(0), np.arange(10 * SR) / SR
     for path in (comp / "train_soundscapes").iterdir(): path.unlink()
     table = pd.read_csv(comp / "train.csv", dtype=str)
@@ -44,7 +47,8 @@ def world(folder, labelled=True):
     if labelled: pd.DataFrame(2 * rows, columns=["filename", "start", "end", "primary_label"]).to_csv(comp / "train_soundscapes_labels.csv", index=False)
     space = Workspace.find(folder / "work")
     data = prepare(Competition.find(str(comp)), space, RECIPE.data)
-    write_table(space.clean / "segments.csv", pd.DataFrame({"recording": data.recordings.recording, "start_s": 0., "end_s": data.recordings.duration_s, "keep": True}))
+    write_table(space.clean / "segments.csv",
+                pd.DataFrame({"recording": data.recordings.recording, "start_s": 0., "end_s": data.recordings.duration_s, "keep": True}))
     write_table(space.clean / "weights.csv", pd.DataFrame({"recording": data.recordings.recording, "weight": 1.}))
     return space, data, cleaned_clips(data, space, RECIPE)
 
@@ -67,7 +71,8 @@ def test_the_kits_recipes_learn_classes_without_a_clip(tmp_path, heard, recipe):
     assert torch.cat(heard["targets"])[:, data.classes.index(CICADA)].max() == 1
     loudest = lambda waves: np.abs(np.fft.rfft(waves.numpy())).max(1)
     behind = torch.cat([b.behind for b in heard["batches"]])                 # backgrounds as ever, of soundscapes that nobody labelled
-    assert len(behind) == sum(len(b.wave) for b in heard["batches"]) and loudest(behind).max() < loudest(torch.cat([b.scape for b in heard["batches"]])).max() / 10
+    assert len(behind) == sum(len(b.wave) for b in heard["batches"])
+    assert loudest(behind).max() < loudest(torch.cat([b.scape for b in heard["batches"]])).max() / 10
 
 
 def test_without_labelled_soundscapes_nothing_changes(tmp_path, heard):
@@ -89,7 +94,8 @@ def test_classes_without_a_clip_are_named(tmp_path, capsys):
 def given_scapes(monkeypatch, module):
     "The soundscapes that each training of a module is given."
     given, train = [], module.train_run
-    monkeypatch.setattr(module, "train_run", lambda model, data, clips, folder, fold, step, scapes, *more, **options: given.append(scapes) or train(model, data, clips, folder, fold, step, scapes, *more, **options))
+    monkeypatch.setattr(module, "train_run", lambda model, data, clips, folder, fold, step, scapes, *more, **options: given.append(scapes)
+                        or train(model, data, clips, folder, fold, step, scapes, *more, **options))
     return given
 
 

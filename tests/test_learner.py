@@ -24,7 +24,8 @@ TARGETS = np.eye(3, dtype="float32")[np.arange(12) % 3]
 LAST = "head.attend.classify.weight"
 WAYS = dict(
     bf16=dict(precision="bf16"), swa=dict(average="swa", average_from=0., schedule="one_cycle"), soup=dict(average="soup", average_from=0., name="radam"),
-    best=dict(average="best", schedule="restarts", cycle_epochs=1), last=dict(average="last", accumulate=2, clip_norm=0.), frozen=dict(freeze=1., schedule="flat"),
+    best=dict(average="best", schedule="restarts", cycle_epochs=1),
+    last=dict(average="last", accumulate=2, clip_norm=0.), frozen=dict(freeze=1., schedule="flat"),
     slow=dict(layer_decay=.8, name="adam", weight_decay=0.))
 
 
@@ -80,7 +81,9 @@ def plain(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp("plain"))[0].state_dict()[LAST]
 
 
-@pytest.mark.parametrize("setting", [dict(freeze=1.), dict(layer_decay=.8), dict(accumulate=2), dict(clip_norm=.01), dict(weight_decay=0.), dict(schedule="flat"), dict(name="radam"), dict(warmup=.5), dict(precision="bf16")],
+@pytest.mark.parametrize("setting",
+                         [dict(freeze=1.), dict(layer_decay=.8), dict(accumulate=2), dict(clip_norm=.01), dict(weight_decay=0.),
+                          dict(schedule="flat"), dict(name="radam"), dict(warmup=.5), dict(precision="bf16")],
                          ids=lambda setting: next(iter(setting)))
 def test_each_setting_changes_what_is_learnt(setting, plain, data, tmp_path):
     assert not torch.equal(train(data, tmp_path, **setting)[0].state_dict()[LAST], plain)

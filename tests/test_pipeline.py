@@ -29,13 +29,16 @@ def test_the_command_tells_path_score_and_times(pipeline):
     assert f"submission: {pipeline['work'] / 'submission.csv'}" in text
     assert f"macro ROC-AUC against test_soundscapes_truth.csv: {pipeline['report']['auc']:.4f}" in text
     assert all(any(line.startswith(name) and line.endswith(" s") for line in text.splitlines()) for name in (*PIPELINE, "all"))
-    assert text.index("01_prepare") < text.index("Next: 02_clean.") < text.index("02_clean   ") and "files kept the prior" in text      # verdicts, each below its seconds
+    # verdicts, each below its seconds
+    assert text.index("01_prepare") < text.index("Next: 02_clean.") < text.index("02_clean   ") and "files kept the prior" in text
 
 
 def test_each_notebook_leaves_its_part(pipeline):
     work = pipeline["work"]
-    left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/flaws.csv", "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
-            "pretrained/tiny/backbone.pt", "pretrained/tiny/notes.txt", "runs/tiny/fold0/weights.pt", "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
+    left = ["prepared/recordings.csv", "prepared/bad_files.csv", "prepared/flaws.csv",
+            "prepared/store/index.csv", "clean/segments.csv", "clean/weights.csv", "clean/review.html",
+            "pretrained/tiny/backbone.pt", "pretrained/tiny/notes.txt", "runs/tiny/fold0/weights.pt",
+            "runs/tiny/fold0/recipe.json", "runs/tiny/fold0/history.csv",
             "runs/tiny/fold0/oof.csv", "runs/tiny/fold0/metrics.json", "pseudo/tiny/round1/soundscapes.npz", "runs/tiny-r1/all/weights.pt",
             "export/tiny/manifest.json", "export/tiny/MODEL_CARD.md", "submission.csv", *(f"notebooks/{n}.ipynb" for n in PIPELINE)]
     assert [f for f in left if not (work / f).exists()] == []
@@ -96,11 +99,13 @@ def test_mistakes_are_one_line(pipeline, demo, more, told):
     done = papermill(*_train(pipeline, demo), *more)
     lines = [line for line in done.stderr.splitlines() if line.startswith("KitError: ")]
     assert done.returncode == 1 and len(lines) == 1 and told in lines[0], done.stderr
-    for papermills in ("PapermillExecutionError", "Exception encountered at"): assert papermills not in done.stderr, done.stderr     # a closing kernel's sockets may log a traceback of their own
+    # a closing kernel's sockets may log a traceback of their own
+    for papermills in ("PapermillExecutionError", "Exception encountered at"): assert papermills not in done.stderr, done.stderr
 
 
 def test_another_recipes_checkpoint_is_refused(pipeline, demo):
-    done = papermill("nbs/05_distill.ipynb", "-p", "recipe", "tiny", "-p", "data", demo, "-p", "work", pipeline["work"], "-y", "{overrides: {frontend.n_mels: 48}}")
+    done = papermill("nbs/05_distill.ipynb", "-p", "recipe", "tiny", "-p", "data", demo,
+                     "-p", "work", pipeline["work"], "-y", "{overrides: {frontend.n_mels: 48}}")
     assert done.returncode == 1 and "was trained with another frontend, backbone or head than recipe 'tiny'" in done.stderr
 
 
@@ -124,7 +129,8 @@ def test_the_same_seed_gives_the_same_result(pipeline, demo, tmp_path):
     space, recipe = Workspace.find(pipeline["work"]), find_recipe("tiny", {"name": "other", "model.backbone": "mobilenetv3_small_050", "model.weights": "none"})
     data = Prepared.load(space.prepared, Competition.find(str(demo)).folder)
     clips = cleaned_clips(data, space, recipe)
-    one, two, other = (train_fold(data, clips, Workspace.find(tmp_path / name), recipe, 0, seed=seed)[0].state_dict() for name, seed in (("one", 0), ("two", 0), ("other", 1)))
+    one, two, other = (train_fold(data, clips, Workspace.find(tmp_path / name), recipe, 0, seed=seed)[0].state_dict()
+                       for name, seed in (("one", 0), ("two", 0), ("other", 1)))
     assert all((one[k] == two[k]).all() for k in one) and not any((one[k] == other[k]).all() for k in one if one[k].ndim > 1)
 
 
@@ -133,8 +139,10 @@ def verdict(name, known):
 
 
 def test_verdicts_count_what_a_person_said_of_recordings_that_are_there(capsys):
-    review = pd.DataFrame([("a", "", 1., ""), ("b", "drop", 1., ""), ("c", "", .5, ""), ("e", "", 0., ""), ("d", "", 1., "1-2"), ("gone", "drop", 1., "")], columns=["recording", "verdict", "weight", "drop_s"])
-    verdict("02_clean", dict(review=review, recordings=pd.DataFrame(dict(recording=list("abcde"), duration_s=10.)), dropped=pd.DataFrame(dict(recording=["b"], seconds=[10.])), count=count))
+    review = pd.DataFrame([("a", "", 1., ""), ("b", "drop", 1., ""), ("c", "", .5, ""), ("e", "", 0., ""), ("d", "", 1., "1-2"), ("gone", "drop", 1., "")],
+                          columns=["recording", "verdict", "weight", "drop_s"])
+    verdict("02_clean", dict(review=review, recordings=pd.DataFrame(dict(recording=list("abcde"), duration_s=10.)),
+                             dropped=pd.DataFrame(dict(recording=["b"], seconds=[10.])), count=count))
     assert "10 s of 50 s are dropped, in 1 of 5 recordings; 4 verdicts of a person" in capsys.readouterr().out
 
 
@@ -150,13 +158,16 @@ def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path)
 def test_notebooks_have_parameters_and_no_functions():
     from nbdev.frontmatter import _md2dict
     shared = {"data", "work", "recipe", "overrides", "seed"}
-    extra = {"02_clean": {"scores"}, "03_pretrain": {"past", "minutes"}, "04_train": {"fold", "minutes"}, "05_distill": {"rounds", "minutes"}, "06_infer": {"models", "soundscapes", "budget_min"}}
+    extra = {"02_clean": {"scores"}, "03_pretrain": {"past", "minutes"}, "04_train": {"fold", "minutes"},
+             "05_distill": {"rounds", "minutes"}, "06_infer": {"models", "soundscapes", "budget_min"}}
     for name in PIPELINE:
         path = ROOT / f"nbs/{name}.ipynb"
         assert set(notebook_parameters(path)) == shared | extra.get(name, set())
         title = "".join(json.loads(path.read_text())["cells"][0]["source"])
-        assert _md2dict(title)["skip_exec"] is True and "skip_exec" not in re.sub(r"<!--.*?-->", "", title, flags=re.S)       # nbdev reads it, the page does not show it
+        # nbdev reads it, the page does not show it
+        assert _md2dict(title)["skip_exec"] is True and "skip_exec" not in re.sub(r"<!--.*?-->", "", title, flags=re.S)
         code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
         assert not re.search(r"^\s*(def|class) ", code, re.M)
         checks = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "check_parameters"]
-        assert [[k.arg for k in n.keywords] for n in checks] == [list(notebook_parameters(path))]                # a parameter that is not checked would be ignored
+        # a parameter that is not checked would be ignored
+        assert [[k.arg for k in n.keywords] for n in checks] == [list(notebook_parameters(path))]

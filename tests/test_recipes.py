@@ -67,7 +67,8 @@ def worlds(names):
     return [pytest.param(2026 if "2026" in name else 2025, name, id=name) for name in names]
 
 
-@pytest.mark.parametrize(("world", "name"), worlds([*sorted(all_recipes()), "birdclef2025_01-frogs"]), indirect=["world"])      # the last one is a specialist alone
+# the last one is a specialist alone
+@pytest.mark.parametrize(("world", "name"), worlds([*sorted(all_recipes()), "birdclef2025_01-frogs"]), indirect=["world"])
 def test_recipe_goes_from_clips_to_submission(name, world, tmp_path):
     comp, made, data = world
     space, config = Workspace.find(tmp_path / "work"), shrunk(name)                     # no run of another recipe is found in it
@@ -81,12 +82,14 @@ def test_recipe_goes_from_clips_to_submission(name, world, tmp_path):
         assert models[1] != models[0]
     networks, weights = final_models(models, members)
     clips = cleaned_clips(data, space, config)
-    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), "", weights, config.ensemble.blend, config.ensemble.post, blend_options(config), validation=judging_windows(data, clips))
+    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), "", weights,
+                           config.ensemble.blend, config.ensemble.post, blend_options(config), validation=judging_windows(data, clips))
     assert max(m["parity"] for m in manifest["models"]) < 1e-4 and any("int8" in m for m in manifest["models"]) == (name == QUANTISED)
     sheet, report = run_submission(comp, load_export(tmp_path / "export"), comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp))
     table = pd.read_csv(tmp_path / "submission.csv")
     assert check_submission(table, find_sample(comp), row_ids=[i for f in comp.test_files for i in row_ids(f.stem, comp.rows(f))]) == []
-    assert set(report.model) == {name for name, weight in weights.items() if weight} and (report.what == "heard all files").all() and table.iloc[:, 1:].std().max() > 0
+    assert set(report.model) == {name for name, weight in weights.items() if weight}
+    assert (report.what == "heard all files").all() and table.iloc[:, 1:].std().max() > 0
 
 
 @pytest.mark.parametrize("name", sorted(all_recipes()))
@@ -111,7 +114,8 @@ def test_the_table_has_every_rank():
     table = list_recipes().set_index("recipe")
     for year, ranks in ((2024, 10), (2025, 14), (2026, 5)):
         assert [f"birdclef{year}_{r:02}" in table.index for r in range(1, ranks + 1)] == [True] * ranks
-    assert {"base", "small", "best", "tiny", "public2025_nfnet", "public2025_seresnext", "public2025_blend", "public2025_final", "course2024"} <= set(table.index)
+    assert {"base", "small", "best", "tiny", "public2025_nfnet", "public2025_seresnext",
+            "public2025_blend", "public2025_final", "course2024"} <= set(table.index)
     assert (table.models > 0).all()
 
 

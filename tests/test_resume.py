@@ -107,7 +107,8 @@ def test_a_finished_run_is_scored_on_the_clips_that_are_held_out_now(pipeline, d
     for name in ("clean", "pretrained/tiny", "runs/tiny/fold0"): shutil.copytree(pipeline["work"] / name, tmp_path / name)
     run, segments = tmp_path / "runs/tiny/fold0", read_table(tmp_path / "clean/segments.csv", "", keep_default_na=False)
     held, weights = read_table(run / "oof.csv", "").recording, (run / "weights.pt").read_bytes()
-    write_table(tmp_path / "clean/segments.csv", segments.assign(keep=segments.keep & (segments.recording != held[1])))        # as after a look at the first run's scores
+    write_table(tmp_path / "clean/segments.csv",
+                segments.assign(keep=segments.keep & (segments.recording != held[1])))      # as after a look at the first run's scores
     done = papermill("nbs/04_train.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny")
     assert done.returncode == 0, done.stderr[-2000:]
     said = (tmp_path / "out.ipynb").read_text()
@@ -133,7 +134,8 @@ def test_a_member_that_was_not_trained_to_its_end_is_left_out(pipeline, demo, tm
     for member in "ab": shutil.copytree(pipeline["work"] / "runs/tiny/fold0", tmp_path / f"runs/tiny-{member}/fold0")
     stopped = tmp_path / "runs/tiny-b/fold0/metrics.json"
     write_json(stopped, read_json(stopped, "") | dict(epochs=0, of=4, stopped="time is up after 3% of the training"))
-    done = papermill("nbs/05_distill.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny", "-p", "rounds", "0", "-y", "{overrides: {ensemble.members: [[a, {}], [b, {}], [c, {}]]}}")
+    done = papermill("nbs/05_distill.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe",
+                     "tiny", "-p", "rounds", "0", "-y", "{overrides: {ensemble.members: [[a, {}], [b, {}], [c, {}]]}}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert [m["name"] for m in read_json(tmp_path / "export/tiny/manifest.json", "")["models"]] == ["tiny-a-fold0"]
     said = (tmp_path / "out.ipynb").read_text()
@@ -141,9 +143,11 @@ def test_a_member_that_was_not_trained_to_its_end_is_left_out(pipeline, demo, tm
 
 
 def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path):
-    place, command = tmp_path / "pretrained/tiny", ["nbs/03_pretrain.ipynb", tmp_path / "out.ipynb", "-p", "data", demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
+    place, command = tmp_path / "pretrained/tiny", ["nbs/03_pretrain.ipynb", tmp_path / "out.ipynb", "-p", "data",
+                                                    demo, "-p", "work", tmp_path, "-p", "recipe", "tiny"]
     settings = '{overrides: {model.backbone: mobilenetv3_small_050, model.weights: "none", pretrain.epochs: EPOCHS}}'
-    cases = ((2, ["-p", "minutes", "0.0001"], 0, "run the same again to go on"), (2, [], 2, "going on after epoch 0 and 1 batches"), (2, [], 2, "is trained already"),
+    cases = ((2, ["-p", "minutes", "0.0001"], 0, "run the same again to go on"),
+             (2, [], 2, "going on after epoch 0 and 1 batches"), (2, [], 2, "is trained already"),
              (1, [], 1, "was made with other settings or data: deleting it and training again"))
     for wanted, limit, epochs, said in cases:
         done = papermill(*command, *limit, "-y", settings.replace("EPOCHS", str(wanted)))

@@ -14,7 +14,8 @@ from birdkit.review import apply_review, clip_weights, read_review, review_sheet
 WILD = 'train_audio/wren/a, "b" </script>.ogg'
 DOG, OWL, LATE = "train_audio/47144/1.ogg", "train_audio/owl/2.ogg", "train_audio/owl/3.ogg"
 ORDER = [DOG, WILD, OWL, LATE]                # On the page: the rarest class first, then by label; #clip-1 to #clip-4
-RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"], duration_s=[4., 4., 2., 3.], rms_db=[-13.5, -16.5, -13.5, -20.25],
+RECORDINGS = pd.DataFrame(dict(recording=[OWL, LATE, DOG, WILD], primary_label=["owl", "owl", "47144", "wren"],
+                               duration_s=[4., 4., 2., 3.], rms_db=[-13.5, -16.5, -13.5, -20.25],
                                rating=[4.5, 0, np.nan, 3], common_name=["Tawny Owl", "Tawny Owl", None, "Wren"],
                                scientific_name=["Strix aluco", "Strix aluco", None, None]))
 SEGMENTS = pd.DataFrame([[OWL, 0., 1., False, "speech"], [OWL, 1., 4., True, ""], [LATE, 0., 4., True, ""], [DOG, 0., 2., False, "duplicate of x, y"],

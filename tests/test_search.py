@@ -132,7 +132,8 @@ def test_two_real_trials_from_the_command_line(tmp_path, capsys):
 def test_fold_and_seed_reach_the_trainings(tmp_path, monkeypatch):
     where, asked = toy_workspace(tmp_path), []
     monkeypatch.setattr("birdkit.search.fold_trainer", lambda data, place, fold, seed, scenes: asked.append((fold, seed)))
-    monkeypatch.setattr("birdkit.search.search", lambda study, train, recipe, space, folder, *rest: asked.append((study.user_attrs["seed"], folder.name, *rest)) or {})
+    monkeypatch.setattr("birdkit.search.search",
+                        lambda study, train, recipe, space, folder, *rest: asked.append((study.user_attrs["seed"], folder.name, *rest)) or {})
     monkeypatch.setattr("birdkit.search.study_table", lambda study: pd.DataFrame(columns=["trial", "state", "auc"]))
     assert command(*where, "--recipe", "tiny", "--fold", 1, "--seed", 3, "--trials", 4, "--minutes", 9) is None
     assert asked == [(1, 3), (3, "tiny-fold1", 4, 9.)]

@@ -218,7 +218,8 @@ def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
     assert store.index.rms_db.notna().all()                                # also measured
     before = lines(tmp_path / "store")
     build()
-    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because they did not fit: free some space")
+    assert capsys.readouterr().out.startswith(f"{sum(shard < 0 for shard, _ in before.values())} of 6 recordings are read from their own files because they "
+                                              "did not fit: free some space")
     assert lines(tmp_path / "store") == before                             # what is done stays
 
 

@@ -102,7 +102,8 @@ def test_partner_learns_too(changes, tmp_path):
 
 
 def test_precision_suits_the_partner_too(tmp_path):
-    with pytest.raises(KitError, match="optim.precision='fp16' is too narrow for eca_nfnet_l0"): fit("mutual", tmp_path, [["backbone", "eca_nfnet_l0"]], {"optim.precision": "fp16"})
+    with pytest.raises(KitError, match="optim.precision='fp16' is too narrow for eca_nfnet_l0"):
+        fit("mutual", tmp_path, [["backbone", "eca_nfnet_l0"]], {"optim.precision": "fp16"})
 
 
 def test_trained_twice_alike(tmp_path):

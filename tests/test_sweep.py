@@ -76,7 +76,8 @@ def test_a_lost_worker_loses_no_run(tmp_path, machine):
 
 def test_a_real_training(tmp_path):
     comp, space = toy_space(tmp_path)
-    words = [sys.executable, "-m", "birdkit.sweep", "--data", comp.folder, "--work", space.root, "--recipes", "tiny", "--folds", 0, "--seeds", 1, "--devices", "cpu", "--overrides", json.dumps(TINY)]
+    words = [sys.executable, "-m", "birdkit.sweep", "--data", comp.folder, "--work", space.root,
+             "--recipes", "tiny", "--folds", 0, "--seeds", 1, "--devices", "cpu", "--overrides", json.dumps(TINY)]
     done = command(*words)
     assert done.returncode == 0 and "tiny-s1/fold0  done" in done.stdout, done.stdout + done.stderr[-3000:]
     assert list_runs(space).run.tolist() == ["tiny-s1/fold0"]
@@ -101,6 +102,8 @@ def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
 
 def test_no_scheduler_is_told(tmp_path):
     comp, space = toy_space(tmp_path)
-    done = command(sys.executable, "-c", "import birdkit.sweep as s; from functools import partial; c = s.distributed().Client; s.distributed().Client = lambda a, timeout: c(a, timeout=1); s.main()",
+    brief = ("import birdkit.sweep as s; from functools import partial; c = s.distributed().Client; "
+             "s.distributed().Client = lambda a, timeout: c(a, timeout=1); s.main()")
+    done = command(sys.executable, "-c", brief,
                    "--data", comp.folder, "--work", space.root, "--recipes", "tiny", "--scheduler", "tcp://127.0.0.1:9")
     assert done.returncode == 1 and "no Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr

@@ -89,8 +89,10 @@ def tones(path, per_class=5, seconds=6, seed=0, year=2025):
         for i in range(per_class):
             x = .2 * np.sin(2 * np.pi * (1200 + 1500 * k) * t) * (np.sin(2 * np.pi * (1 + i / 5) * t) > 0) + rng.normal(0, .02, len(t))
             write_ogg(path / f"train_audio/{label}/XC{10 * k + i}.ogg", x.astype("float32"))
-    rows = [dict(primary_label=c, secondary_labels="[]", filename=f"{c}/XC{10 * k + i}.ogg", collection="XC", rating=4., url=f"https://x/{k}-{i}", author=f"P{i}", license="cc0",
-                 latitude=4.5, longitude=-74., type="", scientific_name=NAMES[c][0], common_name=NAMES[c][1]) for k, c in enumerate(LABELS) for i in range(per_class)]
+    rows = [dict(primary_label=c, secondary_labels="[]", filename=f"{c}/XC{10 * k + i}.ogg",
+                 collection="XC", rating=4., url=f"https://x/{k}-{i}", author=f"P{i}", license="cc0",
+                 latitude=4.5, longitude=-74., type="", scientific_name=NAMES[c][0], common_name=NAMES[c][1])
+            for k, c in enumerate(LABELS) for i in range(per_class)]
     pd.DataFrame(rows).to_csv(path / "train.csv", index=False)
     taxa = [(c, i, *NAMES[c][:2], kind) for i, (c, kind) in enumerate(zip(LABELS, ("Insecta", "Mammalia", "Amphibia", "Aves")))]
     pd.DataFrame(taxa, columns=["primary_label", "inat_taxon_id", "scientific_name", "common_name", "class_name"]).to_csv(path / "taxonomy.csv", index=False)

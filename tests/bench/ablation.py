@@ -44,7 +44,8 @@ def choose(
 def options(parser):
     "What is taken out of what."
     parser.add_argument("--recipe", default="best", help="default %(default)s")
-    parser.add_argument("--without", nargs="+", choices=WITHOUT, default=list(WITHOUT), metavar="NAME", help="techniques to take out: %(choices)s (default: all)")
+    parser.add_argument("--without", nargs="+", choices=WITHOUT, default=list(WITHOUT),
+                        metavar="NAME", help="techniques to take out: %(choices)s (default: all)")
 
 
 def main(

@@ -62,7 +62,8 @@ def public_way(model, files):
     mel = model.recipe.frontend
 
     def picture(wave):
-        power = librosa.feature.melspectrogram(y=wave, sr=SR, n_fft=mel.n_fft, hop_length=mel.hop, n_mels=mel.n_mels, fmin=mel.fmin_hz, fmax=mel.fmax_hz, pad_mode="constant")
+        power = librosa.feature.melspectrogram(y=wave, sr=SR, n_fft=mel.n_fft, hop_length=mel.hop, n_mels=mel.n_mels,
+                                               fmin=mel.fmin_hz, fmax=mel.fmax_hz, pad_mode="constant")
         return scale_picture(log_mel(power[:, :mel.frames(5)], mel, np), mel, np)[None, None]
 
     def one(path):
@@ -121,7 +122,8 @@ def take_turns(net, files, folder, rounds):
 def _line(net, turns):
     "Medians of one network."
     ms = {name: statistics.median(t[name] for t in turns) for name in "abcd"}
-    return {"network": net, "rounds": len(turns), **{f"{k}, ms a file": v for k, v in ms.items()}, "a / c": ms["a"] / ms["c"], "b / c": ms["b"] / ms["c"], "c / d": ms["c"] / ms["d"],
+    return {"network": net, "rounds": len(turns), **{f"{k}, ms a file": v for k, v in ms.items()},
+            "a / c": ms["a"] / ms["c"], "b / c": ms["b"] / ms["c"], "c / d": ms["c"] / ms["d"],
             "memory, GB": turns[-1]["memory"]}
 
 
@@ -136,7 +138,10 @@ def table_of(nets, files, folder, rounds):
 
 
 def floor_s(paths, files, recipe, cores):
-    "Decode and mel of a file on one core, bare OpenVINO requests of a file on each core at once: summed, divided by the cores. The mel counts once, since the models share it."
+    """Decode and mel of a file on one core, bare OpenVINO requests of a file on each core at once: summed, divided by the cores.
+
+    The mel counts once, since the models share it.
+    """
     import openvino as ov
     config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores}
     requests = [[net.create_infer_request() for _ in range(cores)] for net in (ov.Core().compile_model(str(p), "CPU", config) for p in paths)]
@@ -176,12 +181,16 @@ def ensemble(count, files, folder, cores=2, net="tf_efficientnet_b0"):
     floors.append(floor_s([m.path for m in export.members], files, export.members[0].recipe, cores))
     print(report.round(2).to_string(index=False))
     for when, floor in zip(("before", "after"), floors):
-        print(f"floor {when} it {sum(floor.values()):.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in floor.items())}): the run took {wall / sum(floor.values()) - 1:+.0%}")
-    print(f"wall {wall:.1f} s, of which passes {report.seconds.sum():.1f} s; passes predicted {report.predicted_s.sum():.1f} s, {report.predicted_s.sum() / report.seconds.sum() - 1:+.0%}")
+        print(f"floor {when} it {sum(floor.values()):.1f} s ({', '.join(f'{k} {v:.1f}' for k, v in floor.items())}): "
+              f"the run took {wall / sum(floor.values()) - 1:+.0%}")
+    print(f"wall {wall:.1f} s, of which passes {report.seconds.sum():.1f} s; passes predicted {report.predicted_s.sum():.1f} s, "
+          f"{report.predicted_s.sum() / report.seconds.sum() - 1:+.0%}")
     first = wall - report.seconds.sum() + report.seconds[0]
     one, more = 700 / len(files) * report.seconds[0], 700 / len(files) * report.seconds[1:].mean()
-    print(f"a submission with the first model after {first:.0f} s for {len(files)} files; 700 files: {one:.0f} s the first pass, {more:.0f} s each further one; "
-          f"{1 + int((90 * 60 - 60 - one) // more)} passes fit into 90 minutes; largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    print(f"a submission with the first model after {first:.0f} s for {len(files)} files; 700 files: "
+          f"{one:.0f} s the first pass, {more:.0f} s each further one; "
+          f"{1 + int((90 * 60 - 60 - one) // more)} passes fit into 90 minutes; "
+          f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 def long_run(count, folder):
@@ -191,7 +200,8 @@ def long_run(count, folder):
     runs = {f"small-{k}": _saved(model, folder / f"run{k}") for k in range(2)}
     export_runs(runs, folder / "export", decode(files[0]).samples, np.full(182, 1 / 182))
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    sheet, report = run_submission(_competition(load_export(folder / "export").classes, rows), load_export(folder / "export"), files, folder / "submission.csv", Clock(90))
+    sheet, report = run_submission(_competition(load_export(folder / "export").classes, rows),
+                                   load_export(folder / "export"), files, folder / "submission.csv", Clock(90))
     print(report.round(2).to_string(index=False))
     print(f"{count} files of 4 minutes, {len(sheet.ids)} rows in {(time.perf_counter() - begin) / 60:.1f} min; "
           f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB, {before:.1f} GB of it before the run (training libraries)")

@@ -2,9 +2,10 @@
 
     python tests/bench/ladder.py --data DATA --work FOLDER [--past FOLDER] [--seeds 3] [--rounds 3]
 
-For each seed: supervised; the same after pretraining on other species, where --past is given; rounds of the noisy student, each taught by the one before; self-distillation of a
-model with a fold held out; a soup of the last epochs. Each step is scored by macro ROC-AUC on the soundscapes whose truth is known, on which nothing is trained. One process for
-each core; what is trained already stays, so that a stopped ladder goes on. Prints mean and spread over the seeds, and writes <work>/ladder.csv and ladder.png.
+For each seed: supervised; the same after pretraining on other species, where --past is given; rounds of the noisy student, each taught by the one before;
+self-distillation of a model with a fold held out; a soup of the last epochs. Each step is scored by macro ROC-AUC on the soundscapes whose truth is known,
+on which nothing is trained. One process for each core; what is trained already stays, so that a stopped ladder goes on.
+Prints mean and spread over the seeds, and writes <work>/ladder.csv and ladder.png.
 """
 import argparse, sys, time
 from pathlib import Path

@@ -2,11 +2,14 @@
 
     python tests/bench/league.py --data DATA --work FOLDER [--minutes 16] [--seeds 1] [--systems NAME ...]
 
-A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the precision (EQUAL), and the minutes that one
-core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched or shortened by one factor (restarts by whole cycles). All compute in bfloat16 where the machine multiplies in it, else in float32. All else is as the recipe says.
-Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over. One process for each core; what is
-trained already stays, so that a stopped league goes on; a folder with work for another recipe or other minutes is refused. Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known. Writes <work>/league.csv
-and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
+A system is a recipe, or the first member of an ensemble. Alike in all are the backbone (tf_efficientnet_lite0), the batch, the learning rate and the
+precision (EQUAL), and the minutes that one core trains: two epochs of each stage are timed first, then all epochs of the recipe, students' too, are stretched
+or shortened by one factor (restarts by whole cycles). All compute in bfloat16 where the machine multiplies in it, else in float32. All else is as the recipe
+says. Nothing else to learn from is given: no past years, no labelled soundscapes. Rules that ask a trained model about the clips are passed over.
+
+One process for each core; what is trained already stays, so that a stopped league goes on; a folder with work for another recipe or other minutes is refused.
+Then each is exported, hears all test soundscapes with 06_infer's runtime, and is scored on those whose truth is known.
+Writes <work>/league.csv and league.png. Intervals come from soundscapes drawn again with replacement, the same ones for all.
 """
 import argparse, shutil, sys, tempfile, time
 from dataclasses import asdict, replace
@@ -29,7 +32,8 @@ from birdkit.runtime import load_export
 from birdkit.handover import class_prior, parity_sound
 from birdkit.stages import train_fold
 
-SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext", "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
+SYSTEMS = ("best", "small", "birdclef2023_02", "public2025_nfnet", "public2025_seresnext",
+           "course2024", "birdclef2024_01", "birdclef2024_02", "birdclef2024_03", "birdclef2025_01",
            "birdclef2025_02", "birdclef2025_03", "birdclef2025_04", "birdclef2025_05", "birdclef2025_08", "birdclef2025_09", "birdclef2025_12")
 
 
@@ -39,7 +43,8 @@ def quick_precision():  # "bf16" or "f32"
     return "bf16" if quick else "f32"
 
 
-EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1, "optim.lr": 1.5e-3, "optim.head_lr_mult": 3., "infer.precision": "f32", "optim.precision": quick_precision()}
+EQUAL = {"model.backbone": "tf_efficientnet_lite0", "ensemble.seeds": 1, "optim.batch": 16, "optim.accumulate": 1,
+         "optim.lr": 1.5e-3, "optim.head_lr_mult": 3., "infer.precision": "f32", "optim.precision": quick_precision()}
 
 
 def level(
@@ -138,7 +143,8 @@ def compete(
     minutes = sum(len(h) * h.seconds.median() for h in histories) / 60     # a pause counts for one epoch
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
     networks, weights = final_models(models, [recipe])
-    export_runs(networks, world.space.root / "export", parity_sound(world.data), class_prior(world.clips(recipe), world.data.classes), weights=weights, post=recipe.ensemble.post)
+    export_runs(networks, world.space.root / "export", parity_sound(world.data),
+                class_prior(world.clips(recipe), world.data.classes), weights=weights, post=recipe.ensemble.post)
     write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories], passes=passes(models, world.clips(recipe))))
 
 
@@ -167,8 +173,11 @@ def submit(
 def judge(
     given,    # Of the command line
     systems,  # {name: Recipe}, of which the others are compared with the first
-):            # DataFrame: system, auc (mean of the seeds), low, high, gain over the first system, below, above, spread (standard deviation over the seeds; NaN for one), minutes, epochs, passes (windows a clip), infer_s
-    "All systems on the same soundscapes, one after the other."
+):            # DataFrame: system, auc (mean of the seeds), low, high, gain (over the first system), below, above, spread, minutes, epochs, passes, infer_s
+    """All systems on the same soundscapes, one after the other.
+
+    Their spread is the standard deviation over the seeds (NaN for one), their passes are windows a clip.
+    """
     comp, _ = open_data(given.data, given.work)
     known, lines, draws = known_rows(comp), [], {}
     truth, turns, first = np.concatenate(list(known.values())), list(file_draws(known, given.turns)), next(iter(systems))
@@ -180,7 +189,8 @@ def judge(
         gain, aucs = draws[name] - draws[first], pd.Series([mean_auc(truth, h) for h in heard])
         lines.append(dict(system=name, auc=aucs.mean(), low=np.quantile(draws[name], .05), high=np.quantile(draws[name], .95),
                           gain=0., below=np.quantile(gain, .05), above=np.quantile(gain, .95), spread=aucs.std(),
-                          minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])), passes=done[0]["passes"], infer_s=np.median(seconds)))
+                          minutes=np.mean([d["minutes"] for d in done]), epochs="+".join(map(str, done[0]["epochs"])),
+                          passes=done[0]["passes"], infer_s=np.median(seconds)))
     table = pd.DataFrame(lines)
     return table.assign(gain=table.auc - table.auc[0]).sort_values("auc", ascending=False, ignore_index=True)
 
@@ -235,7 +245,8 @@ def run_league(
 
 def named_systems(parser):
     "The systems of a league are names of recipes."
-    parser.add_argument("--systems", nargs="+", default=SYSTEMS, metavar="NAME", help="recipes; the first is what the others are compared with (default: %(default)s)")
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, metavar="NAME",
+                        help="recipes; the first is what the others are compared with (default: %(default)s)")
 
 
 def main(

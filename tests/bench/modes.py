@@ -2,7 +2,8 @@
 
     python tests/bench/modes.py DATA EXPORT         a competition folder with the truth of its test soundscapes, and an exported model folder
 
-One table: milliseconds a file (median over turns in which the modes alternate) and macro ROC-AUC. The dense mode is listed where the export holds a network in two halves; with --run also where it was refused.
+One table: milliseconds a file (median over turns in which the modes alternate) and macro ROC-AUC.
+The dense mode is listed where the export holds a network in two halves; with --run also where it was refused.
 """
 import argparse, statistics, tempfile, time
 from pathlib import Path

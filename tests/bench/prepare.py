@@ -1,4 +1,4 @@
-"""Decoding a folder into the audio store beside bare soundfile processes on the same files; then 01_prepare and 02_clean whole, at a quarter of the files and at all.
+"""Decoding a folder into the audio store beside bare soundfile on the same files; then 01_prepare and 02_clean whole, at a quarter of the files and at all.
 
     python tests/bench/prepare.py                2,000 recordings of 10 to 60 s, medians of 5 turns
     python tests/bench/prepare.py --files 400 --folder DIR      fewer; DIR is filled once and used again
@@ -111,7 +111,8 @@ def watched(
 ):          # What it said last, peak memory of all its processes in bytes
     "Run code in an interpreter of its own."
     with open(lines or os.devnull) as given:
-        process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdin=given, stdout=subprocess.PIPE, text=True, env=os.environ | {"BIRDKIT_QUIET": "1"})
+        process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdin=given,
+                                   stdout=subprocess.PIPE, text=True, env=os.environ | {"BIRDKIT_QUIET": "1"})
     peak = 0
     while process.poll() is None:
         peak = max(peak, tree_bytes(process.pid))
@@ -163,7 +164,8 @@ def make_competition(
     for label in labels: (folder / "train_audio" / label).mkdir(parents=True)
     for path, (_, name) in zip(files, rows): os.link(path, folder / "train_audio" / name)
     pd.DataFrame(rows, columns=["primary_label", "filename"]).assign(secondary_labels="[]", license="cc0").to_csv(folder / "train.csv", index=False)
-    pd.DataFrame(dict(primary_label=labels, inat_taxon_id=0, scientific_name=labels, common_name=labels, class_name="Aves")).to_csv(folder / "taxonomy.csv", index=False)
+    pd.DataFrame(dict(primary_label=labels, inat_taxon_id=0, scientific_name=labels, common_name=labels,
+                      class_name="Aves")).to_csv(folder / "taxonomy.csv", index=False)
     pd.DataFrame({"row_id": ["x_5"], **dict.fromkeys(labels, 1 / classes)}).to_csv(folder / "sample_submission.csv", index=False)
     return folder
 
@@ -194,10 +196,12 @@ def main():
     with tempfile.TemporaryDirectory() as temp:
         files = make_files(a.folder or Path(temp) / "recordings", a.files)
         m, notebooks = measure(files, a.workers, a.turns, Path(temp)), stages(files, Path(temp))
-    print(f"{a.files} recordings, {m['sound'] / 3600:.1f} h of sound, {a.workers} processes, median of {a.turns}\n\n| | s | real time | ratio |\n|---|---|---|---|")
+    print(f"{a.files} recordings, {m['sound'] / 3600:.1f} h of sound, {a.workers} processes, median of {a.turns}\n\n"
+          "| | s | real time | ratio |\n|---|---|---|---|")
     for name, side, ratio in (("bare soundfile", "bare", 1), ("bare soundfile that writes", "writing", m["written"]), ("audio store", "store", m["ratio"])):
         print(f"| {name} | {m[side]:.1f} | {m['sound'] / m[side]:,.0f}x | {ratio:.0%} |")
-    print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}\n\n{notebooks.round(1).to_markdown(index=False)}")
+    print(f"\npeak memory of all processes: {m['quarter'] / 1e6:.0f} MB at {a.files // 4} files, {m['peak'] / 1e6:.0f} MB at {a.files}\n\n"
+          f"{notebooks.round(1).to_markdown(index=False)}")
 
 
 if __name__ == "__main__":

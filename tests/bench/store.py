@@ -109,7 +109,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rates = table(Path(folder), a.recordings, a.seconds, a.turns, a.each)
         spent = whole_files(Path(folder), list(map(str, range(a.recordings))), a.turns)
-    print(f"\n{a.recordings} recordings of {a.seconds} s, one core, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n\n| random 5-s windows from | a second | ms each |\n|---|---|---|")
+    print(f"\n{a.recordings} recordings of {a.seconds} s, one core, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n\n"
+          "| random 5-s windows from | a second | ms each |\n|---|---|---|")
     for name, r in rates.items(): print(f"| {name} | {r:,.0f} | {1e3 / r:.2f} |")
     print("\n| whole OGG files by | ms each |\n|---|---|\n" + "\n".join(f"| {name} | {ms:.1f} |" for name, ms in spent.items()))
 

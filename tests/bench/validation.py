@@ -3,8 +3,8 @@
     python tests/bench/validation.py --data DATA --work FOLDER       a competition folder with the truth of (some of) its test soundscapes
 
 Trains nine variants of a recipe with fold 0 held out (what is trained already stays) and scores each three ways: macro ROC-AUC on the held-out clips, on scenes
-(birdkit.scenes, several seeds) and on the soundscapes whose truth is known. Prints the table, the rank correlations, and how sure they are: soundscapes are drawn
-again with replacement. Writes <work>/validation.csv.
+(birdkit.scenes, several seeds) and on the soundscapes whose truth is known. Prints the table, the rank correlations, and how sure they are:
+soundscapes are drawn again with replacement. Writes <work>/validation.csv.
 """
 import argparse, time
 
@@ -106,7 +106,8 @@ def scores_of(
     rows = []
     for name, s in said.items():
         each = [mean_auc(flat(one.truth), flat(probs)) for one, probs in zip(scenes, s["scenes"])]
-        rows.append(dict(name=name, focal=focal[name], scene=np.mean(each), public=mean_auc(truth, s["public"])) | {f"scene seed {i}": a for i, a in enumerate(each)})
+        rows.append(dict(name=name, focal=focal[name], scene=np.mean(each), public=mean_auc(truth, s["public"]))
+                    | {f"scene seed {i}": a for i, a in enumerate(each)})
     return pd.DataFrame(rows).sort_values("public", ascending=False, ignore_index=True)
 
 
@@ -162,7 +163,8 @@ def report(
 ):
     "Print and write what was found."
     write_table(space.root / "validation.csv", table)
-    print(f"\n{table.round(4).to_markdown(index=False)}\n\nRanking the models as the {len(known)} soundscapes do:\n{rank_agreement(table).round(2).to_markdown()}")
+    print(f"\n{table.round(4).to_markdown(index=False)}\n\nRanking the models as the {len(known)} soundscapes do:\n"
+          f"{rank_agreement(table).round(2).to_markdown()}")
     print(f"\nSpearman, soundscapes drawn again {turns} times:\n{resampled(table, said, known, turns).round(2).to_markdown()}")
 
 
