@@ -66,16 +66,15 @@ def one_pass(
     facts,    # What words in post-processing steps stand for, see post_facts
 ):            # Scores (rows, classes of the member) with NaN where a file was not heard, or None where none was, and how many files were reached
     "Hear all files with one model, as long as there is time."
-    rows, scores, reached, slowest = [s.stop - s.start for s in sheet.spans], None, 0, 0.
-    before, heard = clock.left_s(), hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
+    rows, scores, reached = [s.stop - s.start for s in sheet.spans], None, 0
+    heard = hear_files(sheet.files, rows, member.recipe, network, cache, left_s=partial(_left_s, clock))
     for (found, reason), path, span in zip(progress(heard, member.name, len(sheet.files)), sheet.files, sheet.spans):
-        left = clock.left_s()
-        reached, slowest, before = reached + 1, max(slowest, before - left), left
+        reached += 1
         if reason: sheet.bad[path.name] = reason
         else:
             if scores is None: scores = np.full((len(sheet.ids), found.shape[1]), np.nan, "float32")
             scores[span] = found
-        if left < reserve_s(clock) + slowest: break
+        if _left_s(clock) < 0: break
     heard.close()
     if scores is None: return None, reached
     return apply_sheet(scores, sheet.spans, possible_steps(member.recipe.infer.post, facts, name=member.name), **facts), reached

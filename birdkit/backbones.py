@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import torch
 from torch import nn
 
-from .core import KitError, check_dims, kaggle_inputs
+from .core import MANIFEST, KitError, Workspace, check_dims, kaggle_inputs
 
 # %% ../nbs/lib/23_backbones.ipynb #b4713950
 def import_timm():  # The timm module
@@ -82,13 +82,12 @@ def _plain(name):
 
 
 def _attached(name):
-    """A weights file in an attached dataset; the file or a folder around it bears the id, or the network's name without its tag.
-
-    One named after another tag is left out.
-    """
+    "A weights file in an attached dataset, found by its name or a folder's: the id, else the network's; none of another tag, none of birdkit's own."
     root, arch = kaggle_inputs(), name.split(".")[0]
     others = {_plain(i) for i in import_timm().list_pretrained(f"{arch}.*")} - {_plain(name)}
-    files = [p for p in sorted(root.rglob("*")) if p.suffix in SUFFIXES and _plain(p.stem) not in others] if root.exists() else []
+    every = sorted(root.rglob("*")) if root.exists() else []
+    ours = {p.parent for p in every if p.name in (Workspace.MARKER, MANIFEST)}
+    files = [p for p in every if p.suffix in SUFFIXES and _plain(p.stem) not in others and ours.isdisjoint(p.parents)]
     parts = {p: {_plain(p.stem), *map(_plain, p.relative_to(root).parts[:-1])} for p in files}
     return next((p for wanted in (name, arch) for p in files if _plain(wanted) in parts[p]), None)
 

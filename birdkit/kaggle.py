@@ -169,13 +169,17 @@ def build(
     project=None,       # The checkout; by default the one around
     needed=(),          # Those without which nothing is built; KitError
     parameters={},      # Of the notebooks, by name; KitError where none of them has one of these
-    **options,          # owner, models, competition, after, attach, as for build_upload
+    models=None,        # As for build_upload; KitError where it lies in kaggle_datasets/build
+    **options,          # owner, competition, after, attach, as for build_upload
 ):                      # list of Upload; what else could not be built is printed
     "Build the uploads that can be built."
     uploads, project = [], Path(project or project_root())
+    place = (project / "kaggle_datasets/build").resolve()
+    if models and Path(models).expanduser().resolve().is_relative_to(place):
+        raise KitError(f"{models} lies in {place}, whose folders are emptied: copy it elsewhere")
     for name in names:
         check_name("upload ", name, FILL)
-        try: uploads.append(build_upload(name, project, parameters=parameters, **options))
+        try: uploads.append(build_upload(name, project, models=models, parameters=parameters, **options))
         except KitError as error:
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)
             if name in needed: raise

@@ -63,7 +63,7 @@ class Logger(Callback):
     def tidy(self,
         learner,  # Learner
     ):
-        "Results are safe on the disk: tell the final metrics and close."
+        "Results are safe on the disk: tell the metrics there are, without scores on scenes and labelled soundscapes, and close."
         path = self.folder / "metrics.json"
         self._try(lambda: self.close(_numbers(read_json(path, "train again")) if path.exists() else {}))
 

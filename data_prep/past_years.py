@@ -8,7 +8,8 @@ competition as <competition>-past, or as past=. With --map species are found in 
 competition with more recordings, under its labels and with its soundscapes: give it as data=. With neither, all species are merged.
 
 A recording that several years have (the same xeno-canto number) is taken from the first folder given. Audio is linked, and copied where
-that is impossible. What is there already is left alone. Recordist, licence and address of each recording are in ATTRIBUTION.csv.
+that is impossible. Files that are there already are left alone, and a collection is not written anew where recordings that other scripts
+added would be lost: run this one first. Recordist, licence and address of each recording are in ATTRIBUTION.csv.
 """
 import os, shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 
 from birdkit.competition import TRUTH_FILES, Competition, audio_files, parse_labels
 from birdkit.core import KitError, atomic, few, progress, read_table
-from tables import COLUMNS, as_columns, run_script, script_parser, write_collection
+from tables import COLUMNS, as_columns, read_collection, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
 
 TABLES = ("train.csv", "train_metadata.csv")           # Since 2025; until 2024
@@ -121,7 +122,7 @@ def lend_soundscapes(
     folder,      # Collection that shall have its soundscapes
     copy=False,  # Copy them even where they could be linked
 ):               # None
-    "Link the soundscapes and copy what is said about them."
+    "Link the soundscapes and copy what is said about them, where that is not there: it may have been added to."
     scapes = "unlabeled_soundscapes" if comp.year == 2024 else "train_soundscapes"
     for old, new in ((scapes, "train_soundscapes"), ("test_soundscapes", "test_soundscapes")):
         if not (comp.folder / old).is_dir(): continue
@@ -129,16 +130,22 @@ def lend_soundscapes(
         (folder / new).mkdir(parents=True, exist_ok=True)
         for path in progress(audio_files(comp.folder / old), "link"): link_file(path, folder / new / path.name, copy)
     for name in LENT:
-        if (comp.folder / name).exists(): link_file(comp.folder / name, folder / name, copy=True)
+        if (comp.folder / name).exists() and not (folder / name).exists(): link_file(comp.folder / name, folder / name, copy=True)
 
 
-def _under_target(rows, taxa, target, out, synonyms, copy):
-    "Rows under the target's labels, and its taxa in the order of its classes; its soundscapes are lent."
-    comp = Competition.find(str(target))
+def _under_target(rows, taxa, comp, out, synonyms):
+    "Rows under this year's labels, and its taxa in the order of its classes."
     if out == comp.folder: raise KitError(f"{out} is this year's competition: give another --out")
-    targets = read_taxa(target).set_index("primary_label").reindex(comp.classes, fill_value="").reset_index()
-    lend_soundscapes(comp, out, copy)
+    targets = read_taxa(comp.folder).set_index("primary_label").reindex(comp.classes, fill_value="").reset_index()
     return relabel(rows, taxa, targets, synonyms), targets
+
+
+def _check_kept(out, rows):
+    "Refuse to write a collection anew without recordings that it has."
+    had = read_collection(out)[0].filename
+    lost = had[~source_keys(had).isin(source_keys(rows.filename))].tolist()
+    if lost: raise KitError(f"{out} has recordings that would be lost: {few(lost)}: give another --out, "
+                            "or delete its train.csv and afterwards run again the scripts that added them")
 
 
 def enough(
@@ -162,11 +169,13 @@ def past_years(
     copy=False,     # Copy audio even where it could be linked
 ):                  # Competition
     "Merge years into one collection."
-    out, known = Path(out).absolute(), read_synonyms(synonyms) if synonyms else {}
+    out, known, comp = Path(out).absolute(), read_synonyms(synonyms) if synonyms else {}, target and Competition.find(str(target))
     rows, taxa = merge_years([target, *folders] if target else folders)
     if exclude: rows, taxa = leave_out(rows, taxa, read_taxa(exclude), known)
-    rows, taxa = _under_target(rows, taxa, target, out, known, copy) if target else enough(rows, taxa, least)
+    rows, taxa = _under_target(rows, taxa, comp, out, known) if target else enough(rows, taxa, least)
     rows = rows.assign(filename=rows.primary_label + "/" + rows.filename.str.split("/").str[-1])
+    _check_kept(out, rows)
+    if target: lend_soundscapes(comp, out, copy)
     for source, name in progress(zip(rows.source, rows.filename), "link", len(rows)): link_file(source, out / "train_audio" / name, copy)
     made = write_collection(out, rows, taxa)
     print(f"{out}: {len(made.recordings)} recordings of {made.recordings.primary_label.nunique()} species")

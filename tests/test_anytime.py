@@ -280,6 +280,19 @@ def test_a_second_pass_that_is_cut_is_not_used_and_said_so(tmp_path):
     assert first_value(path) == .2 and sheet.heard == 40
 
 
+def test_one_slow_file_costs_no_others(tmp_path, monkeypatch):
+    comp, export, files = world(tmp_path, 40)
+    machine, waits = SlowMachine(first=.1, wait=80), []
+    monkeypatch.setattr("birdkit.anytime.one_pass", lambda *given: waits.append("wait") or one_pass(*given))
+
+    def tick(name):
+        if waits: machine.tick(waits.pop())                                          # once, in the pass
+        machine.tick(name)
+
+    report = run_submission(comp, replace(export, members=export.members[:1]), files, tmp_path / "submission.csv", Clock(2, now=machine), load=stub(tick))[1]
+    assert report.what.tolist() == ["heard all files"] and np.isclose(report.seconds[0], 84)          # of 108
+
+
 # in the shorter time both go without overlap, so that they share their sound
 @pytest.mark.parametrize("minutes, seconds", [(2.2, [54, 36]), (1.75, [48, 24])])
 def test_times_are_predicted_as_they_will_be(tmp_path, monkeypatch, minutes, seconds):

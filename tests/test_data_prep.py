@@ -455,6 +455,31 @@ def test_a_second_run_links_nothing_anew(tmp_path, years, monkeypatch):
     assert len(past_years.past_years(years, tmp_path / "past").recordings) == 7
 
 
+def test_a_second_run_drops_no_recordings_of_others(tmp_path, years):
+    past, table = tmp_path / "past", tmp_path / "past/train.csv"
+    past_years.past_years(years[1:], past)
+    past_years.past_years(years, past)                                         # another year is added
+    put(past / "train_audio/newfrog/XC900.ogg", "croak")
+    frog = pd.DataFrame([dict(filename="newfrog/XC900.ogg", primary_label="newfrog", author="B", license="CC0", url="u")])
+    tables.extend_collection(past, frog, taxa(("newfrog", "", "Rana nova", "")))
+    before = table.read_text()
+    with pytest.raises(KitError, match=r"past has recordings that would be lost: 1 \(newfrog/XC900.ogg\): give another --out, or"):
+        past_years.past_years(years, past)
+    assert table.read_text() == before and "newfrog/XC900.ogg,B,CC0,u" in (past / "ATTRIBUTION.csv").read_text()
+    table.unlink()
+    assert len(past_years.past_years(years, past).recordings) == 7
+
+
+def test_a_second_run_keeps_labels_of_soundscapes(tmp_path, years):
+    comp, out = toy(tmp_path / "now", 2026, audio=True), tmp_path / "more"
+    past_years.past_years(years, out, target=comp)
+    labels = out / "train_soundscapes_labels.csv"
+    assert labels.read_text() == (comp / "train_soundscapes_labels.csv").read_text()
+    labels.write_text(labels.read_text() + "mine.ogg,00:00:00,00:00:05,redwin\n")
+    past_years.past_years(years, out, target=comp)
+    assert labels.read_text().endswith("\nmine.ogg,00:00:00,00:00:05,redwin\n")
+
+
 def test_links_where_they_can_be_made(tmp_path, monkeypatch):
     source, calls = put(tmp_path / "a.ogg", "sound"), []
     def refuse(*paths):

@@ -8,7 +8,7 @@ from conftest import ROOT
 from birdkit.notebooks import take_picture
 from birdkit.recipe import list_recipes
 
-DOCS = ("README.md", "MEASURED.md", "CONTRIBUTING.md", "data_prep/README.md", "kaggle_datasets/README.md")
+DOCS = ("README.md", "MEASURED.md", "CONTRIBUTING.md", "data_prep/README.md", "kaggle_datasets/README.md", "kaggle_datasets/birdkit-train/README.md")
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("[0-9]*.ipynb"))
 

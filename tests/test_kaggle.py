@@ -121,6 +121,19 @@ def test_what_is_missing_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "kaggle_datasets/build/birdkit-models").exists()
 
 
+@pytest.mark.parametrize("needed", [(), ("birdkit-models",)])
+def test_models_in_the_build_folder_are_refused_and_stay(tmp_path, monkeypatch, needed):
+    copytree(ROOT / "kaggle_datasets", tmp_path / "kaggle_datasets", ignore=ignore_patterns("build"))
+    folder = tmp_path / "kaggle_datasets/build/birdkit-models"
+    toy_export(folder)
+    files = sorted(folder.iterdir())
+    monkeypatch.chdir(folder)
+    for models in (folder, ".", f"{tmp_path}/nbs/../kaggle_datasets/build/birdkit-models/"):
+        with pytest.raises(KitError, match="lies in .*/kaggle_datasets/build, whose folders are emptied: copy it elsewhere"):
+            build(["birdkit-models"], tmp_path, needed, models=str(models))
+        assert len(files) > 2 and sorted(folder.iterdir()) == files
+
+
 def test_what_was_named_must_be_built(tmp_path, monkeypatch, capsys):
     copytree(ROOT / "kaggle_datasets", tmp_path / "kaggle_datasets", ignore=ignore_patterns("build"))
     for name, stand_in in dict(find_owner=lambda: "ada", project_root=lambda: tmp_path).items(): monkeypatch.setattr(f"birdkit.kaggle.{name}", stand_in)

@@ -13,6 +13,7 @@ from birdkit.averages import batch_norms, soup
 from birdkit.batches import Clips, Scapes
 from birdkit.core import KitError, read_json
 from birdkit.examples import MemoryStore
+from birdkit.loggers import LOGGERS, Logger
 from birdkit.recipe import Recipe
 from birdkit.steps import clip_sample, heard_loss, inputs_of, supervised
 from birdkit.trained import TrainedModel, load_model
@@ -48,6 +49,21 @@ def train(data, folder, step=supervised, backbone="mobilenetv3_small_050", mel=(
     torch.manual_seed(0)
     scapes = Scapes(np.array(["s"], object), np.array([3 * SR]))
     return train_run(TrainedModel(recipe, data.classes), data, clips, folder, fold, step, scapes, minutes=minutes)
+
+
+def test_loggers_get_the_score_on_held_out_clips(data, tmp_path, monkeypatch):
+    told = []
+    class Note(Logger):
+        name, module = "note", "math"
+        def open(self, config): told.append(config["optim.batch"])
+        def log(self, numbers, epoch): told.append(epoch)
+        def close(self, numbers): told.append(numbers)
+    monkeypatch.setitem(LOGGERS, "note", Note)
+    monkeypatch.setenv("BIRDKIT_LOG", "note")
+    _, history = train(data, tmp_path)
+    facts = read_json(tmp_path / "metrics.json", "")
+    assert told[:3] == [3, 0, 1] and told[3]["auc"] == facts["auc"] == pytest.approx(history.auc.iloc[-1])
+    assert (told[3]["epochs"], told[3]["of"], len(told)) == (2, 2, 4)
 
 
 @pytest.mark.parametrize("way", WAYS)

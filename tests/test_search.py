@@ -118,7 +118,8 @@ def test_two_real_trials_from_the_command_line(tmp_path, capsys):
     line = shlex.split(done.stdout.splitlines()[-1])
     best = yaml.safe_load(line[-1])["overrides"]
     assert line[:2] == ["papermill", "nbs/04_train.ipynb"] and "tiny" in line
-    assert {k: best[k] for k in ("optim.epochs", "model.weights")} == {"optim.epochs": 2, "model.weights": "none"}
+    assert {k: best[k] for k in ("name", "optim.epochs", "model.weights")} == {"name": "tiny-search", "optim.epochs": 2, "model.weights": "none"}
+    assert done.stdout.splitlines()[-2].endswith(f"{tmp_path / 'work/runs/tiny-search/fold0'}:")
     recipe = json.loads((tmp_path / f"work/search/tiny-fold0/{runs.run[runs.auc.argmax()]}/recipe.json").read_text())
     assert best["optim.lr"] == recipe["optim"]["lr"]
     capsys.readouterr()
@@ -138,6 +139,22 @@ def test_fold_and_seed_reach_the_trainings(tmp_path, monkeypatch):
     assert asked == [(1, 3), (3, "tiny-fold1", 4, 9.)]
     assert command(*where, "--recipe", "tiny", "--study", tmp_path / "mine") is None
     assert asked[-1][1] == "mine" and (tmp_path / "mine.db").is_file() and not (tmp_path / "mine").exists()
+
+
+def test_the_last_line_keeps_a_name_and_a_pretrained_backbone(tmp_path, monkeypatch, capsys):
+    where = toy_workspace(tmp_path)
+    monkeypatch.setattr("birdkit.search.search", lambda *_: {"optim.lr": .002})
+    monkeypatch.setattr("birdkit.search.study_table", lambda study: pd.DataFrame(columns=["trial", "state", "auc"]))
+    def last(*more):
+        assert command(*where, "--recipe", "tiny", *more) is None
+        return yaml.safe_load(shlex.split(capsys.readouterr().out.splitlines()[-1])[-1])["overrides"]
+    assert last() == {"name": "tiny-search", "optim.lr": .002}
+    assert last("--overrides", "{name: mine}") == {"name": "mine", "optim.lr": .002}
+    folder = tmp_path / "work/pretrained/tiny"
+    folder.mkdir(parents=True)
+    torch.save(TrainedModel(find_recipe("tiny", {"model.weights": "none"}, ""), ["a"]).backbone.state_dict(), folder / "backbone.pt")
+    assert last("--study", tmp_path / "pretrained.db") == {"optim.lr": .002}       # under another name 04_train would not find it
+    assert last("--overrides", "{name: mine}") == {"name": "mine", "optim.lr": .002}
 
 
 def test_mistakes_are_told_before_anything_is_tried(tmp_path):

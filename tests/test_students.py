@@ -169,6 +169,35 @@ def test_real_birdnet():
     np.testing.assert_allclose(rest[0], rest[1], atol=1e-3)
 
 
+def tiny_tflite(path):
+    "Write a network of 3 s at 48 kHz -> logits, which are 1, 2 and 3 times the mean, and that is a layer within."
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as tf
+    tensor = lambda name, shape, buffer=0, kind=tf.TensorType.FLOAT32: tf.TensorT(name=name, shape=shape, buffer=buffer, type=kind)
+    tensors = [tensor("wave", [1, 144_000]), tensor("axis", [1], 1, tf.TensorType.INT32), tensor("model/GLOBAL_AVG_POOL/Mean", [1, 1]),
+               tensor("times", [1, 3], 2), tensor("logits", [1, 3])]
+    kinds = tf.BuiltinOptions
+    layers = [tf.OperatorT(0, [0, 1], [2], kinds.ReducerOptions, tf.ReducerOptionsT(keepDims=True)),
+              tf.OperatorT(1, [2, 3], [4], kinds.MulOptions, tf.MulOptionsT())]
+    codes = [tf.OperatorCodeT(code, builtinCode=code) for code in (tf.BuiltinOperator.MEAN, tf.BuiltinOperator.MUL)]
+    data = [tf.BufferT(list(x.tobytes())) for x in (np.int32([1]), np.float32([1, 2, 3]))]
+    graph, builder = tf.SubGraphT(tensors, [0], [4], layers), flatbuffers.Builder()
+    builder.Finish(tf.ModelT(3, codes, [graph], buffers=[tf.BufferT(), *data]).Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    return path
+
+
+def test_tiny_tflite(tmp_path):
+    "A network whose embedding is a layer within: what it says of the sound, window by window and of two at once."
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    teacher = load_teacher(tiny_tflite(tmp_path / "tiny.tflite"))
+    assert (teacher.rate_hz, teacher.samples, teacher.sizes, teacher.most) == (48_000, 144_000, dict(embedding=1, logits=3), 1)
+    level = np.float32([[.5], [2]])
+    for said, loose in ((teacher(level * np.ones((2, 5 * SR), "float32")), 1e-5), (teacher.network(level * np.ones((2, 144_000), "float32")), 1e-6)):
+        np.testing.assert_allclose(said["embedding"], level, loose)
+        np.testing.assert_allclose(said["logits"], [[.5, 1, 1.5], [2, 4, 6]], loose)
+
+
 def test_broken_tflite(tmp_path):
     "A file that is not a network is named."
     interpreter_or_skip()
