@@ -146,7 +146,7 @@ def agreement(
     cleaning,    # Cleaning
     how="drop",  # "drop" windows of other species; keep "confident" windows only; "swap" secondary and primary label; "soften" targets
     level=.5,    # Probability from which something counts as heard: 2024 8th .5; 2024 1st dropped and swapped at any, 0
-    weight=.05,  # Of the probabilities that "soften" adds to the targets (2024 1st)
+    weight=.05,  # Of the probabilities that "soften" adds to the targets (2024 1st); above .05 what it adds counts as labels
 ):               # Cleaning
     "Bring labels and a model's scores together (2024 1st and 8th)."
     _check("agreement", how, AGREEMENT, level=level, weight=weight)

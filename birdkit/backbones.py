@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import torch
 from torch import nn
 
-from .core import MANIFEST, KitError, Workspace, check_dims, kaggle_inputs
+from .core import KitError, Workspace, check_dims, kaggle_inputs
 
 # %% ../nbs/lib/23_backbones.ipynb #b4713950
 def import_timm():  # The timm module
@@ -86,8 +86,9 @@ def _attached(name):
     root, arch = kaggle_inputs(), name.split(".")[0]
     others = {_plain(i) for i in import_timm().list_pretrained(f"{arch}.*")} - {_plain(name)}
     every = sorted(root.rglob("*")) if root.exists() else []
-    ours = {p.parent for p in every if p.name in (Workspace.MARKER, MANIFEST)}
-    files = [p for p in every if p.suffix in SUFFIXES and _plain(p.stem) not in others and ours.isdisjoint(p.parents)]
+    ours = {p.parent for p in every if p.name == Workspace.MARKER}
+    exported = {p.with_suffix(".bin") for p in every if p.suffix == ".xml"}
+    files = [p for p in every if p.suffix in SUFFIXES and _plain(p.stem) not in others and p not in exported and ours.isdisjoint(p.parents)]
     parts = {p: {_plain(p.stem), *map(_plain, p.relative_to(root).parts[:-1])} for p in files}
     return next((p for wanted in (name, arch) for p in files if _plain(wanted) in parts[p]), None)
 

@@ -67,7 +67,7 @@ def recipe_costs(
     files=700,     # Soundscapes of a minute
     clips=28_000,  # Clips to train on
     timer=time_network,  # Milliseconds a window of a recipe
-):                 # DataFrame: recipe, gflop (a window, largest exported member), minutes (these files, all of them), train_pflop (all members and rounds)
+):                 # DataFrame: recipe, gflop (a window, largest exported member), minutes (these files, all members), train_pflop (all members and rounds)
     "What whole recipes cost, members, seeds and rounds counted."
     members = [(name, m) for name, r in recipes.items() for m in r.members()]
     distinct = {_key(m): m for _, m in members}

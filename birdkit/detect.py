@@ -9,6 +9,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'detections', 'row_table', 'write_ra
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
 import argparse, os, time, zlib
+from collections import deque
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -121,15 +122,19 @@ def load_part(
 ENDINGS = (*AUDIO_ENDINGS, ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
 
 
-def _sound_files(folder):
-    "Sound files of a folder and of folders linked in it, all the way down, each folder once; what begins with a dot is hidden."
-    met, found = set(), []
-    for place, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in met: below.clear(); continue
-        met.add(real)
-        last = lambda name: (os.path.islink(os.path.join(place, name)), name)           # links, so that a folder has the name of its own path
-        below[:] = sorted((name for name in below if name[0] != "."), key=last)
-        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(ENDINGS)]
+def _sound_files(folders):
+    """Sound files of folders and of those linked in them, all the way down; what begins with a dot is hidden.
+
+    Each folder is searched once: links come last, so that it has the name of its own path.
+    """
+    met, found, waiting = set(), [], deque(folders)
+    while waiting:
+        for place, below, names in os.walk(waiting.popleft()):
+            if (real := os.path.realpath(place)) in met: below.clear(); continue
+            met.add(real)
+            below[:] = sorted(name for name in below if name[0] != ".")
+            waiting += [Path(place, name) for name in below if os.path.islink(os.path.join(place, name))]
+            found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(ENDINGS)]
     return sorted(found)
 
 
@@ -148,13 +153,13 @@ def find_recordings(
     recordings,  # A folder, searched all the way down; or a list of folders and sound files
 ):               # {path below the folder, or below what all of the list share: Path}; KitError where there are none
     "What there is to hear."
-    if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files(Path(recordings))
+    if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files([Path(recordings)])
     else:
         paths = [Path(os.path.abspath(p)) for p in recordings]
         gone = [p for p in paths if not p.suffix and not p.exists()]
         if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
         root = _shared(paths)
-        files = [f for p in paths for f in (_sound_files(p) if p.is_dir() else [p])]
+        files = _sound_files(p for p in paths if p.is_dir()) + [p for p in paths if not p.is_dir()]
     if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
     if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give folders, or sound files")
     return {_name(f, root): f for f in files}

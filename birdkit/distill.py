@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core import KitError, read_json, write_json
 from .heldout import split_clips
-from .labelled import split_labelled
+from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
@@ -206,16 +206,6 @@ def train_student(
     return run, history
 
 # %% ../nbs/lib/34a_distill.ipynb #c636dfa6
-def _reads(student, number):
-    """Which labels a member's students read in this round: "soundscapes", "clips" or "both" (`pseudo.on`).
-
-    Before `pseudo.share_from` soundscapes only where they are mixed into clips; students of a domain read none, "".
-    """
-    if student.pseudo.how == "domain": return ""
-    mixed = student.pseudo.mix_p or "join_scape" in [name for name, *_ in student.augment.wave]
-    return "clips" if student.pseudo.on == "both" and number < student.pseudo.share_from and not mixed else student.pseudo.on
-
-
 def _given_alone(students, given, data):
     """Labels made elsewhere in place of the teachers', {source: Labels}.
 
@@ -251,7 +241,7 @@ def distill_round(
     for m in taught: check_lessons(m)
     students = [as_student(m) for m in taught]
     _check_starts(students, runs)
-    reads, first = {m.name: _reads(m, number) for m in students}, students[0].pseudo
+    reads, first = {m.name: labels_read(m, number) for m in students}, students[0].pseudo
     read = set(reads.values()) - {""}
     on = "both" if len(read) > 1 else "".join(read)
     given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}

@@ -318,7 +318,8 @@ def _search(given):
     best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)
     print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
     book = choose_recipe("auto", {}, comp).name if given.recipe == "auto" else given.recipe      # a changed name is none of the books'
-    named = fixed if start else dict(name=f"{recipe.name}-search") | fixed      # under another name the pretrained backbone would not be found
+    kept = start or recipe.but(best).sampling.pick == "scored"                  # under another name backbone and scores would not be found
+    named = fixed if kept else dict(name=f"{recipe.name}-search") | fixed
     print(f"to train the best, for as many epochs as its trial, in place of what is in {place.run(named.get('name', recipe.name), given.fold)}:")
     print(command_line(given.data, given.work, book, named | best, given.fold, given.seed))
 

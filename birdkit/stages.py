@@ -302,7 +302,7 @@ def member_scores(
     config,  # Recipe
     data,    # Prepared
     space,   # Workspace
-    which="auto",  # "auto": those of the last cleaning of the same sound by the same rules, as trained models learnt from it, else "new": of all trained folds
+    which="auto",  # "auto": those of the last cleaning of the same sound by the same rules, which trained models learnt from, else "new": of all trained folds
 ):           # Scores, or None
     "What the members that know all classes say of recordings they have not heard, for the rules of 02_clean that ask a model."
     check_name("scores=", which, ("auto", "new"))

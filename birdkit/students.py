@@ -22,6 +22,7 @@ from .callbacks import Schedule
 from .core import KitError, check_name, short_hash
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
+from .labelled import labels_read
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS, sample_weight
@@ -273,9 +274,10 @@ def check_lessons(
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
     if p.on == "clips" and p.given:
         raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
-    if p.how in ("pieces", "domain") and "join_scape" in [name for name, *_ in recipe.augment.wave]:
+    if p.how == "pieces" and "join_scape" in [name for name, *_ in recipe.augment.wave]:
         raise KitError(f'{recipe.name}: augment.wave.join_scape does nothing for students of pseudo.how="{p.how}": take it out, or set pseudo.how="mix"')
-    check_last_mix(recipe, "pseudo.mix_p" if p.on != "clips" and p.mix_p and _named(p.how).joins else "")
+    by_people = recipe.sampling.labelled and labels_read(recipe, 1) in ("", "clips")
+    check_last_mix(recipe, "pseudo.mix_p" if p.on != "clips" and p.mix_p and _named(p.how).joins else "sampling.labelled" * bool(by_people))
     _check_start(teacher, recipe)
     _check_training(recipe)
 

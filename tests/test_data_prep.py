@@ -466,7 +466,10 @@ def test_a_second_run_drops_no_recordings_of_others(tmp_path, years):
     with pytest.raises(KitError, match=r"past has recordings that would be lost: 1 \(newfrog/XC900.ogg\): give another --out, or"):
         past_years.past_years(years, past)
     assert table.read_text() == before and "newfrog/XC900.ogg,B,CC0,u" in (past / "ATTRIBUTION.csv").read_text()
+    table.write_text("")
+    with pytest.raises(KitError, match="train.csv .*: delete it to write the collection anew"): past_years.past_years(years, past)
     table.unlink()
+    (past / "taxonomy.csv").unlink()
     assert len(past_years.past_years(years, past).recordings) == 7
 
 
