@@ -24,7 +24,6 @@ class Sample:
     x: torch.Tensor                             # (B, ..., T): waveforms (B, T), energies (B, mels, frames), pictures (B, channels, mels, frames)
     targets: torch.Tensor                       # (B, C) in [0, 1]
     weight: torch.Tensor | None = None          # (B,) of each sample's loss, or (B, C) with 0 for labels that are not known; None gives 1 to all
-    frames: torch.Tensor | None = None          # (B, F, C) targets over time, or None
     scape: torch.Tensor | None = None           # (B, T) soundscape windows for backgrounds, or None
     scape_targets: torch.Tensor | None = None   # (B, C) their pseudo-labels, or None
     second: torch.Tensor | None = None          # (B, C) targets of the other clip, where the losses of both are added; None: one loss
@@ -35,7 +34,7 @@ class Sample:
         if self.weight is None: self.weight = torch.ones(len(self.x), device=self.x.device)
 
 
-MIXED = ("x", "targets", "weight", "frames")    # What a mix changes
+MIXED = ("x", "targets", "weight")   # What a mix changes
 
 # %% ../nbs/lib/22_mixing.ipynb #95c57dfb
 def uniform(
@@ -90,14 +89,14 @@ def combine(
     share=None,  # Factors of the two sample weights; None takes a and b
     sounds=None, # Factors of the two sounds, where they are not those of the labels; None takes a and b
 ):               # Sample; KitError for an unknown union of labels
-    "a x + b x', with labels, frame targets and sample weights."
+    "a x + b x', with labels and sample weights."
     check_name("labels=", labels, LABELS)
     if sample.second is not None: raise KitError('mixup with labels="losses" must be the last mix of a chain: put it behind the others')
     add = lambda u, v, a, b: torch.addcmul(per_sample(a, u) * u, per_sample(b, u), v)
-    join = lambda y, z: None if y is None else LABELS[labels](y, z, per_sample(a, y), per_sample(b, y))
+    join = lambda y, z: LABELS[labels](y, z, per_sample(a, y), per_sample(b, y))
     targets, weight = join(sample.targets, other.targets), add(sample_weight(sample), sample_weight(other), *(share or (a, b)))
     if sample.weight.ndim == 2: weight = weight * (join(_highest(sample), _highest(other)) == targets)
-    return replace(sample, x=add(sample.x, other.x, *(sounds or (a, b))), targets=targets, frames=join(sample.frames, other.frames), weight=weight)
+    return replace(sample, x=add(sample.x, other.x, *(sounds or (a, b))), targets=targets, weight=weight)
 
 
 def sample_weight(
@@ -118,7 +117,7 @@ def choose(
     sample,  # Sample that the others keep
 ):           # Sample
     "Let a mix touch some samples of a batch and leave the others exactly as they are."
-    pick = lambda a, b: b if b is None else torch.where(per_sample(hit, b), a, b)
+    pick = lambda a, b: torch.where(per_sample(hit, b), a, b)
     return replace(sample, **{name: pick(getattr(new, name), getattr(sample, name)) for name in MIXED})
 
 
@@ -130,8 +129,7 @@ def mates(
     "Other clips of the batch; none meets itself in a batch larger than `count`."
     ring = torch.randperm(len(sample.x), generator=gen, device=gen.device)
     orders = [ring.roll(k)[ring.argsort()] for k in range(1, count + 1)]
-    row = lambda value, order: None if value is None else value[order]
-    return [replace(sample, **{name: row(getattr(sample, name), order) for name in MIXED}) for order in orders]
+    return [replace(sample, **{name: getattr(sample, name)[order] for name in MIXED}) for order in orders]
 
 # %% ../nbs/lib/22_mixing.ipynb #1da3bcad
 def mix_clips(
@@ -251,9 +249,7 @@ def cutmix(
     inside = _inside(start, length, sample.x.shape[-1])
     share = inside.float().mean(1)
     x = torch.where(inside.reshape(n, *[1] * (sample.x.ndim - 2), -1), other.x, sample.x)
-    frames = sample.frames
-    if frames is not None: frames = torch.where(_inside(start, length, frames.shape[1])[..., None], other.frames, frames)
-    return choose(coin(gen, p, n), replace(combine(sample, other, 1 - share, share, labels), x=x, frames=frames), sample)
+    return choose(coin(gen, p, n), replace(combine(sample, other, 1 - share, share, labels), x=x), sample)
 
 
 def _inside(start, length, size):
@@ -263,13 +259,12 @@ def _inside(start, length, size):
 
 # %% ../nbs/lib/22_mixing.ipynb #0bceed0e
 def _scape(sample, scape, targets):
-    "Soundscape windows as the other clips of a mix; a window's targets hold for all its frames."
+    "Soundscape windows as the other clips of a mix."
     if scape.shape != sample.x.shape:
         have, wanted = tuple(scape.shape), tuple(sample.x.shape)
         raise KitError(f"soundscape windows {have} do not fit x {wanted}: use this step on waveforms of the same length")
-    frames = None if sample.frames is None else targets[:, None].expand_as(sample.frames)
     weight = sample_weight(sample).expand_as(sample.weight)      # Their labels are all known
-    return replace(sample, x=scape, targets=targets, frames=frames, weight=weight)
+    return replace(sample, x=scape, targets=targets, weight=weight)
 
 
 BEHIND = "add_background", "background_snr"   # Steps that put soundscape windows behind clips
@@ -353,10 +348,9 @@ def append_scapes(
 ):               # Sample of B + k
     "Soundscape windows that stand for themselves, behind the clips (half of the batch in 2025 5th and 7th, 3 in 5 in 2024 3rd)."
     own = scape.new_full((len(scape), *sample.weight.shape[1:]), weight)
-    frames = None if sample.frames is None else torch.cat([sample.frames, targets[:, None].expand(-1, sample.frames.shape[1], -1)])
     second = None if sample.second is None else torch.cat([sample.second, targets])
     return Sample(torch.cat([sample.x, scape]), torch.cat([sample.targets, targets]),
-                  torch.cat([sample.weight, own]), frames, second=second, share=sample.share)
+                  torch.cat([sample.weight, own]), second=second, share=sample.share)
 
 
 def amplitude(

@@ -267,10 +267,9 @@ def flip(
     sample,  # Sample with any `x` whose last dimension is time
     gen,     # torch.Generator
     p=.5,    # Share of the batch
-):           # Sample; `frames` is flipped as well
+):           # Sample
     "Reverse the time (2025 14th)."
-    frames = None if sample.frames is None else sample.frames.flip(1)
-    return choose(coin(gen, p, len(sample.x)), replace(sample, x=sample.x.flip(-1), frames=frames), sample)
+    return choose(coin(gen, p, len(sample.x)), replace(sample, x=sample.x.flip(-1)), sample)
 
 # %% ../nbs/lib/22b_pictures.ipynb #2dafcf48
 def _read(x, at, dim):
@@ -301,7 +300,7 @@ def stretch_time(
     p=.5,        # Share of the batch
     factor=1.2,  # Largest factor by which a piece gets longer or shorter
     pieces=1,    # 1 stretches the whole, more stretch as many pieces of random length, each by its own factor
-):               # Sample; targets over time are left as they are
+):               # Sample
     "Make sounds longer or shorter (2024 2nd)."
     return _stretched(sample, gen, 3, p, factor, pieces)
 

@@ -22,7 +22,7 @@ def a_sample(stage):
     gen = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(shape, generator=gen)
     x = draw(*SHAPES[stage]) - (.5 if stage == "wave" else 0)
-    return Sample(x=x, targets=torch.eye(6, 9), weight=draw(6), frames=draw(6, 10, 9), scape=draw(*x.shape) - .5, scape_targets=draw(6, 9))
+    return Sample(x=x, targets=torch.eye(6, 9), weight=draw(6), scape=draw(*x.shape) - .5, scape_targets=draw(6, 9))
 
 
 def run(step, sample, **keywords):
@@ -68,7 +68,7 @@ def test_shapes_types_and_ranges(case):
     step, sample = case
     given, out = ({k: v for k, v in vars(s).items() if torch.is_tensor(v)} for s in (sample, run(step, sample, p=1.)))
     assert {k: (v.shape, v.dtype) for k, v in given.items()} == {k: (v.shape, v.dtype) for k, v in out.items()}
-    for name in {"targets", "frames", "scape_targets"} & set(out): assert 0 <= out[name].min() and out[name].max() <= 1, name
+    for name in {"targets", "scape_targets"} & set(out): assert 0 <= out[name].min() and out[name].max() <= 1, name
 
 
 def test_silence_stays_finite(case):
