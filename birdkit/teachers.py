@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATES', 'PERCH', 'KINDS', 'INTERPRETERS', 'OPENERS', 'PEAK', 'SCORES', 'find_outputs', 'OutsideTeacher',
-           'find_interpreter', 'load_teacher', 'read_names', 'match_names', 'class_probabilities', 'at_peak',
-           'hear_rows']
+           'find_interpreter', 'load_teacher', 'read_names', 'match_names', 'at_peak', 'hear_rows']
 
 # %% ../nbs/lib/33c_teachers.ipynb #b69fda8b
 from dataclasses import dataclass
@@ -196,15 +195,6 @@ def match_names(
     return np.array([place.get(name.strip().lower(), -1) for name in ours], int)
 
 
-def class_probabilities(
-    logits,  # (..., outputs)
-    index,   # From match_names
-    scores="sigmoid",  # A name of SCORES
-):           # (..., classes); NaN where the teacher does not know the class
-    "A teacher's logits as probabilities of the competition's classes."
-    return np.where(index < 0, np.nan, SCORES[scores](logits)[..., index]).astype("float32")
-
-
 def at_peak(
     wave,  # (..., T) float32
     peak,  # Largest absolute value
@@ -223,4 +213,5 @@ def hear_rows(
     "Soft labels of a recording's rows by an outside teacher (2024 7th)."
     teacher.need("logits")
     wave = cut(samples, 0, rows * ROW_S * SR).reshape(rows, -1)
-    return class_probabilities(teacher(at_peak(wave, teacher.peak) if teacher.peak else wave)["logits"], index, teacher.scores)
+    logits = teacher(at_peak(wave, teacher.peak) if teacher.peak else wave)["logits"]
+    return np.where(index < 0, np.nan, SCORES[teacher.scores](logits)[:, index]).astype("float32")
