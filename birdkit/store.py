@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, cores, count, on_kaggle, progress, write_table
-from .shards import Decoders, Job, Shard, check_part, in_steps, parse_spans, shard_path
+from .core import KEPT, SCRATCH, KitError, check_name, cores, count, on_kaggle, progress, write_table
+from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
 COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_ns", "settings", "full_s", "spans",
@@ -182,7 +182,8 @@ def build_store(
     outdated=(),       # Files that are removed before anything is decoded, since they would tell of what was there before
 ):                     # The AudioStore, its bad files listed in `.bad`
     "Decode recordings into the store, those that are new or changed."
-    folder, whole, capped = Path(folder), frozenset(whole), f"{check_part(part)} {seconds:g}"
+    check_name("part ", part, PARTS)
+    folder, whole, capped = Path(folder), frozenset(whole), f"{part} {seconds:g}"
     wanted = lambda key: "all" if key in whole or not seconds else capped
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
