@@ -19,7 +19,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import oaconvolve
 
 from .audio import ROW_S, SR
-from .batches import has_label
+from .batches import has_label, read_window
 from .core import KitError, ahead
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
@@ -104,9 +104,7 @@ def kept_samples(
 ):          # (T,) float32, 30 s at most
     "The beginning of what cleaning left of a clip."
     spans = clips.spans[i]
-    lengths = spans[:, 1] - spans[:, 0]
-    room = np.clip(EXCERPT_S * SR - (np.cumsum(lengths) - lengths), 0, lengths)
-    return np.concatenate([store.window(clips.keys[i], int(a), int(n)) for a, n in zip(spans[:, 0], room) if n])
+    return read_window(store, clips.keys[i], spans, 0, min(np.diff(spans).sum(), EXCERPT_S * SR))
 
 
 def hear_clips(
