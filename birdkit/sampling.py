@@ -15,10 +15,9 @@ from .core import check_name
 
 # %% ../nbs/lib/13_sampling.ipynb #f3d101ad
 def recency(
-    recordings,  # DataFrame with `filename`, and `date` (year first) if there is one
+    recordings,  # DataFrame with `filename`
 ):               # (N,) in [0, 1], 1 for the newest
-    "How new recordings are: by date, else by the number in the file name, which grows with time in each collection."
-    if "date" in recordings: return recordings.date.fillna("").astype(str).rank(pct=True).to_numpy()
+    "How new recordings are: by the number in the file name, which grows with time in each collection."
     names = recordings.filename.str.extract(r"([A-Za-z]*)(\d+)[^/]*$")
     return pd.to_numeric(names[1]).groupby(names[0]).rank(pct=True).fillna(0).to_numpy()
 
