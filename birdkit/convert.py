@@ -23,16 +23,16 @@ from .runtime import load_network
 
 # %% ../nbs/lib/40a_convert.ipynb #d7becec2
 class Probabilities(torch.nn.Module):
-    "A network that ends in probabilities."
+    "A network, or its head, that ends in probabilities."
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self,
-        *pictures,  # (B, channels, height, width) each
+        *pictures,  # (B, channels, height, width) each; a map for a head
     ):              # Clip (B, C) and frame (B, F, C) probabilities
         "Probabilities of windows."
-        clip, frames = self.model(*pictures)
+        clip, frames = self.model(*pictures)[:2]
         return clip.sigmoid(), frames.sigmoid()
 
 

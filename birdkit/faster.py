@@ -16,7 +16,7 @@ import openvino as ov
 import torch
 
 from .audio import ROW_S, SR
-from .convert import parity, time_windows, to_openvino, write_network
+from .convert import Probabilities, parity, time_windows, to_openvino, write_network
 from .core import KitError
 from .metrics import mean_auc
 from .recipe import check_dense
@@ -114,33 +114,6 @@ def try_fp16(
 MAX_DENSE_GAP = .05   # Largest difference of a row's probability that the dense mode may make
 
 
-class _Trunk(torch.nn.Module):
-    "The way from a picture to its map."
-    def __init__(self, model):
-        super().__init__()
-        self.tower = model.backbone[0]
-
-    def forward(self,
-        picture,  # (B, channels, mels, frames)
-    ):            # (B, D, bands, columns)
-        "The map of a picture."
-        return self.tower(picture)[-1]
-
-
-class _Head(torch.nn.Module):
-    "The way from a map to probabilities."
-    def __init__(self, model):
-        super().__init__()
-        self.head = model.head
-
-    def forward(self,
-        maps,  # (B, D, bands, columns)
-    ):         # Clip (B, C) and frame (B, F, C) probabilities
-        "Probabilities of windows."
-        heard = self.head(maps)
-        return heard.clip.sigmoid(), heard.frames.sigmoid()
-
-
 def to_trunk_and_head(
     model,  # TrainedModel
     path,   # Path of the whole network's .xml file
@@ -150,11 +123,11 @@ def to_trunk_and_head(
     check_dense(model.recipe)
     if model.n_levels > 1: raise KitError(f'infer.dense takes one map, model.head={model.recipe.model.head!r} looks at several: take another head')
     (channels, mels, frames), = input_shapes(model.recipe)
-    picture = torch.zeros(2, channels, mels, frames)
-    with torch.no_grad(): maps = _Trunk(model).cpu().eval()(picture)
+    picture, tower = torch.zeros(2, channels, mels, frames), model.backbone[0].cpu().eval()
+    with torch.no_grad(): maps, = tower(picture)
     trunk, head = trunk_and_head(path)
-    write_network(ov.convert_model(_Trunk(model).eval(), example_input=picture, input=[(-1, channels, mels, -1)]), trunk, fp16)
-    write_network(ov.convert_model(_Head(model).eval(), example_input=maps, input=[(-1, *maps.shape[1:])]), head, fp16)
+    write_network(ov.convert_model(tower, example_input=picture, input=[(-1, channels, mels, -1)]), trunk, fp16)
+    write_network(ov.convert_model(Probabilities(model.head).cpu().eval(), example_input=maps, input=[(-1, *maps.shape[1:])]), head, fp16)
     return trunk, head
 
 
