@@ -87,7 +87,7 @@ def before_after(
     labels,  # Labels as the teachers told them
     steps,   # Of the recipe, pseudo.labels
     round,   # Number of the round, from 1
-):           # DataFrame: step, rows, recordings, sum (of a row, mean), classes (any label above .5), sure (labels above .5), drawn_most (top chance: 1 is alike)
+):           # DataFrame: step, rows, recordings, sum (of a row, mean), classes (any label above .5), sure (labels above .5), drawn_most (top chance, 1: alike)
     "What each step leaves."
     return pd.DataFrame([_counts(name, x) for name, x in step_by_step(labels, steps, round)])
 
