@@ -104,7 +104,7 @@ def prepare(
     scapes=True,   # The soundscapes too; False where nothing learns from them
 ):                 # Prepared
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
-    folder, files = folder or space.prepared, {f"train_audio/{f}": comp.audio / f for f in comp.recordings.filename}
+    folder, files = folder or space.prepared, {f"train_audio/{f}": comp.folder / "train_audio" / f for f in comp.recordings.filename}
     files |= {f"{p.parent.name}/{p.name}": p for p in (comp.soundscapes if scapes else ())}
     table = pd.DataFrame({"recording": [key for key in files if not key.startswith("train_audio/")]}, dtype=str)
     store = build_store(files, folder / "store", rules.seconds, rules.part, whole=table.recording, outdated=[folder / "prepared.json"])
