@@ -12,4 +12,4 @@ def test_demo_scores_well_above_simple_statistics(tmp_path):
     auc = json.loads((tmp_path / "work/infer.json").read_text())["auc"]
     simple = subprocess.run([sys.executable, "tests/bench/baseline.py", str(tmp_path / "demo")], cwd=ROOT, capture_output=True, text=True, check=True)
     simple = float(simple.stdout.split()[-1])                           # .658 here
-    assert simple <= .80 and auc >= .85 and auc >= simple + .15, (auc, simple)      # .883 to .936 here: seeds and rounding move it by .05
+    assert simple <= .80 and auc >= .89 and auc >= simple + .15, (auc, simple)      # .924 here; seeds and machines differ by some .03
