@@ -159,7 +159,7 @@ def half_mix(
     gen,           # torch.Generator
     p=.5,          # Share of the batch
     labels="max",  # "max" as 2025 1st, "union" as 2025 2nd
-    peak=True,     # Bring both to a peak of 1 first, as 2025 1st
+    peak=True,     # Bring both to a peak of 1 first, as they do
 ):                 # Sample; weights are averaged
     "Half of each of two clips (2025 1st and 2nd)."
     return choose(coin(gen, p, len(sample.x)), _halves(sample, mates(sample, gen)[0], labels, peak), sample)

@@ -54,11 +54,11 @@ _balanced_v2s = {
 birdclef2025_02 = plain.but(
     name="birdclef2025_02",
     about="xeno-canto pretraining, FocalBCE, pseudo-labels that replace clips; three models of five folds",
-    frontend=dict(fmin_hz=20., fmax_hz=16_000., scale="min-max", wave="none"),
+    frontend=dict(fmin_hz=20., fmax_hz=16_000., norm="", scale="min-max", wave="peak"),
     model=dict(backbone="eca_nfnet_l0.ra2_in1k", head="att_gem", drop=.5),
     loss=dict(name="focal_bce", options=(("smooth", .05),), frame=0.),
     augment=dict(
-        wave=(("half_mix", dict(p=.5, labels="union", peak=False)), ("background_snr", dict(p=.5)), ("random_filtering", dict(p=.5, min_db=-20.))),
+        wave=(("half_mix", dict(p=.5, labels="union")), ("background_snr", dict(p=.5)), ("random_filtering", dict(p=.5, min_db=-20.))),
         picture=(("mask_mels", dict(p=.3, width=10, count=3)), ("mask_time", dict(p=.3, width=20, count=3)))),
     data=dict(clean=(("speech",),), at_least=100),
     sampling=dict(class_power=.5),
