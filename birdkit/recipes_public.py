@@ -28,7 +28,7 @@ birdclef2023_02 = plain.but(
     name="birdclef2023_02",
     about="the SED that most gold teams of 2024 and 2025 started from",
     frontend=dict(n_mels=128, n_fft=2048, hop=5 * 32_000 // 383, fmin_hz=0., fmax_hz=16_000., htk=False, scale="db80", channels="delta", wave="none"),
-    model=dict(backbone="tf_efficientnetv2_s.in21k_ft_in1k", head="sed", drop=.5, options=(("clip", "probability"),)),
+    model=dict(backbone="tf_efficientnetv2_s.in21k_ft_in1k", head="sed", drop=.5, drop_path=.2, mel_norm=True, options=(("clip", "probability"),)),
     loss=dict(name="soft_ce", options=(("smooth", .1),), then=((.67, "bce"),), frame=.5, secondary=.9),
     augment=dict(
         wave=(
@@ -68,7 +68,7 @@ public2025_seresnext = birdclef2023_02.but(
     name="public2025_seresnext",
     about="model two of the public blend: SE-ResNeXt SED in the manner of 2023",
     frontend=dict(channels="mono", htk=True),
-    model=dict(backbone="seresnext26t_32x4d.bt_in1k", backbone_drop=.2, drop_path=.2),
+    model=dict(backbone="seresnext26t_32x4d.bt_in1k", backbone_drop=.2),
     loss=dict(name="focal_bce", options=(), then=()),
     infer=dict(shift_frames=2, post=(("smooth", "narrow"),)),
     ensemble=dict(
