@@ -17,7 +17,7 @@ FACTS = {
         "frontend.top_db": 80., "frontend.scale": "db80", "frontend.channels": "delta", "sampling.window_s": 10.,
         "model.head": "sed", "model.drop": .5, "model.options.pool": "mean", "model.options.joined": True, "model.options.clip": "probability",
         "model.mel_norm": True, "model.drop_path": .2,      # its code: bn0 over the bands, drop_path_rate of timm
-        "loss.name": "soft_ce", "loss.options.smooth": .1, "loss.frame": .5, "loss.secondary": .9,
+        "loss.name": "soft_ce", "loss.options.smooth": .1, "loss.options.smooth_how": "classes", "loss.frame": .5, "loss.secondary": .9,
         "optim.epochs": 90, "optim.batch": 96, "optim.name": "adamw", "optim.lr": 3e-4, "optim.weight_decay": 1e-3, "optim.average": "ema",
         "pretrain.epochs": 110,
         "augment.wave.additive_mixup.p": .7, "augment.wave.additive_mixup.three": .5,
@@ -408,6 +408,7 @@ FACTS = {
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "augment.wave.sumix": True, "augment.wave.additive_mixup": False, "augment.wave.mixup": False, "data.clean.speech": True,
         "augment.wave.background_snr": True, "augment.wave.gain": True, "augment.picture.mixup": False, "augment.picture.mask_time": True,
+        "loss.name": "soft_ce", "loss.options.smooth": .1, "loss.options.smooth_how": "classes",
         "pseudo.rounds": 1, "pseudo.epochs": 90,
     },
     "birdclef2025_13-rare": {"data.only": ("rare",), "optim.freeze": 1.},
