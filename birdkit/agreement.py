@@ -144,13 +144,15 @@ AGREEMENT = {"drop": _drop_others, "confident": _drop_unsure, "swap": _swap, "so
 
 def agreement(
     cleaning,    # Cleaning
-    how="drop",  # "drop" windows of other species; keep "confident" windows only; "swap" secondary and primary label; "soften" targets
+    how="drop",  # "drop" windows of other species; keep "confident" windows only; "swap" secondary and primary label; "soften" targets, without scores too
     level=.5,    # Probability from which something counts as heard: 2024 8th .5; 2024 1st dropped and swapped at any, 0
     weight=.05,  # Of the probabilities that "soften" adds to the targets (2024 1st); above .05 what it adds counts as labels
 ):               # Cleaning
     "Bring labels and a model's scores together (2024 1st and 8th)."
     _check("agreement", how, AGREEMENT, level=level, weight=weight)
-    return _scored("agreement", cleaning, lambda c: AGREEMENT[how](c, level, weight))
+    work = lambda c: AGREEMENT[how](c, level, weight)
+    alone = how == "soften" and cleaning.scores is None      # shares of labels need no scores
+    return _scored("agreement", work(cleaning) if alone else cleaning, work)
 
 # %% ../nbs/lib/12d_agreement.ipynb #9157eee3
 def _without_target(cleaning, level, relative):
