@@ -140,7 +140,7 @@ def labelled_windows(
     if unknown: raise KitError(f"soundscapes are labelled with {few(sorted(unknown))}, which 01_prepare does not know: run it again")
     keys = sorted(table.recording.unique())
     lengths = np.array([data.store.length(key) for key in keys])
-    rows = -(-lengths // (ROW_S * SR))
+    rows = np.maximum(1, 1 + (lengths - SR) // (ROW_S * SR))                     # a shorter rest fills no window
     labels = np.full((len(keys), rows.max(), len(data.classes)), np.nan, "float32")
     file, column = {key: i for i, key in enumerate(keys)}, {name: c for c, name in enumerate(data.classes)}
     spans = [(file[key], slice(own.start, min(own.stop, rows[file[key]]))) for key, own in zip(table.recording, _rows_of(table))]
