@@ -42,12 +42,13 @@ class Schedule(Callback):
         "Make the schedule for all steps."
         total, optim, schedules = learner.steps, learner.optim, torch.optim.lr_scheduler
         rise = max(1, round(self.warmup * total))
-        if self.name == "one_cycle":
+        if self.name == "one_cycle" and total > 2:       # fewer steps have no room for a peak
             peaks = [group["lr"] for group in optim.param_groups]
             self.schedule = schedules.OneCycleLR(optim, peaks, total, pct_start=min(.9, max(self.warmup, 2 / total)))
             return
         cycle = math.ceil(total / learner.epochs) * self.cycle_epochs
-        self.schedule = schedules.LambdaLR(optim, lambda i: min(1, (i + 1) / rise) * SHAPES[self.name](i, total, cycle))
+        shape = SHAPES.get(self.name, SHAPES["cosine"])
+        self.schedule = schedules.LambdaLR(optim, lambda i: min(1, (i + 1) / rise) * shape(i, total, cycle))
 
     def after_step(self,
         learner,  # Learner
@@ -126,21 +127,26 @@ class SkipBadLoss(Callback):
         learner,  # Learner
     ):
         "Look at the loss."
-        self._judge(learner, learner.loss)
+        if learner.loss.isfinite(): self.row = 0; return
+        self.row += 1
+        self._leave_out(learner, self.row, self.patience)
+        raise SkipStep
 
     def before_step(self,
         learner,  # Learner
     ):
         "Look at the gradient; half precision's scaler does so itself."
-        if hasattr(learner, "norm") and not learner.scaler.is_enabled(): self._judge(learner, learner.norm)
+        if not hasattr(learner, "norm") or learner.scaler.is_enabled() or learner.norm.isfinite(): return
+        self.refused += 1
+        self._leave_out(learner, self.refused, self.patience)
+        raise SkipStep
 
     def after_refused(self,
         learner,  # Learner
     ):
         "The scaler found a gradient that is not finite."
         self.refused += 1
-        self._leave_out(learner)
-        if self.refused == self.refusals: self._end(learner, self.refusals)
+        self._leave_out(learner, self.refused, self.refusals)
 
     def after_step(self,
         learner,  # Learner
@@ -155,18 +161,11 @@ class SkipBadLoss(Callback):
         "How many there have been."
         learner.history[-1]["skipped"] = self.count
 
-    def _judge(self, learner, value):
-        if value.isfinite(): return
-        self.row += 1
-        self._leave_out(learner)
-        if self.row < self.patience: raise SkipStep
-        self._end(learner, self.patience)
-
-    def _leave_out(self, learner):
+    def _leave_out(self, learner, times, most):
+        "Forget the step; the last of too many in a row ends training."
         self.count += 1
         copy_all(statistics(learner.model), self.good)
-
-    def _end(self, learner, times):
+        if times < most: return
         back = self.checkpoint.back(learner) if self.checkpoint else ""
         raise StopTraining(f"loss or gradient was not finite {times} times in a row{back}; lower optim.lr, or train with optim.precision=f32")
 
