@@ -92,7 +92,7 @@ def cut_pieces(
 ):            # Clips, one for each piece
     "Count long clips as several, so that each part of a recording has its turn (2024 1st: 20, 30, 60 s; 60 gave +.005)."
     if not piece_s: return clips
-    pieces = [piece_spans(s, int(piece_s * SR)) for s in clips.spans]
+    pieces = [piece_spans(s, round(piece_s * SR)) for s in clips.spans]
     whole = clips[np.repeat(np.arange(len(clips)), [len(p) for p in pieces])]
     return replace(whole, spans=[spans for piece in pieces for spans in piece])
 
@@ -209,7 +209,7 @@ class Batches:
         self.size, self.alone = batch_parts(size, share, len(self.clips))
         self.chance, self.lengths = draw_weights(self.clips.primary, sampling.class_power), self.clips.lengths
         self.places = scored_places(self.clips, scores if sampling.pick == "scored" else None)
-        self.samples, self.within = int(sampling.window_s * SR), int(sampling.within_s * SR)
+        self.samples, self.within = round(sampling.window_s * SR), round(sampling.within_s * SR)
 
     def __len__(self): return len(self.clips) // self.size
 
@@ -221,8 +221,8 @@ class Batches:
 
         Begun later, it gives the batches it would have given.
         """
-        order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
-        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=_readers())
+        order = np.random.default_rng([self.seed, number, 0]).choice(len(self.clips), (len(self), self.size), p=self.chance)
+        return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i + 1])), range(first, len(self)), workers=_readers())
 
     def read(self,
         index,  # Clips of the batch

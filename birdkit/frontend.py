@@ -40,7 +40,7 @@ class MelFrontend(nn.Module):
         window_s,  # Length of the windows, s
     ):
         super().__init__()
-        self.mel, self.samples, self.frames, self.parts = mel, int(window_s * SR), mel.frames(window_s), resolutions(mel)
+        self.mel, self.samples, self.frames, self.parts = mel, round(window_s * SR), mel.frames(window_s), resolutions(mel)
         for i, part in enumerate(self.parts):
             self._keep(f"filters{i}", mel_filters(part)); self._keep(f"taper{i}", taper(part))
         if mel.size:
@@ -87,7 +87,7 @@ class RawFrontend(nn.Module):
         window_s,  # Length of the windows, s
     ):
         super().__init__()
-        self.raw, self.samples, self.factor = raw, int(window_s * SR), check_raw(raw)
+        self.raw, self.samples, self.factor = raw, round(window_s * SR), check_raw(raw)
         if self.factor > 1: self.register_buffer("filter", torch.tensor(antialias(self.factor))[None, None], persistent=False)
 
     def forward(self,
@@ -107,7 +107,7 @@ class Frontend(nn.Module):
         super().__init__()
         window_s, inputs = recipe.sampling.window_s, recipe.model.inputs
         check_name("model.inputs=", inputs, ("mel", "raw", "both"))
-        self.samples = int(window_s * SR)
+        self.samples = round(window_s * SR)
         self.mel = MelFrontend(recipe.frontend, window_s) if inputs != "raw" else None
         self.raw = RawFrontend(recipe.raw, window_s) if inputs != "mel" else None
 

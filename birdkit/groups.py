@@ -50,7 +50,7 @@ class Mel:
         seconds,  # Duration, s
     ):            # Number of spectra
         "Frames of a window: whole hops, the last one may be cut short."
-        return self.width or int(seconds * SR) // self.hop
+        return self.width or round(seconds * SR) // self.hop
 
     def shape(self,
         seconds,  # Duration of a window, s

@@ -42,7 +42,7 @@ class Recipe:
 
     def __post_init__(self):
         f = self.frontend
-        if f.width > 1: object.__setattr__(self, "frontend", replace(f, hop=int(self.sampling.window_s * SR) // (f.width - 1)))
+        if f.width > 1: object.__setattr__(self, "frontend", replace(f, hop=round(self.sampling.window_s * SR) // (f.width - 1)))
 
     def but(self,
         changes=None,  # Changes as a dict, such as {"optim.epochs": 3} or {"optim": {"epochs": 3}}

@@ -180,7 +180,7 @@ def bank_waves(
     if mixed.empty: return None
     edges = (mixed[["start_s", "end_s"]] * SR).round().astype(int)
     tape = np.concatenate([_unit(store.window(name, a, b - a)) for name, a, b in zip(mixed.recording, edges.start_s, edges.end_s)])
-    size = int(window_s * SR)
+    size = round(window_s * SR)
     return np.resize(tape, (max(1, len(tape) // size), size))
 
 
