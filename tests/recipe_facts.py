@@ -238,6 +238,7 @@ FACTS = {
         "infer.stride_s": 5., "infer.precision": "fp16", "ensemble.post.top_scale.top": 1, "ensemble.post.top_scale.power": 1., "infer.output": "clip",
         "pseudo.epochs": 50, "pseudo.start": "backbone",
         "pretrain.changes.data.at_least": 0, "pretrain.changes.sampling.class_power": 0., "pretrain.changes.optim.average": "best",
+        "pretrain.changes.data.folds": 20,
     },
     "birdclef2025_02-nfnet": {"models": 5, "backbones": {"eca_nfnet_l0"}, "optim.name": "radam", "optim.lr": 1e-3},
     "birdclef2025_02-v2s": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 2},
