@@ -149,6 +149,7 @@ birdclef2025_04 = plain.but(
         sure="mels, loss, labels, smoothing, weights of the three mels (shared out evenly) from the code; "
              "which backbone sees which mel is reconstructed; "
              "masks come one by one, there as one block; "
+             "gain of .8 to 1.2 is a change of contrast about the picture's mean; "
              "rows lie in the middle of their window, there two shared one; "
              "ten other networks, trained with the AUC of hard labels, labelled there: students and labellers share one list here; "
              "clips mixed beforehand are left out"),
