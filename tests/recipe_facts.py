@@ -1,4 +1,8 @@
-"""What is known for certain of each system: write-ups, code and pages, independent of the recipe books; see test_facts.py for the keys"""
+"""What is known of each system, from write-ups, code and pages, or was decided where they are silent; see test_facts.py for the keys.
+
+Decided here: best_of, pitch and epochs of students of 2024 6th, 2025 9th, 11th and 13th; rounds of 2025 10th and 12th and 2026 5th, the class power of
+2025 12th, the pooling of 2026 1st and the pretraining of 2026 5th. Each such recipe's `ensemble.sure` says what is reconstructed in it.
+"""
 
 NARROW, WIDE, LIGHT, LONG = (.2, .6, .2), (.1, .2, .4, .2, .1), (.1, .8, .1), (.1, .3, 1.2, 2.4, 1.2, .3, .1)   # Kernels that several systems share
 SEEN_BY_EXPERTS = {"frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288}    # 2025 7th
