@@ -217,13 +217,11 @@ class Batches:
         number,   # Of the epoch
         first=0,  # Batch to begin with
     ):            # Iterator of Batch
-        """One epoch: each clip once where all have one chance, else as many windows drawn with replacement (torch's WeightedRandomSampler).
+        """One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler).
 
         Begun later, it gives the batches it would have given.
         """
-        rng, n, shape = np.random.default_rng([self.seed, number]), len(self.clips), (len(self), self.size)
-        even = (self.chance == self.chance[0]).all()
-        order = rng.permutation(n)[:shape[0] * shape[1]].reshape(shape) if even else rng.choice(n, shape, p=self.chance)
+        order = np.random.default_rng([self.seed, number]).choice(len(self.clips), (len(self), self.size), p=self.chance)
         return ahead(lambda i: self.read(order[i], np.random.default_rng([self.seed, number, i])), range(first, len(self)), workers=_readers())
 
     def read(self,

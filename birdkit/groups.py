@@ -131,7 +131,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
-    epochs: int = 30             # Epochs, 1 or more; each draws as many windows as there are clips: each clip once, with sampling.class_power with replacement
+    epochs: int = 30             # Epochs, 1 or more; each draws as many windows as there are clips, with replacement
     batch: int = 32              # Windows a step
     accumulate: int = 1          # Batches whose gradients are added up before the weights move (2025 8th: 4)
     name: str = "adamw"          # "adamw", "adam" or "radam" (2025 2nd)
