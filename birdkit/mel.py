@@ -147,9 +147,9 @@ def deltas(
     x,   # (..., height, width); numpy or torch
     xp,  # The array module
 ):       # Same shape
-    "Slope in time over five frames, ends repeated (as in torchaudio and HTK)."
-    n = x.shape[-1]
-    at = lambda k: x[..., (xp.arange(n) + k).clip(0, n - 1)]
+    "Slope along the bands over five of them, ends repeated (torchaudio's deltas, turned as in 2023 2nd)."
+    n = x.shape[-2]
+    at = lambda k: x[..., (xp.arange(n) + k).clip(0, n - 1), :]
     return (at(1) - at(-1) + 2 * (at(2) - at(-2))) / 10
 
 

@@ -76,7 +76,7 @@ def top_k(
 
 def sum_cap(
     labels,    # Labels
-    most=.75,  # Sum of a row
+    most=.75,  # Sum of a row; a window across two rows may have more
 ):             # Labels
     "Scale down rows whose sum is larger, so that no row outweighs a labelled clip (2026 1st)."
     return change(labels, lambda p: p * np.minimum(1, most / np.maximum(p.sum(1, keepdims=True), 1e-9)))

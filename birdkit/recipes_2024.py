@@ -36,6 +36,7 @@ birdclef2024_01 = plain.but(
              "the rows' mean and the loudness of pictures are those of the code, which blends by the mean; "
              "up to twelve masks over time there, and labels of two rows are averaged, here joined by maximum; "
              "short clips were repeated there, here silence follows them; "
+             "pieces are drawn with replacement, there each was heard once an epoch; "
              "the share of soundscapes in a batch is reconstructed; "
              "Google's classifier is replaced by out-of-fold scores, and its labels of soundscapes are left out: "
              "05_distill with `-y '{overrides: {pseudo.given: FILE}}'` takes them; "

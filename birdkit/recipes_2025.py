@@ -63,7 +63,7 @@ birdclef2025_02 = plain.but(
     data=dict(clean=(("speech",),), at_least=100),
     sampling=dict(class_power=.5),
     optim=dict(epochs=50, name="radam", lr=1e-3, weight_decay=0., precision="f32"),
-    pretrain=dict(epochs=50, changes=(("data.at_least", 0), ("sampling.class_power", 0.), ("optim.average", "best"))),
+    pretrain=dict(epochs=50, changes=(("data.folds", 20), ("data.at_least", 0), ("sampling.class_power", 0.), ("optim.average", "best"))),
     pseudo=dict(rounds=3, epochs=50, lr=1e-3, how="replace", options=(("p", .4),), labels=(("threshold", dict(keep=.5, zero=.1)),)),
     infer=dict(output="clip", precision="fp16"),
     ensemble=dict(
@@ -78,6 +78,7 @@ birdclef2025_02 = plain.but(
              "it differs from the write-up in smoothing and learning rate; "
              "classes are drawn more evenly here, as the write-up says, while the code, which draws without replacement, takes every clip once; "
              "folds keep recordings of one source together, not those of one author; "
+             "pretraining holds out a twentieth of all species, there of those with more than 100 recordings; "
              "later rounds label all soundscapes here, not only those not used before; "
              "ESC-50 as a second kind of background is left out"),
 )
@@ -148,6 +149,7 @@ birdclef2025_04 = plain.but(
         sure="mels, loss, labels, smoothing, weights of the three mels (shared out evenly) from the code; "
              "which backbone sees which mel is reconstructed; "
              "masks come one by one, there as one block; "
+             "gain of .8 to 1.2 is a change of contrast about the picture's mean; "
              "rows lie in the middle of their window, there two shared one; "
              "ten other networks, trained with the AUC of hard labels, labelled there: students and labellers share one list here; "
              "clips mixed beforehand are left out"),

@@ -1,4 +1,8 @@
-"""What is known for certain of each system: write-ups, code and pages, independent of the recipe books; see test_facts.py for the keys"""
+"""What is known of each system, from write-ups, code and pages, or was decided where they are silent; see test_facts.py for the keys.
+
+Decided here: best_of, pitch and epochs of students of 2024 6th, 2025 9th, 11th and 13th; rounds of 2025 10th and 12th and 2026 5th, the class power of
+2025 12th, the pooling of 2026 1st and the pretraining of 2026 5th. Each such recipe's `ensemble.sure` says what is reconstructed in it.
+"""
 
 NARROW, WIDE, LIGHT, LONG = (.2, .6, .2), (.1, .2, .4, .2, .1), (.1, .8, .1), (.1, .3, 1.2, 2.4, 1.2, .3, .1)   # Kernels that several systems share
 SEEN_BY_EXPERTS = {"frontend.n_mels": 256, "frontend.n_fft": 2048, "frontend.fmin_hz": 50., "frontend.fmax_hz": 14_000., "frontend.width": 288}    # 2025 7th
@@ -150,7 +154,8 @@ FACTS = {
         "origin": {"year": 2024, "rank": 6},
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "sampling.window_s": 5.,
-        "model.head": "sed", "model.options.clip": "probability", "model.mel_norm": True, "pseudo.rounds": 1, "pseudo.how": "pieces", "kernel": WIDE, "infer.post.mix_mean.share": .2,
+        "model.head": "sed", "model.options.clip": "probability", "model.mel_norm": True,
+        "pseudo.rounds": 1, "pseudo.how": "pieces", "kernel": WIDE, "infer.post.mix_mean.share": .2,
         "sampling.best_of": 3, "pseudo.epochs": 90,
     },
     "birdclef2024_06-resnet18": {"backbones": {"resnet18d"}},
@@ -237,6 +242,7 @@ FACTS = {
         "infer.stride_s": 5., "infer.precision": "fp16", "ensemble.post.top_scale.top": 1, "ensemble.post.top_scale.power": 1., "infer.output": "clip",
         "pseudo.epochs": 50, "pseudo.start": "backbone",
         "pretrain.changes.data.at_least": 0, "pretrain.changes.sampling.class_power": 0., "pretrain.changes.optim.average": "best",
+        "pretrain.changes.data.folds": 20,
     },
     "birdclef2025_02-nfnet": {"models": 5, "backbones": {"eca_nfnet_l0"}, "optim.name": "radam", "optim.lr": 1e-3},
     "birdclef2025_02-v2s": {"models": 5, **BALANCED_V2S, "pseudo.rounds": 2},
@@ -404,7 +410,8 @@ FACTS = {
     "birdclef2025_12-mixnet": {"backbones": {"mixnet_s"}},
     "birdclef2025_12-rare": {"data.only": ("rare",), "optim.freeze": 1.},
     "birdclef2025_13": {
-        "origin": {"year": 2025, "rank": 13}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "tf_efficientnetv2_b3"}, "model.head": "sed", "model.mel_norm": True,
+        "origin": {"year": 2025, "rank": 13}, "backbones": {"tf_efficientnetv2_s", "seresnext26t_32x4d", "tf_efficientnetv2_b3"},
+        "model.head": "sed", "model.mel_norm": True,
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0., "frontend.fmax_hz": 16_000., "frontend.scale": "db80",
         "augment.wave.sumix": True, "augment.wave.additive_mixup": False, "augment.wave.mixup": False, "data.clean.speech": True,
         "augment.wave.background_snr": True, "augment.wave.gain": True, "augment.picture.mixup": False, "augment.picture.mask_time": True,

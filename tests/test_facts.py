@@ -1,4 +1,4 @@
-"Every recipe of the books against what is known of the system for certain."
+"Every recipe of the books against what is known of the system, or was decided here."
 from functools import partial
 from inspect import signature
 
