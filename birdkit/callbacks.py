@@ -16,6 +16,7 @@ from torch import nn
 
 from .core import KitError, atomic, check_name, in_words, quiet, write_table
 from .learner import Callback, SkipStep, StopTraining
+from .store import same_mark
 
 # %% ../nbs/lib/31a_callbacks.ipynb #4a77683a
 SHAPES = dict(    # Factor on the learning rate at step i of all, with cycles of this many steps
@@ -339,7 +340,7 @@ class Checkpoint(Callback):
     ):            # Where that is, in words
         "Bring a learner to where the checkpoint is."
         state = self.read()
-        if state["mark"] != self.mark:
+        if not same_mark(state["mark"], self.mark):
             raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again; "
                            "where it comes back with an attached output, as on Kaggle, do not attach that, "
                            "or give this run another name: overrides {name: ...}")

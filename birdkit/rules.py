@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from .cleaning import save_scores
 from .core import read_json, read_table, write_json, write_table
+from .store import sound_digest
 
 # %% ../nbs/lib/12h_rules.ipynb #58b38639
 BY_PREPARE, BY_CLEAN = ("seconds", "part", "folds", "group", "min_groups"), ("clean",)   # Fields of a recipe's Data that 01_prepare and 02_clean alone follow
@@ -32,13 +33,13 @@ def keep_cleaning(
         if scores is not None: save_scores(Path(new) / "scores.npz", scores, data.classes, "float32")
         for name in ("rules.json", "scores.npz"): (space.clean / name).unlink(missing_ok=True)
         for file in Path(new).iterdir(): os.replace(file, space.clean / file.name)
-    prepared = data and data.facts.get("rules")
-    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared))
+    prepared, sound = (data.facts.get("rules"), sound_digest(data.store, data.recordings.recording)) if data else (None, "")
+    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared, sound=sound))
 
 
 def kept_rules(
     space,  # Workspace
-):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went); empty where nobody noted them
+):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went), sound (its name); empty where nobody noted them
     "The rules that 02_clean last followed here, as keep_cleaning noted them."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}
