@@ -69,13 +69,10 @@ def _bytes(path): return path.stat().st_size if path.exists() else -1
 
 
 def _tidy(folder, index):
-    "Write the index anew, then cut off or remove what no line names."
+    "Write the index anew, then remove shards that no line names."
     write_table(folder / "index.csv", index)
-    ends = (index.offset + index.samples).groupby(index["shard"]).max()
-    for path in folder.glob("shard-*.i16"):
-        end = int(ends.get(int(path.stem[6:]), 0))
-        if end: os.truncate(path, 2 * end)
-        else: path.unlink()
+    named = {shard_path(folder, s) for s in index["shard"][index.samples > 0]}
+    for path in set(folder.glob("shard-*.i16")) - named: path.unlink()
 
 
 def _thin_out(folder, index):
