@@ -39,7 +39,7 @@ def keep_cleaning(
 
 def kept_rules(
     space,  # Workspace
-):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went), sound (its name); empty where nobody noted them
+):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went), sound (its name); or empty
     "The rules that 02_clean last followed here, as keep_cleaning noted them."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}

@@ -216,8 +216,7 @@ def _keep(model, history, folder):
     "Weights and curves, in place of those of another training; weights that no sound can be heard with are refused."
     odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
     if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
-    for name in ("windows.npz", "metrics.json"): (folder / name).unlink(missing_ok=True)       # they tell of the weights before
-    model.save(folder)
+    model.save(folder, ("windows.npz", "metrics.json"))
     write_table(folder / "history.csv", history)            # not before: a training that is given up leaves those of the model there is
     (folder / "last.csv").unlink(missing_ok=True)
 
