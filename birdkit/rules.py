@@ -6,7 +6,7 @@
 __all__ = ['BY_PREPARE', 'BY_CLEAN', 'keep_cleaning', 'kept_rules', 'other_rules', 'tell_rules']
 
 # %% ../nbs/lib/12h_rules.ipynb #6fd6bbbb
-import json, os
+import json, os, shutil
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,11 +28,13 @@ def keep_cleaning(
 ):
     "Leave tables and scores in `clean/`, all together when all are written, and note the rules that were followed."
     space.clean.mkdir(parents=True, exist_ok=True)
+    for left in space.clean.glob(".new-*"): shutil.rmtree(left)                     # by one that was killed
     with TemporaryDirectory(prefix=".new-", dir=space.clean) as new:
         for name, table in tables.items(): write_table(Path(new) / f"{name}.csv", table)
         if scores is not None: save_scores(Path(new) / "scores.npz", scores, data.classes, "float32")
-        for name in ("rules.json", "scores.npz"): (space.clean / name).unlink(missing_ok=True)
-        for file in Path(new).iterdir(): os.replace(file, space.clean / file.name)
+        for name in ("rules.json", "scores.npz", *(f"{name}.csv" for name in tables)): (space.clean / name).unlink(missing_ok=True)
+        # segments last: without them nothing is trained
+        for file in sorted(Path(new).iterdir(), key=lambda file: file.stem == "segments"): os.replace(file, space.clean / file.name)
     prepared, sound = (data.facts.get("rules"), sound_digest(data.store, data.recordings.recording)) if data else (None, "")
     write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared, sound=sound))
 
