@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from .backbones import import_timm
-from .callbacks import batch_norms
-from .core import KitError, atomic, check_name
+from .callbacks import batch_norms, if_room, written
+from .core import KitError, check_name
 from .learner import Callback
 
 # %% ../nbs/lib/31b_averages.ipynb #71ec93de
@@ -164,15 +164,16 @@ class Soup(Callback):
     def after_epoch(self,
         learner,  # Learner
     ):
-        "Keep the epoch if it is one of the best; with scores, epochs that have none do not count."
+        "Keep the epoch if it is one of the best and there is room; with scores, epochs that have none do not count."
         row = learner.history[-1]
         if learner.done <= self.start or self.score and self.score not in row: return
-        self.kept[learner.epoch] = row[self.score] if self.score else float(learner.epoch)
-        best = sorted(self.kept, key=lambda epoch: (np.nan_to_num(self.kept[epoch], nan=-math.inf), epoch))[-self.keep:]
-        if learner.epoch in best:
-            with atomic(self._path(learner.epoch)) as part: torch.save(learner.model.state_dict(), part)
-        for epoch in self.kept.keys() - set(best): self._path(epoch).unlink(missing_ok=True)
-        self.kept = {epoch: self.kept[epoch] for epoch in sorted(best)}
+        kept = self.kept | {learner.epoch: row[self.score] if self.score else float(learner.epoch)}
+        best = sorted(kept, key=lambda epoch: (np.nan_to_num(kept[epoch], nan=-math.inf), epoch))[-self.keep:]
+        if learner.epoch not in best: return
+        with if_room(learner):
+            with written(self._path(learner.epoch)) as part: torch.save(learner.model.state_dict(), part)
+            for epoch in kept.keys() - set(best): self._path(epoch).unlink(missing_ok=True)
+            self.kept = {epoch: kept[epoch] for epoch in sorted(best)}
 
     def after_fit(self,
         learner,  # Learner

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'PLAIN', 'TIME_UP', 'Schedule', 'ClipGrad', 'batch_norms', 'statistics', 'copy_all', 'SkipBadLoss',
-           'Validate', 'Report', 'random_state', 'device_kind', 'set_random_state', 'pack', 'unpack', 'Checkpoint',
-           'Deadline']
+           'Validate', 'written', 'if_room', 'Report', 'random_state', 'device_kind', 'set_random_state', 'pack',
+           'unpack', 'Checkpoint', 'Deadline']
 
 # %% ../nbs/lib/31a_callbacks.ipynb #66b2a564
 import math, os, time
+from contextlib import contextmanager
 
 import pandas as pd
 import torch
 from torch import nn
 
-from .core import KitError, atomic, check_name, in_words, quiet, write_table
+from .core import KitError, atomic, check_name, in_words, quiet
 from .learner import Callback, SkipStep, StopTraining
+from .store import same_mark
 
 # %% ../nbs/lib/31a_callbacks.ipynb #4a77683a
 SHAPES = dict(    # Factor on the learning rate at step i of all, with cycles of this many steps
@@ -198,6 +200,28 @@ class Validate(Callback):
         learner.history[-1] |= {name: float(value) for name, value in self.score(learner.averaged).items()}
 
 
+@contextmanager
+def written(
+    path,  # Final place of the file
+):         # Yields the temporary path to write to; KitError where there is no room
+    "A file of a training, whole or not at all."
+    try:
+        with atomic(path) as part: yield part
+    except (OSError, RuntimeError) as error:       # torch.save raises the second where the disk is full
+        raise KitError(f"{path} cannot be written ({in_words(error)}): make room on the disk") from None
+
+
+@contextmanager
+def if_room(
+    learner,  # Learner
+):
+    "What a training can do without: where it cannot be written, that is said once, and training goes on."
+    try: yield
+    except KitError as error:
+        if not learner.full: print(f"{error}; training goes on without, and tries again")
+        learner.full = True
+
+
 class Report(Callback):
     "The curves after every epoch; where somebody watches also a line, at most one every ten seconds."
     order = 4
@@ -216,7 +240,8 @@ class Report(Callback):
         learner,  # Learner
     ):
         "Write and print."
-        if self.path: write_table(self.path, pd.DataFrame(learner.history))
+        if self.path:
+            with if_room(learner), written(self.path) as part: pd.DataFrame(learner.history).to_csv(part, index=False)
         now, last = time.monotonic(), learner.epoch == learner.epochs
         if quiet() or (now - self.last < 10 and not last): return
         left = learner.history[-1]["seconds"] * (learner.epochs - learner.epoch)
@@ -287,7 +312,7 @@ class Checkpoint(Callback):
         mark,        # What the run is (recipe, data): a checkpoint of another run is refused
         every_s=60,  # Save at most once in this time, s
         share=.02,   # Of the time, that saving may take: large models are saved more rarely
-    ): self.path, self.fresh, self.mark, self.every_s, self.share, self.told = path, path.with_name("next.pt"), mark, every_s, share, False
+    ): self.path, self.fresh, self.mark, self.every_s, self.share = path, path.with_name("next.pt"), mark, every_s, share
 
     def before_fit(self,
         learner,  # Learner
@@ -309,10 +334,7 @@ class Checkpoint(Callback):
         "Save, if it is time; where that fails, training goes on, and it is tried again as late as another one would be due."
         if time.monotonic() < self.due or learner.gathered: return
         begin = time.monotonic()
-        try: self.save(learner, self.fresh)
-        except KitError as error:
-            if not self.told: print(f"{error}; training goes on without, and tries again")
-            self.told = True
+        with if_room(learner): self.save(learner, self.fresh)
         self.due = time.monotonic() + max(self.every_s, (time.monotonic() - begin) / self.share)
 
     def save(self,
@@ -322,10 +344,7 @@ class Checkpoint(Callback):
         "Save now; KitError where it cannot be written."
         learner.spent_s = time.monotonic() - learner.started
         state, path = dict(mark=self.mark, **pack(learner)), path or self.path
-        try:
-            with atomic(path) as part: torch.save(state, part)
-        except (OSError, RuntimeError) as error:       # torch.save raises the second where the disk is full
-            raise KitError(f"{path} cannot be written ({in_words(error)}): make room on the disk") from None
+        with written(path) as part: torch.save(state, part)
 
     def read(self):  # dict: the mark, and what `pack` gave
         "What is in the checkpoint."
@@ -338,7 +357,7 @@ class Checkpoint(Callback):
     ):            # Where that is, in words
         "Bring a learner to where the checkpoint is."
         state = self.read()
-        if state["mark"] != self.mark:
+        if not same_mark(state["mark"], self.mark):
             raise KitError(f"{self.path} belongs to another recipe or other data: delete {self.path.parent} to start again; "
                            "where it comes back with an attached output, as on Kaggle, do not attach that, "
                            "or give this run another name: overrides {name: ...}")

@@ -20,6 +20,7 @@ from .groups import Data
 from .metrics import mean_auc
 from .recipe import check_fold
 from .sampling import balance, recency
+from .store import same_mark, sound_digest
 
 # %% ../nbs/lib/31d_heldout.ipynb #f100277c
 def split_clips(
@@ -126,26 +127,28 @@ def keep_scores(
     held,    # Clips that are held out, or None
     score,   # From held_scorer
     facts,   # dict: what else is to be told of the run
+    store=None,  # AudioStore, whose sound is noted
 ):
     "metrics.json, and oof.csv where clips were held out."
     if score:
         facts["auc"], scores = score(model)
         table = pd.DataFrame(scores, columns=list(model.classes))
         write_table(folder / "oof.csv", pd.concat([pd.Series(held.keys, name="recording"), table], axis=1))
-    write_json(folder / "metrics.json", facts | dict(held=_name(held)))
+    write_json(folder / "metrics.json", facts | dict(held=_name(held, store)))
 
 
 def unscored(
     folder,  # Folder of a finished run
     held,    # Clips that are held out now, or None
+    store=None,  # AudioStore
 ):           # dict for keep_scores: what stays true of the run; None where it was scored on just these clips
-    "What to keep of a run's metrics.json if it must be scored again, because other clips are held out now; None if its score still holds."
+    "What to keep of a run's metrics.json if it must be scored again, because other clips are held out now, or other sound; None if its score still holds."
     facts = read_json(folder / "metrics.json", "run 04_train")
-    if facts.get("held", "") == _name(held): return None
+    if same_mark(facts.get("held", ""), _name(held, store)): return None
     print(f"{folder.parent.name}/{folder.name} is scored anew, on the clips that are held out now")
     return {name: value for name, value in facts.items() if name not in ("auc", "scene_auc", "judged")}
 
 
-def _name(held):
+def _name(held, store):
     "By which other held-out clips are noticed; empty where there are none."
-    return clips_digest(held) if held else ""
+    return "\n".join(filter(None, (clips_digest(held), sound_digest(store, held.keys)))) if held else ""

@@ -23,6 +23,7 @@ from .core import KitError, ahead, atomic, check_dims, check_name, count, few, p
 from .groups import Ensemble, Pseudo
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
+from .store import sound_digest
 
 # %% ../nbs/lib/32a_labels.ipynb #006f669e
 @dataclass(frozen=True)
@@ -327,8 +328,8 @@ def keep_labels(
     minutes=None,  # Stop in time, after a part. A function of nothing is asked when labelling begins. None: no limit
 ):            # Labels; TimeUp where it is stopped
     "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
-    if path.exists() and (there := Labels.load(path)).facts == facts: return there
-    parts = path.with_name(f"{path.stem}-{facts['mark']}.parts")
+    if path.exists() and facts | (there := Labels.load(path)).facts == facts: return there
+    parts = path.with_name(f"{path.stem}-{facts['mark']}{facts.get('sound', '')}.parts")
     for old in set(path.parent.glob("*.parts")) - {parts}:
         if old.stem.rpartition("-")[0] == path.stem: shutil.rmtree(old)
     files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}", minutes)
@@ -360,5 +361,5 @@ def predict_labels(
     _check(teachers, data, source, combine)
     keys, rows = _to_label(data, source, only)
     told = dict(teachers=[t.name for t in teachers], window_s=[infer_window_s(t.model.recipe) for t in teachers])
-    facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told))
+    facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told)) | dict(sound=sound_digest(data.store, keys))
     return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz", minutes)

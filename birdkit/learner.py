@@ -40,6 +40,7 @@ class Learner:
         self.device, self.seed, self.accumulate, self.gen = torch.device(device), seed, accumulate, torch.Generator(device)
         self.epoch, self.place, self.gathered = 0, 0, 0           # Epochs done, batches of this one done, gradients gathered
         self.history, self.losses, self.spent_s, self.stopped = [], [], 0., ""   # Why the fit was stopped before its end
+        self.full = False                                                # Has it been said that the disk is full?
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
         self.callbacks = sorted(callbacks, key=lambda c: c.order)
 

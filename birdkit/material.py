@@ -21,6 +21,7 @@ from .labelled import clipless_note, split_labelled
 from .mixing import BEHIND
 from .rules import kept_rules, tell_rules
 from .speech import bank_waves, voice_bank
+from .store import sound_digest
 from .training import background_scapes
 
 # %% ../nbs/lib/33g_material.ipynb #0f91c74b
@@ -53,9 +54,12 @@ def _check_ends(data, segments, space):
     if len(other):
         raise KitError(f"{path} does not match the length of {len(other)} recordings, such as {other[0]}: 01_prepare now keeps another part of them; "
                        "run 02_clean again")
-    made, now = kept_rules(space).get("prepared"), data.facts.get("rules")
+    rules, now = kept_rules(space), data.facts.get("rules")
+    made = rules.get("prepared")
     if made and now and now["seconds"] and made["part"] != now["part"]:
         raise KitError(f"{path} was made for data.part {made['part']!r} of the recordings, and 01_prepare now keeps {now['part']!r}: run 02_clean again")
+    if (was := rules.get("sound")) and (sound := sound_digest(data.store, recordings.recording)) and was != sound:
+        raise KitError(f"{path} was made for other sound of the recordings than there is now: run 02_clean again")
 
 
 def _relabelled(clips, path, classes):

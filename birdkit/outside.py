@@ -19,6 +19,7 @@ from .competition import Competition
 from .core import KitError, Workspace, few, read_table, short_hash
 from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
+from .store import sound_digest
 from .teachers import SCORES, hear_rows, load_teacher, match_names, read_names
 
 # %% ../nbs/lib/33e_outside.ipynb #282c1d97
@@ -104,7 +105,7 @@ def label_soundscapes(
     teacher = replace(teacher, network=in_turn(teacher.network))
     hear = lambda key, rows: hear_rows(teacher, data.store.window(key, 0, data.store.length(key)), rows, index[known]).astype("float16")
     keys, rows = _soundscapes(data)
-    facts = dict(source="soundscapes", teachers=[teacher.name],
+    facts = dict(source="soundscapes", teachers=[teacher.name], sound=sound_digest(data.store, keys),
                  mark=short_hash(json.dumps([mark, index.tolist(), list(keys), rows.tolist(), teacher.scores, teacher.peak])))
     return keep_labels(hear, keys, rows, tuple(np.array(data.classes, object)[known]), facts, path)
 

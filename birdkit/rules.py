@@ -6,13 +6,14 @@
 __all__ = ['BY_PREPARE', 'BY_CLEAN', 'keep_cleaning', 'kept_rules', 'other_rules', 'tell_rules']
 
 # %% ../nbs/lib/12h_rules.ipynb #6fd6bbbb
-import json, os
+import json, os, shutil
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .cleaning import save_scores
 from .core import read_json, read_table, write_json, write_table
+from .store import sound_digest
 
 # %% ../nbs/lib/12h_rules.ipynb #58b38639
 BY_PREPARE, BY_CLEAN = ("seconds", "part", "folds", "group", "min_groups"), ("clean",)   # Fields of a recipe's Data that 01_prepare and 02_clean alone follow
@@ -27,18 +28,20 @@ def keep_cleaning(
 ):
     "Leave tables and scores in `clean/`, all together when all are written, and note the rules that were followed."
     space.clean.mkdir(parents=True, exist_ok=True)
+    for left in space.clean.glob(".new-*"): shutil.rmtree(left)                     # by one that was killed
     with TemporaryDirectory(prefix=".new-", dir=space.clean) as new:
         for name, table in tables.items(): write_table(Path(new) / f"{name}.csv", table)
         if scores is not None: save_scores(Path(new) / "scores.npz", scores, data.classes, "float32")
-        for name in ("rules.json", "scores.npz"): (space.clean / name).unlink(missing_ok=True)
-        for file in Path(new).iterdir(): os.replace(file, space.clean / file.name)
-    prepared = data and data.facts.get("rules")
-    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared))
+        for name in ("rules.json", "scores.npz", *(f"{name}.csv" for name in tables)): (space.clean / name).unlink(missing_ok=True)
+        # segments last: without them nothing is trained
+        for file in sorted(Path(new).iterdir(), key=lambda file: file.stem == "segments"): os.replace(file, space.clean / file.name)
+    prepared, sound = (data.facts.get("rules"), sound_digest(data.store, data.recordings.recording)) if data else (None, "")
+    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared, sound=sound))
 
 
 def kept_rules(
     space,  # Workspace
-):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went); empty where nobody noted them
+):          # dict: recipe (a name), secondary (its loss.secondary), data (its group), prepared (by which 01_prepare went), sound (its name); or empty
     "The rules that 02_clean last followed here, as keep_cleaning noted them."
     path = space.clean / "rules.json"
     return read_json(path, "run 02_clean") if path.exists() else {}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TEXT', 'PROBES', 'SOUND_PER_S', 'FEW_S', 'RESERVE', 'KAGGLE', 'free_bytes', 'durations_of', 'Plan',
-           'make_plan', 'build_store', 'AudioStore']
+           'make_plan', 'build_store', 'AudioStore', 'sound_digest', 'same_mark']
 
 # %% ../nbs/lib/02_store.ipynb #e95638c8
 import csv, fcntl, io, itertools, os, shutil
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, check_name, cores, count, on_kaggle, progress, write_table
+from .core import KEPT, SCRATCH, KitError, check_name, cores, count, on_kaggle, progress, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -69,13 +69,10 @@ def _bytes(path): return path.stat().st_size if path.exists() else -1
 
 
 def _tidy(folder, index):
-    "Write the index anew, then cut off or remove what no line names."
+    "Write the index anew, then remove shards that no line names."
     write_table(folder / "index.csv", index)
-    ends = (index.offset + index.samples).groupby(index["shard"]).max()
-    for path in folder.glob("shard-*.i16"):
-        end = int(ends.get(int(path.stem[6:]), 0))
-        if end: os.truncate(path, 2 * end)
-        else: path.unlink()
+    named = {shard_path(folder, s) for s in index["shard"][index.samples > 0]}
+    for path in set(folder.glob("shard-*.i16")) - named: path.unlink()
 
 
 def _thin_out(folder, index):
@@ -292,3 +289,22 @@ class AudioStore:
     def _where(self, key):
         if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: run 01_prepare again")
         return self._place[key]
+
+# %% ../nbs/lib/02_store.ipynb #822da17a
+def sound_digest(
+    store,  # AudioStore
+    keys,   # Recordings
+):          # Text; empty where the store has no index
+    "A short name of the sound of recordings, the same wherever it is decoded: size of the file, what of it is kept, and its peak to .1 dB."
+    if not hasattr(store, "index"): return ""
+    lines = store.index.reindex(sorted(set(keys)))[["size", "spans", "peak_db"]]
+    return short_hash(lines.assign(peak_db=lines.peak_db.round(1)).to_csv())
+
+
+def same_mark(
+    made,  # Mark of what is there: a text, and behind a line break the name of the sound
+    now,   # Mark of what is asked for
+):         # bool; the sound counts where both tell it
+    "Is it what is asked for, and made of the same sound?"
+    (made, sound), (now, here) = (mark.partition("\n")[::2] for mark in (made, now))
+    return made == now and (sound == here or not (sound and here))

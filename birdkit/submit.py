@@ -298,7 +298,8 @@ def versions():  # Such as "birdkit 0.1.0, openvino 2026.4.1, numpy 2.4.6 on Pyt
 def submission_path(
     space,  # Workspace
 ):          # Path
-    "Where submission.csv is written."
+    "Where submission.csv is written; the report on one before it is removed."
+    if (told := space.root / "infer.json").is_file(): told.unlink()
     return (KEPT if on_kaggle() else space.root) / "submission.csv"
 
 

@@ -14,7 +14,8 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 
-from .core import KitError, atomic, read_json, write_json
+from .callbacks import written
+from .core import KitError, read_json, write_json
 from .frontend import Frontend
 from .models import Classifier, picture_shapes
 from .precision import half_precision
@@ -73,11 +74,14 @@ class TrainedModel(Classifier):
 
     def save(self,
         folder,  # Folder of a run
+        outdated=(),   # Files that tell of the weights before; removed when there was room for the new ones
     ):
-        "Write weights.pt, recipe.json and classes.json."
-        self.recipe.save(folder / "recipe.json")
-        write_json(folder / "classes.json", list(self.classes))
-        with atomic(folder / "weights.pt") as part: torch.save({name: x.cpu() for name, x in self.state_dict().items()}, part)
+        "Write weights.pt, recipe.json and classes.json; KitError where there is no room, and weights that were there stay."
+        with written(folder / "weights.pt") as part:
+            torch.save({name: x.cpu() for name, x in self.state_dict().items()}, part)
+            for name in outdated: (folder / name).unlink(missing_ok=True)
+            self.recipe.save(folder / "recipe.json")
+            write_json(folder / "classes.json", list(self.classes))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from .precision import Compile, Layout, Precision, choose_precision
 from .prepare import fold_digest
 from .recipe import check_recipe, load_recipe
 from .steps import check_last_mix, hears_beside, supervised
+from .store import same_mark, sound_digest
 from .trained import choose_device, load_model, on_device
 
 # %% ../nbs/lib/32_training.ipynb #34392bd7
@@ -136,12 +137,25 @@ def _digest(model, clips, scapes, scores, bank=None):
                         scores.probs[np.isin(scores.keys, clips.keys)] if scores else None, bank)
 
 
+def _marked(data, clips, scapes, *facts):
+    "A mark: facts, and the name of the sound of clips and soundscapes."
+    keys = [key for some in (clips, scapes, scapes and scapes.behind) if some for key in some.keys]
+    return "\n".join(filter(None, (json.dumps(facts), sound_digest(data.store, keys))))
+
+
+def _short(mark):
+    "A mark as metrics.json has it."
+    text, *sound = mark.split("\n")
+    return "\n".join((short_hash(text), *sound))
+
+
 def _finished(folder, mark):
     "Has exactly this run been done to its end?"
     facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
-    if facts.get("mark") != short_hash(mark) or not reached_end(facts): return False
+    if not same_mark(facts.get("mark", ""), _short(mark)) or not reached_end(facts): return False
     print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
-    (folder / "metrics.json").touch()      # finished after whatever was made anew: birdkit.fleet need not look again
+    # with the sound, where it told none; and finished after whatever was made anew: birdkit.fleet need not look again
+    write_json(folder / "metrics.json", facts | dict(mark=_short(mark)))
     return True
 
 
@@ -150,8 +164,9 @@ def _again(folder, recipe, data, held):
     model = load_model(folder)
     model.recipe = recipe
     if load_recipe(folder / "recipe.json") != recipe: recipe.save(folder / "recipe.json")
-    if (facts := unscored(folder, held)) is not None:
-        with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts)
+    if (facts := unscored(folder, held, data.store)) is not None:
+        (folder / "windows.npz").unlink(missing_ok=True)          # they may be of the sound before
+        with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts, data.store)
     facts = read_json(folder / "metrics.json", "run 04_train")
     write_json(folder / "metrics.json", facts | dict(deal=fold_digest(data.recordings, facts["fold"])))
     return model
@@ -159,7 +174,8 @@ def _again(folder, recipe, data, held):
 # %% ../nbs/lib/32_training.ipynb #b5279d2c
 def _tell_replaced(folder, mark):
     "Say that a finished model of other settings or data will be lost."
-    if not (folder / "metrics.json").exists() or read_json(folder / "metrics.json", "run 04_train").get("mark") in (None, short_hash(mark)): return
+    made = read_json(folder / "metrics.json", "run 04_train").get("mark") if (folder / "metrics.json").exists() else None
+    if made is None or same_mark(made, _short(mark)): return
     print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; "
           "to keep both, give this one a name: overrides {name: ...}")
 
@@ -172,9 +188,9 @@ def _tell_unlearnt(learn, held, classes, fold):
 
 def _make_room(folder, mark):
     "Delete what a run of other settings or data left; what goes on stays."
-    left = [read_json(folder / "metrics.json", "train again").get("mark")] if (folder / "metrics.json").exists() else []
-    if (folder / "last.pt").exists(): left.append(short_hash(Checkpoint(folder / "last.pt", mark).read()["mark"]))
-    if set(left) == {short_hash(mark)}: return
+    left = [read_json(folder / "metrics.json", "train again").get("mark", "")] if (folder / "metrics.json").exists() else []
+    if (folder / "last.pt").exists(): left.append(_short(Checkpoint(folder / "last.pt", mark).read()["mark"]))
+    if left and all(same_mark(made, _short(mark)) for made in left): return
     if left: print(f"{folder.parent.name}/{folder.name} was made with other settings or data: deleting it and training again")
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -200,8 +216,7 @@ def _keep(model, history, folder):
     "Weights and curves, in place of those of another training; weights that no sound can be heard with are refused."
     odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
     if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
-    for name in ("windows.npz", "metrics.json"): (folder / name).unlink(missing_ok=True)       # they tell of the weights before
-    model.save(folder)
+    model.save(folder, ("windows.npz", "metrics.json"))
     write_table(folder / "history.csv", history)            # not before: a training that is given up leaves those of the model there is
     (folder / "last.csv").unlink(missing_ok=True)
 
@@ -230,10 +245,10 @@ def train_run(
     learn, held = split_clips(data, clips, fold, recipe.data)
     batches = _batches(data, learn, recipe, scapes, seed, scores, step)
     heard = scapes if batches.beside or scapes and scapes.labels is not None else None
-    mark = json.dumps([_learnt_fields(recipe, step), model.classes, fold, seed, step.__name__, epochs, lr, _digest(model, learn, heard, scores, bank)])
+    mark = _marked(data, learn, heard, _learnt_fields(recipe, step), model.classes, fold, seed, step.__name__, epochs, lr,
+                   _digest(model, learn, heard, scores, bank))
     if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
-    if anew: _make_room(folder, mark)
-    else: _tell_replaced(folder, mark)
+    (_make_room if anew else _tell_replaced)(folder, mark)
     _tell_unlearnt(learn, held, model.classes, fold)
     score, device = held_scorer(data, held, model.frontend), choose_device()
     usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])),
@@ -243,6 +258,6 @@ def train_run(
     with _room(recipe.optim): learner.fit(epochs)
     averaged, history = learner.averaged.eval(), pd.DataFrame(learner.history)
     _keep(averaged, history, folder)
-    keep_scores(folder, averaged, held, score, dict(mark=short_hash(mark), **_run_facts(learner, data, learn, fold, epochs, history)))
+    keep_scores(folder, averaged, held, score, dict(mark=_short(mark), **_run_facts(learner, data, learn, fold, epochs, history)), data.store)
     learner.call("tidy")
     return averaged.cpu(), history

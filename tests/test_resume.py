@@ -1,11 +1,24 @@
 "A training that is killed goes on to the very weights it would have reached."
 import os, random, shutil, signal, subprocess, sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT, papermill
+from toys import noise, tones
 
-from birdkit.core import read_json, read_table, write_json, write_table
+from birdkit.audio import write_ogg
+from birdkit.cleaning import Cleaning, lay_segments
+from birdkit.competition import Competition
+from birdkit.core import KitError, Workspace, read_json, read_table, write_json, write_table
+from birdkit.labels import as_teacher, predict_labels
+from birdkit.material import cleaned_clips
+from birdkit.prepare import prepare
+from birdkit.recipe import find_recipe
+from birdkit.review import clip_weights, no_review
+from birdkit.rules import keep_cleaning
+from birdkit.stages import train_fold
+from birdkit.trained import load_model
 
 CODE = """
 import sys, time
@@ -157,3 +170,29 @@ def test_a_pretraining_goes_on_and_only_other_settings_begin_anew(demo, tmp_path
         assert said in (tmp_path / "out.ipynb").read_text()
     assert len(read_table(place / "history.csv", "")) == 1
     assert papermill(*command, "-p", "past", "none").returncode == 0 and not place.exists()
+
+
+def test_other_sound_of_the_same_length_is_trained_and_labelled_anew(tmp_path):
+    comp, space = Competition.find(str(tones(tmp_path / "data", per_class=3, seconds=12))), Workspace.find(tmp_path / "work")
+    recipe = find_recipe("tiny", {"model.backbone": "mobilenetv3_small_050", "model.weights": "none", "optim.epochs": 1, "data.seconds": 6.})
+
+    def run(part="first", clean=True):
+        "01_prepare, 02_clean, 04_train and 05_distill; the weights and the labels."
+        data = prepare(comp, space, replace(recipe.data, part=part))
+        tables = dict(segments=lay_segments(Cleaning.of(data)), weights=clip_weights(data.recordings, no_review()))
+        if clean: keep_cleaning(space, recipe, data, **tables)
+        folder = train_fold(data, cleaned_clips(data, space, recipe), space, recipe, 0)[2]
+        labels = predict_labels([as_teacher(load_model(folder), folder, data)], data, folder=tmp_path / "labels")
+        return (folder / "weights.pt").read_bytes(), labels.probs.tobytes()
+
+    first, facts = run("ends"), space.run("tiny", 0) / "metrics.json"
+    second = run("first")
+    assert second[0] != first[0] and run() == second
+    write_json(facts, read_json(facts, "") | dict(mark=read_json(facts, "")["mark"].split("\n")[0]))      # as an older version left it
+    assert run() == second
+    for path in comp.soundscapes: write_ogg(path, noise(10, 99))
+    third = run()
+    assert third[0] != second[0] and third[1] != second[1]
+    write_ogg(tmp_path / "data/train_audio/owl1/XC20.ogg", noise(12))
+    with pytest.raises(KitError, match="was made for other sound of the recordings than there is now: run 02_clean again"): run(clean=False)
+    assert run()[0] != third[0]
