@@ -282,12 +282,15 @@ def _labels(out, name):
     return out / f"raven/{_fits(name)}.selections.txt", out / f"audacity/{_fits(name)}.txt"
 
 
-def _forget_labels(out, names):
-    "Remove labels of recordings that were heard before, and now cannot be read or are gone: no table knows them."
+def _forget(out, names, formats, all_scores):
+    "Remove what an earlier call left and this one did not write: other tables, other labels, and labels of recordings that no table knows now."
     kept = {_part(out, name) for name in names}
-    for part in (out / "parts").rglob("*.npz"):
-        if part not in kept:
-            for path in _labels(out, part.relative_to(out / "parts").as_posix().removesuffix(".npz")): path.unlink(missing_ok=True)
+    tables = [out / f"{name}.{ending}" for name, wanted in (("detections", True), ("scores", all_scores)) for ending in FORMATS[:2]
+              if not (wanted and ending in formats)]
+    labels = [path for part in (out / "parts").rglob("*.npz")
+              for path in _labels(out, part.relative_to(out / "parts").as_posix().removesuffix(".npz"))
+              if part not in kept or path.relative_to(out).parts[0] not in formats]
+    for path in tables + labels: path.unlink(missing_ok=True)
 
 
 def _hear(files, models, out, workers, client):
@@ -349,7 +352,7 @@ def detect(
     threshold=None,  # Lowest score that counts as a detection; None: that of usual_threshold
     top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
-    formats=("csv", "raven", "audacity"),   # Of FORMATS
+    formats=("csv", "raven", "audacity"),   # Of FORMATS; what an earlier run left in others is removed
     all_scores=False,   # Write scores.csv (.parquet) with all rows and labels, too
     workers=None,  # Threads; by default one per core
     client=None,   # Client of dask.distributed; None: this machine alone
@@ -361,13 +364,13 @@ def detect(
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
     found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
-    _forget_labels(out, names)
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
     write_table(out / "flaws.csv", rest[1])
+    _forget(out, names, formats, all_scores)
     return Detections(found, bad, new, len(names) - new, *rest, threshold)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
@@ -405,7 +408,8 @@ def _parser():
         "which multiplies scores by the highest of their label in the recording)")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
-    add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
+    add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity); "
+        "what an earlier run left in others is removed")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
     add("--workers", type=int,
         help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
