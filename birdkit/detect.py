@@ -8,7 +8,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'detections', 'row_table', 'write_ra
            'write_tables', 'Detections', 'usual_threshold', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import argparse, os, time, zlib
+import argparse, json, os, time, zlib
 from collections import deque
 from functools import lru_cache
 from importlib.util import find_spec
@@ -23,8 +23,8 @@ import pandas as pd
 from .audio import ROW_S, SR
 from .commands import command
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, short_hash, write_table
-from .runtime import MANIFEST, file_sha256, load_export
+from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, read_json, short_hash, write_table
+from .runtime import MANIFEST, SERVED, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
 
 # %% ../nbs/lib/47_detect.ipynb #1af3ac5e
@@ -84,9 +84,13 @@ def write_audacity(
 # %% ../nbs/lib/47_detect.ipynb #5e662884
 def export_id(
     models,  # An exported folder
-):           # Checksum of its manifest, which holds those of all networks
-    "Checksum by which exports are told apart."
-    return file_sha256(Path(models) / MANIFEST)
+):           # Text
+    "Checksum of what an export's scores depend on, by which exports are told apart: a repeated export has the same."
+    manifest = read_json(Path(models) / MANIFEST, "give a folder that 05_distill exported as models")
+    ensemble = [manifest.get(name) for name in ("classes", "blend", "options", "post")]
+    members = [[m["weight"], m.get("classes"), m["sha256"], m["recipe"].get("sampling", {}).get("window_s"), [m["recipe"].get(name) for name in SERVED]]
+               for m in manifest["models"]]
+    return short_hash(json.dumps([ensemble, members]))
 
 
 def stamp(
