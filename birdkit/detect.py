@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .commands import command
+from .commands import command, distributed
 from .competition import AUDIO_ENDINGS
 from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, read_json, short_hash, write_table
 from .runtime import MANIFEST, SERVED, load_export
@@ -205,20 +205,13 @@ def _dask_task(path, models, mark):
     return try_recording(path, ensemble)
 
 
-def _distributed():
-    "The package dask.distributed."
-    try: from dask import distributed
-    except ImportError: raise KitError("dask.distributed is not installed: pip install 'dask[distributed]', or leave out --dask") from None
-    return distributed
-
-
 def hear_dask(
     files,   # {name: Path}
     models,  # An exported folder
     client,  # Client of dask.distributed
 ):           # Iterator over (name, what try_recording says), as they finish
     "Hear recordings on the workers of a Dask cluster."
-    as_completed, export = _distributed().as_completed, (str(Path(models).absolute()), export_id(models))
+    as_completed, export = distributed().as_completed, (str(Path(models).absolute()), export_id(models))
     names = {client.submit(_dask_task, str(path.absolute()), *export, retries=2, pure=False): name for name, path in files.items()}
     for future in as_completed(list(names)):
         error = future.exception()
@@ -428,7 +421,7 @@ def main(
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     paths, address = given.pop("recordings"), given.pop("dask")
     with command(at_once=True):
-        client = _distributed().Client(address) if address else None
+        client = distributed().Client(address) if address else None
         report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 
