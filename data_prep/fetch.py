@@ -226,7 +226,8 @@ def download(
     folder = Path(folder)
     there = np.array([(folder / "train_audio" / name).exists() for name in table.filename], bool)
     todo = table[~there]
-    if there.any(): print(f"{there.sum()} of {len(table)} recordings are there already", flush=True)
+    if there.any(): print(f"{there.sum()} of {len(table)} recordings are there already, as they were cut then: "
+                          "remove those that other --seconds or --originals shall fetch again", flush=True)
     job = lambda row: _fetch_one(row, folder, session, seconds, originals)
     reasons = list(progress(ahead(job, todo.itertuples(), workers), "download", len(todo)))
     failed = todo[["filename", "download_url"]].assign(reason=reasons)

@@ -441,6 +441,7 @@ def test_xeno_canto_collection(xc, tmp_path, capsys):
     asked = len(xc.asked)
     xeno_canto.main(command)
     assert len(xc.asked) == asked == 4 + 6                     # Nothing is asked twice: four pages, six sounds
+    assert "6 of 6 recordings are there already, as they were cut then: remove those that other --seconds" in capsys.readouterr().out
 
 
 def test_options_of_the_command_reach_the_site(xc, tmp_path):
