@@ -21,17 +21,13 @@ from .learner import Callback
 
 # %% ../nbs/lib/31b_averages.ipynb #71ec93de
 def soup(
-    parts,         # State dicts, or folders of runs with weights.pt
-    weights=None,  # Of each part; None: all alike
-):                 # State dict; KitError where there are no parts, or parts or weights that do not fit together
-    "Weighted mean of weights; whole numbers are the last part's."
+    parts,  # State dicts, or folders of runs with weights.pt
+):          # State dict; KitError where there are no parts, or parts that do not fit together
+    "Mean of weights; whole numbers are the last part's."
     parts = [p if isinstance(p, dict) else _read(p) for p in parts]
     if not parts: raise KitError("a soup needs weights: give at least one state dict or folder of a run")
     _alike(parts)
-    share = torch.tensor(weights or [1.] * len(parts), dtype=torch.float64)
-    if len(share) != len(parts) or not share.sum() > 0:
-        raise KitError(f"weights={weights!r} do not suit {len(parts)} parts: give one for each, with a sum above 0")
-    mean = lambda *x: sum(s * v.double() for s, v in zip(share / share.sum(), x)).to(x[0].dtype)
+    mean = lambda *x: sum(v.double() / len(x) for v in x).to(x[0].dtype)
     return {k: mean(*(p[k] for p in parts)) if v.is_floating_point() else v.clone() for k, v in parts[-1].items()}
 
 

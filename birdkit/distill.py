@@ -26,7 +26,7 @@ from .pseudo import apply_labels, labelled_scapes
 from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .steps import by_people
 from .students import as_student, check_lessons, make_student
-from .trained import TrainedModel, check_weights, load_model, on_device
+from .trained import TrainedModel, check_weights, classes_of, load_model, on_device
 from .training import train_run, why_stopped
 
 # %% ../nbs/lib/34a_distill.ipynb #9d6662d1
@@ -63,15 +63,10 @@ def round_count(
     return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in _exported(members))
 
 # %% ../nbs/lib/34a_distill.ipynb #10dedc47
-def _classes(folder):
-    "The classes that a run knows."
-    return set(read_json(folder / "classes.json", "run 04_train"))
-
-
 def _specialists(runs, data):
     "Why runs cannot teach, and what to do."
     run = next(f for folders in runs.values() for f in folders)
-    return (f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(_classes(run))}: "
+    return (f"no teacher knows all {len(data.classes)} classes, {run.parent.name}/{run.name} knows {len(classes_of(run))}: "
             "set pseudo.rounds to 0, or train a model of all classes beside it")
 
 
@@ -90,7 +85,7 @@ def label_round(
     "Let all models that know all classes label."
     sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
     if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    able, told = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= _classes(f)], told or {}
+    able, told = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= set(classes_of(f))], told or {}
     if not able and any(runs.values()) and set(sources) - set(told): raise KitError(_specialists(runs, data))
     teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources, weights.get(name)) for name, f in able]
     teachers = [t for t in teachers if t.weight] or teachers

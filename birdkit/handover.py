@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from .batches import has_label
-from .core import read_json
 from .frontend import Frontend
 from .heldout import clip_inputs, split_clips
 from .labels import held_fold
 from .rows import infer_mel, infer_window_s
+from .trained import classes_of
 
 # %% ../nbs/lib/34b_handover.ipynb #78f53c4d
 def class_prior(
@@ -64,7 +64,7 @@ def judging_windows(
 ):             # Function of a run's folder and the recipe it will be heard with: Judging
     "Labelled windows, cut as inference cuts them, to compare a float32 network with its int8 form; from held-out clips where a fold was held out."
     def _windows(run, recipe):
-        own = pd.Index(list(data.classes)).get_indexer(read_json(run / "classes.json", "run 04_train"))
+        own = pd.Index(list(data.classes)).get_indexer(classes_of(run))
         fold = held_fold(run, data)
         unheard = [] if fold == "all" else split_clips(data, clips, fold)[1]
         some = _judges(unheard, own, most) if len(unheard) else unheard

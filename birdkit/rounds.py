@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .core import KitError, nearest, read_json, read_table, step_arguments
+from .core import KitError, nearest, read_table, step_arguments
 from .metrics import class_auc
 from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players
 from .pseudo import apply_labels, file_weights, steps_of_round
+from .trained import classes_of
 
 # %% ../nbs/lib/33b_rounds.ipynb #c67682ce
 def _rows_of(labels, key):
@@ -178,7 +179,7 @@ def runs_that_judge(
     classes,  # Names of all classes
 ):            # List of folders
     "The runs that held clips out and know all classes."
-    return [f for f in folders if (f / "oof.csv").exists() and set(classes) <= set(read_json(f / "classes.json", "run 04_train"))]
+    return [f for f in folders if (f / "oof.csv").exists() and set(classes) <= set(classes_of(f))]
 
 
 def round_change(

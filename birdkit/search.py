@@ -76,8 +76,8 @@ def trials_of(
 
 # %% ../nbs/lib/36_search.ipynb #e8bcd390
 def _give_out_again(study, name, trial):
-    "Have a trial that did not end begun again, with the same overrides."
-    study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+    "Have a trial that failed or did not end begun again, with the same overrides."
+    study.tell(trial.number, state=_optuna().trial.TrialState.FAIL, skip_if_finished=True)
     study.enqueue_trial(trial.params, user_attrs=dict(name=name))
 
 
@@ -141,7 +141,7 @@ def one_trial(
     space,   # From load_space
     folder,  # Where the runs of the trials are kept
     clock,   # Clock of the search
-):           # The error that ended it, or None
+):           # Its name, and the error that ended it, or None
     "Draw overrides, train with them, tell the study."
     state, trial = _optuna().trial.TrialState, study.ask()
     study.sampler = _optuna().samplers.TPESampler(seed=derived_seed(study.user_attrs["seed"], trial.number) % 2**32)     # whoever does it, and whenever
@@ -154,11 +154,12 @@ def one_trial(
     except Exception as error:
         study.tell(trial, state=state.FAIL)
         print(f"{name}  failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        return error
+        return name, error
     if reached_end(facts): study.tell(trial, facts[score])
     elif prune.pruned or clock.left_s() > 0: _prune(study, trial, folder / name)
     else: _give_out_again(study, name, trial)
     print(_line(name, facts, changes, study), flush=True)
+    return name, None
 
 
 def _prune(study, trial, folder):
@@ -191,14 +192,16 @@ def search(
     folder,        # Where the runs of the trials are kept
     trials=20,     # How many there shall be in the end, with those of earlier calls
     minutes=None,  # Time there is; None: no limit
-    most=3,        # Failures in a row that end the search
+    most=3,        # Failures in a row that end the search; the next call tries them again
 ):                 # {dotted field: value} of the best; KitError where no trial came to an end
     "Try until there are enough trials or the time is up."
-    clock, failed = Clock(math.inf if minutes is None else minutes), 0
+    clock, failed = Clock(math.inf if minutes is None else minutes), []
     while clock.left_s() > 0 and (_waiting(study) or len(trials_of(study)) < trials):
-        error = one_trial(study, train, recipe, space, folder, clock)
-        failed = failed + 1 if error else 0
-        if failed == most: raise KitError(f"{most} trials in a row failed, the last with: {error}")
+        name, error = one_trial(study, train, recipe, space, folder, clock)
+        failed = [*failed, name] if error else []
+        if len(failed) < most: continue
+        for name in failed: _give_out_again(study, name, trials_of(study)[name])
+        raise KitError(f"{most} trials in a row failed, the last with: {error}")
     best = best_trial(study)
     if best is None: raise KitError("no trial came to its end: give the search more minutes, or fewer optim.epochs")
     return best[1].user_attrs["overrides"]

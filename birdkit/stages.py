@@ -34,7 +34,7 @@ from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
 from .scenes import make_scenes, score_scenes
 from .steps import supervised
-from .trained import TrainedModel, load_model, on_device, share_backbone
+from .trained import TrainedModel, classes_of, load_model, on_device, share_backbone
 from .training import train_run, why_stopped
 
 # %% ../nbs/lib/34_stages.ipynb #3ace4fff
@@ -272,7 +272,7 @@ def find_runs(
     folders = _folders(space, name)
     if not folders: raise KitError(f"no trained model in {space.root / 'runs' / name}: run 04_train with this recipe")
     for folder in folders:
-        if set(read_json(folder / "classes.json", "run 04_train")) - set(classes):
+        if set(classes_of(folder)) - set(classes):
             raise KitError(f"{folder} was trained for other classes than this competition's: remove it, or give another work folder")
     return folders
 
@@ -290,7 +290,7 @@ def find_members(
     found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
     stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
     counted = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]       # others are not exported
-    enough = any(set(classes) <= set(read_json(f / "classes.json", "run 04_train")) for f in counted if f not in stopped)
+    enough = any(set(classes) <= set(classes_of(f)) for f in counted if f not in stopped)
     for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
     for m in members:
         if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")

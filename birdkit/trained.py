@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'choose_device', 'keep_memory', 'TrainedModel', 'on_device', 'share_weights', 'share_backbone',
-           'check_weights', 'load_model']
+           'check_weights', 'classes_of', 'load_model']
 
 # %% ../nbs/lib/31e_trained.ipynb #b4d70584
 import ctypes
@@ -131,6 +131,13 @@ def check_weights(
         raise KitError(f"{folder} was trained with another frontend, backbone or head than recipe {recipe.name!r}: train it again or name its recipe")
 
 
+def classes_of(
+    folder,  # Folder of a run
+):           # List of labels, in the order of the outputs
+    "The classes that a run knows."
+    return read_json(folder / "classes.json", "run 04_train")
+
+
 def load_model(
     folder,       # Folder of a run
     recipe=None,  # Recipe it must have been trained with, if any
@@ -138,7 +145,7 @@ def load_model(
     "Read a trained model; one of another recipe is refused."
     if recipe is not None: check_weights(folder, recipe)
     saved = load_recipe(folder / "recipe.json")
-    model = TrainedModel(saved.but({"model.weights": "none"}), read_json(folder / "classes.json", "run 04_train"))
+    model = TrainedModel(saved.but({"model.weights": "none"}), classes_of(folder))
     try: model.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise KitError(f"{folder / 'weights.pt'} does not hold this model ({type(error).__name__}): run 04_train again") from None

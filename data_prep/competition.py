@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import pandas as pd
 
 from birdkit.competition import Competition
-from birdkit.core import KitError, atomic, few, progress, read_table
+from birdkit.core import KitError, atomic, few, progress, read_json, read_table, write_json
 from birdkit.kaggle import LOG_IN
 from past_years import TABLES, read_year
 from tables import run_script, script_parser
@@ -128,9 +128,14 @@ def fetch_competition(
 ):                     # DataFrame that describes it
     "Download, extract and check."
     out = Path(out).absolute()
-    path = Path(archive) if archive else download(competition, out.parent)
-    extract(path, out)
-    facts = check(out)
+    path, mark = Path(archive or out.parent / f"{competition}.zip"), out.with_name(f".{out.name}.complete.json")
+    if not path.exists() and out.is_dir() and mark.exists() and read_json(mark, "run this again") == path.name: print(f"{out} is there already")
+    else: extract(path if archive else download(competition, out.parent), out)
+    try: facts = check(out)
+    except KitError:
+        mark.unlink(missing_ok=True)
+        raise
+    write_json(mark, path.name)
     print(facts.to_string(), f"{out} is complete; {path} may be removed", sep="\n")
     return facts
 

@@ -128,7 +128,7 @@ def extra_species(
     if not len(table): raise KitError("no species outside the competition was found: allow more classes, places or licences")
     print(found.describe(table, longest_s), flush=True)
     if dry_run: return None
-    parts = [fetch.download(rows, out, import_module(SOURCES[s]).session(), longest_s) for s, rows in table.groupby("source", sort=False)]
+    parts = [fetch.download(rows, out, import_module(SOURCES[s]).session(Path(out) / ".pages"), longest_s) for s, rows in table.groupby("source", sort=False)]
     parts = [(rows, rows[TAXA_COLUMNS].drop_duplicates("primary_label")) for rows in parts]
     if targets: parts.append(link_targets(competition, classes, out))
     made = extend_collection(out, *(pd.concat(some) for some in zip(*parts)))

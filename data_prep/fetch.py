@@ -43,11 +43,13 @@ class Pace:
     per_s: float = 1.               # Requests per second
     bytes_per_s: float = math.inf   # Bytes per second in the long run
     burst_s: float = 0.             # Seconds' worth of bytes that may be fetched ahead of that
+    kept: Path = None               # File by which later processes know what was fetched; None: none does
     now: object = time.monotonic    # Gives the time, s
     sleep: object = time.sleep      # Waits for some seconds
 
     def __post_init__(self):
         self.lock, self.next_s, self.paid_s = threading.Lock(), self.now(), self.now()
+        if self.kept and self.kept.exists(): self.paid_s += min(max(0, read_json(self.kept, "fetch again") - time.time()), DAY_S)
 
     def wait(self):  # None
         "Wait for the turn of the next request."
@@ -66,7 +68,9 @@ class Pace:
         size,  # Bytes that were fetched
     ):         # None
         "Count what was fetched."
-        with self.lock: self.paid_s = max(self.paid_s, self.now()) + size / self.bytes_per_s
+        with self.lock:
+            self.paid_s = max(self.paid_s, self.now()) + size / self.bytes_per_s
+            if self.kept: write_json(self.kept, time.time() + self.paid_s - self.now())
 
 
 @dataclass
@@ -226,7 +230,8 @@ def download(
     folder = Path(folder)
     there = np.array([(folder / "train_audio" / name).exists() for name in table.filename], bool)
     todo = table[~there]
-    if there.any(): print(f"{there.sum()} of {len(table)} recordings are there already", flush=True)
+    if there.any(): print(f"{there.sum()} of {len(table)} recordings are there already, as they were cut then: "
+                          "remove those that other --seconds or --originals shall fetch again", flush=True)
     job = lambda row: _fetch_one(row, folder, session, seconds, originals)
     reasons = list(progress(ahead(job, todo.itertuples(), workers), "download", len(todo)))
     failed = todo[["filename", "download_url"]].assign(reason=reasons)

@@ -201,7 +201,7 @@ def run(
         if not len(table): raise KitError("nothing was found: check the names, or allow more licences, places or grades")
         print(describe(table, seconds or None), flush=True)
         if dry_run: return
-        there = fetch.download(table, out, session(), seconds or None, workers, originals)
+        there = fetch.download(table, out, session(Path(out) / ".pages"), seconds or None, workers, originals)
         if not len(there): raise KitError(f"no recording could be fetched: {Path(out) / 'failed.csv'} tells why")
         extend_collection(out, there, there[TAXA_COLUMNS].drop_duplicates("primary_label"))
         print(f"{out}: {len(there)} recordings of {there.primary_label.nunique()} species", flush=True)

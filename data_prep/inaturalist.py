@@ -4,13 +4,14 @@
     python data_prep/inaturalist.py --species species.txt --box -5 -80 13 -66 --codes taxonomy.csv --out work/inat
     python data_prep/inaturalist.py --species Amphibia --box -5 -80 13 -66 --most 30 --out work/frogs
 
-One request a second, and no more than 5 GB an hour and 24 GB a day, as iNaturalist asks. A run that was stopped goes on when
+One request a second, and no more than 5 GB an hour and 24 GB a day into a folder, as iNaturalist asks. A run that was stopped goes on when
 the same command is given again. A name may be that of a higher taxon. Observations of research grade that are identified to
 species; each sound has a licence of its own, and those with all rights reserved are left out. Observer, licence and page stay
 in the tables. Labels are those of --codes (by taxon id or name), else iNaturalist's taxon id. Phones record m4a: for those,
 ffmpeg must be on the path.
 """
 from itertools import islice
+from pathlib import Path
 
 import fetch
 import found
@@ -22,10 +23,10 @@ BYTES_PER_S, BURST_S = 20e9 / fetch.DAY_S, 4e9 / 20e9 * fetch.DAY_S   # 4 GB at 
 
 
 def session(
-    pages=None,  # Folder of the pages kept for a day
+    pages=None,  # Folder of the pages kept for a day, and of what was fetched
 ):               # fetch.Session
     "Requests to iNaturalist."
-    return fetch.Session(BASE, fetch.Pace(PER_S, BYTES_PER_S, BURST_S), pages=pages)
+    return fetch.Session(BASE, fetch.Pace(PER_S, BYTES_PER_S, BURST_S, pages and Path(pages) / "paid.json"), pages=pages)
 
 
 def search(

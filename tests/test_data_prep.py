@@ -311,6 +311,10 @@ def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle_server, capsys):
     asked = len(kaggle_server.asked)
     fetch()
     assert len(kaggle_server.asked) == asked and "birdclef-2025.zip is there already" in capsys.readouterr().out
+    (tmp_path / "birdclef-2025.zip").unlink()                  # As told
+    for command in (["--competition", "birdclef-2025"], ["--zip", str(tmp_path / "birdclef-2025.zip")]):
+        competition.main([*command, "--out", str(tmp_path / "out")])
+        assert len(kaggle_server.asked) == asked and f"{tmp_path / 'out'} is there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answer, login, line", [

@@ -171,6 +171,15 @@ def test_threads_share_one_pace():
     assert np.isclose(clock.time - 100, 4)
 
 
+def test_another_process_knows_what_was_fetched(tmp_path):
+    clock = FakeClock()
+    start = lambda: fetch.Pace(1e9, 100, 60, tmp_path / "paid.json", now=clock.now, sleep=clock.sleep)
+    start().spend(6500)
+    start().wait()
+    assert sum(clock.slept) == pytest.approx(5, abs=1)
+    assert inaturalist.session(tmp_path).pace.kept == tmp_path / "paid.json"
+
+
 def test_bytes_are_paid_for():
     clock = FakeClock()
     pace = fetch.Pace(1e9, bytes_per_s=100, burst_s=60, now=clock.now, sleep=clock.sleep)
@@ -441,6 +450,7 @@ def test_xeno_canto_collection(xc, tmp_path, capsys):
     asked = len(xc.asked)
     xeno_canto.main(command)
     assert len(xc.asked) == asked == 4 + 6                     # Nothing is asked twice: four pages, six sounds
+    assert "6 of 6 recordings are there already, as they were cut then: remove those that other --seconds" in capsys.readouterr().out
 
 
 def test_options_of_the_command_reach_the_site(xc, tmp_path):
