@@ -31,7 +31,11 @@ class Sample:
     behind: torch.Tensor | None = None          # (B, T) other soundscape windows, for backgrounds where those in `scape` have labels, or None
 
     def __post_init__(self):
+        if not self.x.is_floating_point(): raise KitError(f"sound of {self.x.dtype} has no level: give float32 in [-1, 1]")
         if self.weight is None: self.weight = torch.ones(len(self.x), device=self.x.device)
+        for name in ("targets", "weight", "scape_targets", "second"):     # whole numbers have no shares
+            labels = getattr(self, name)
+            if labels is not None and not labels.is_floating_point(): setattr(self, name, labels.float())
 
 
 MIXED = ("x", "targets", "weight")   # What a mix changes
