@@ -324,7 +324,7 @@ def blend(
     fallback=None,  # (rows, classes) or (classes,), taken where no model has a score, such as the prior; by RELATIVE ones where a class has none in any row
     names=(),       # Names of the models, by which options may tell them
     **options,      # Further arguments of that blend, such as share=.3 or by=["perch"]
-):                  # (rows, classes), finite, in [0, 1], as `post.widen` makes the stack; KitError for an unknown blend, other shapes, or cells without score and fallback
+):                  # (rows, classes), finite, in [0, 1], widened; KitError for an unknown blend, other shapes, or cells without score and fallback
     "Blend models into one score."
     check_name("blend how=", how, BLENDS)
     shapes = sorted({np.shape(s) for s in stack})
