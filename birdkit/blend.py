@@ -14,12 +14,12 @@ from inspect import signature
 import numpy as np
 
 from .core import KitError, ahead, check_dims, check_name, few, what_failed
-from .post import EPS, logit, sigmoid
+from .post import EPS, logit, sigmoid, widen
 
 # %% ../nbs/lib/42a_blend.ipynb #82af3584
 def _weights(weights, stack):
     "Weights as (models, classes) of the stack's dtype; None gives all the same."
-    models, _, classes = check_dims(stack, "models rows classes").shape
+    models, _, classes = check_dims(stack := widen(stack), "models rows classes").shape
     w = np.ones(models) if weights is None else np.asarray(weights, float)
     if w.shape not in ((models,), (models, classes)):
         raise KitError(f"weights of shape {w.shape} for {models} models and {classes} classes: give (models,) or (models, classes)")
@@ -39,7 +39,7 @@ def _mean(stack, w):
     "`mean`, of weights (models, classes)."
     gaps = np.isnan(stack)
     if not gaps.any(): return _ratio(_total(stack, w), w.sum(0))
-    return _ratio(_total(np.where(gaps, 0, stack), w), _total((~gaps).astype(stack.dtype), w))
+    return _ratio(_total(np.where(gaps, 0, stack), w), _total((~gaps).astype(w.dtype), w))
 
 
 def _total(stack, w):
@@ -114,6 +114,7 @@ def _ranks(stack):
 
 def _by_class(work, stack, weights=None, block=16):
     "`work(stack, weights)`, side by side for as many classes as stay in the processor's cache, turned so that their rows lie side by side in memory."
+    stack = widen(stack)
     out = np.empty_like(stack if weights is None else stack[0])
     def _one(part):
         some = np.array(stack[..., part].swapaxes(1, 2), order="C").swapaxes(1, 2)
@@ -126,7 +127,7 @@ def ranks(
     stack,  # Scores, (models, rows, classes)
 ):          # Same shape, in (0, 1], NaN where the model has no score
     "Rank of each score among all rows of its model and class, as a share of the rows heard."
-    return _by_class(_ranks, check_dims(stack, "models rows classes"))
+    return _by_class(_ranks, check_dims(np.asarray(stack), "models rows classes"))
 
 # %% ../nbs/lib/42a_blend.ipynb #abf51c7b
 def spread(
@@ -134,7 +135,7 @@ def spread(
     scale=np.asarray,  # On which the range is measured, such as logit
 ):                     # Same shape, in [0, 1]; a class of equal scores stays as it is
     "Scale each model and class to its range over all rows."
-    x = scale(stack)
+    x = scale(stack := widen(stack))
     low, high = np.fmin.reduce(x, 1, initial=np.inf)[:, None], np.fmax.reduce(x, 1, initial=-np.inf)[:, None]
     return np.where(high > low, (x - low) / np.where(high > low, high - low, 1), stack)
 
@@ -174,7 +175,7 @@ def logit_mean(
 
 def _log(stack):
     "Logarithm of scores, 0 as EPS."
-    return np.log(np.maximum(stack, EPS))
+    return np.log(np.maximum(widen(stack), EPS))
 
 
 def geometric(
@@ -192,7 +193,7 @@ def add_geometric(
     pair=None,     # Numbers of the models in it; None: all
 ):                 # (rows, classes)
     "Mean plus a share of sqrt(p_a p_b), over 1 + share (2024 4th; the division changes no ranking)."
-    plain, product = mean(stack, weights), geometric(stack if pair is None else stack[np.atleast_1d(pair)])
+    plain, product = mean(stack, weights), geometric(stack if pair is None else widen(stack)[np.atleast_1d(pair)])
     return np.where(np.isnan(product), plain, (plain + share * product) / (1 + share))
 
 
@@ -272,7 +273,7 @@ def gated_mean(
     by, w = np.atleast_1d(by).astype(int), _weights(weights, stack)
     if not len(by): return _mean(stack, w)
     others = _mean(stack, np.where(np.isin(np.arange(len(stack)), by)[:, None], 0, w))
-    return np.where(np.isnan(others), _mean(stack, w), gate(others, mean(stack[by])))
+    return np.where(np.isnan(others), _mean(stack, w), gate(others, mean(widen(stack)[by])))
 
 # %% ../nbs/lib/42a_blend.ipynb #004db36b
 BLENDS = {f.__name__: f for f in (mean, logit_mean, geometric, add_geometric, minimum, rank_mean,
@@ -323,12 +324,12 @@ def blend(
     fallback=None,  # (rows, classes) or (classes,), taken where no model has a score, such as the prior; by RELATIVE ones where a class has none in any row
     names=(),       # Names of the models, by which options may tell them
     **options,      # Further arguments of that blend, such as share=.3 or by=["perch"]
-):                  # (rows, classes), finite, in [0, 1], the stack's dtype; KitError for an unknown blend, other shapes, or cells without score and fallback
+):                  # (rows, classes), finite, in [0, 1], widened; KitError for an unknown blend, other shapes, or cells without score and fallback
     "Blend models into one score."
     check_name("blend how=", how, BLENDS)
     shapes = sorted({np.shape(s) for s in stack})
     if len(shapes) != 1: raise KitError(f"models to blend have shapes {shapes}: give at least one, and the same rows and classes for all")
-    stack = np.asarray(stack)
+    stack = widen(stack)
     if not (whole := np.isfinite(stack)).all(): stack = np.where(whole, stack, np.nan)
     out = BLENDS[how](stack, weights, **_numbered(options, list(names)))
     gone = np.isnan(out)

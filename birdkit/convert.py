@@ -7,7 +7,7 @@ __all__ = ['MAX_GAP', 'FORMATS', 'Probabilities', 'to_openvino', 'write_network'
            'check_gap', 'real_windows', 'time_windows', 'write_formats']
 
 # %% ../nbs/lib/40a_convert.ipynb #03dc0753
-import time
+import copy, time
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,11 @@ from .runtime import load_network
 
 # %% ../nbs/lib/40a_convert.ipynb #d7becec2
 class Probabilities(torch.nn.Module):
-    "A network, or its head, that ends in probabilities."
+    "A copy of a network, or its head, that ends in probabilities: on the CPU, in eval mode."
     def __init__(self, model):
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        self.cpu().eval()
 
     def forward(self,
         *pictures,  # (B, channels, height, width) each; a map for a head
@@ -44,7 +45,7 @@ def to_openvino(
     "Convert a network to OpenVINO, number of windows free."
     shapes = input_shapes(model.recipe)
     example = tuple(torch.zeros(2, *s) for s in shapes)
-    try: graph = ov.convert_model(Probabilities(model).cpu().eval(), example_input=example, input=[(-1, *s) for s in shapes])
+    try: graph = ov.convert_model(Probabilities(model), example_input=example, input=[(-1, *s) for s in shapes])
     except OpConversionFailure as error: raise KitError(_unconverted(path, model.recipe, shapes)) from error
     for output, name in zip(graph.outputs, ("clip", "frames")): output.get_tensor().set_names({name})
     return write_network(graph, Path(path), fp16)
@@ -80,7 +81,7 @@ def to_onnx(
     names = [f"input{i}" for i in range(len(example))]
     with atomic(path) as part:
         try:
-            torch.onnx.export(Probabilities(model).cpu().eval(), example, part, input_names=names,
+            torch.onnx.export(Probabilities(model), example, part, input_names=names,
                               output_names=["clip", "frames"], opset_version=17, dynamo=False,
                               dynamic_axes={n: {0: "windows"} for n in (*names, "clip", "frames")})
         except torch.onnx.errors.OnnxExporterError as error:
@@ -94,7 +95,7 @@ def to_jit(
 ):          # The path
     "Write a network as frozen TorchScript (course 2024); read it with load_jit."
     example = tuple(torch.zeros(2, *s) for s in input_shapes(model.recipe))
-    frozen = torch.jit.freeze(torch.jit.trace(Probabilities(model).cpu().eval(), example))
+    frozen = torch.jit.freeze(torch.jit.trace(Probabilities(model), example))
     with atomic(path) as part: torch.jit.save(frozen, part)
     return Path(path)
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from .core import KitError, check_dims
-from .losses import check_weight, reduce_loss, widen
+from .levels import widen
+from .losses import check_weight, reduce_loss
 
 # %% ../nbs/lib/24a_distances.ipynb #3181c0dc
 def _log_neighbours(embedding, labels, temperature):

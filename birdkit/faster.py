@@ -7,7 +7,7 @@ __all__ = ['MAX_FALL', 'MIN_GAIN', 'SCALE_BY', 'MAX_FP16_GAP', 'MAX_DENSE_GAP', 
            'try_int8', 'try_fp16', 'to_trunk_and_head', 'compare_dense', 'try_dense']
 
 # %% ../nbs/lib/40b_faster.ipynb #adf63166
-import time
+import copy, time
 from functools import partial
 from pathlib import Path
 
@@ -123,11 +123,11 @@ def to_trunk_and_head(
     check_dense(model.recipe)
     if model.n_levels > 1: raise KitError(f'infer.dense takes one map, model.head={model.recipe.model.head!r} looks at several: take another head')
     (channels, mels, frames), = input_shapes(model.recipe)
-    picture, tower = torch.zeros(2, channels, mels, frames), model.backbone[0].cpu().eval()
+    picture, tower = torch.zeros(2, channels, mels, frames), copy.deepcopy(model.backbone[0]).cpu().eval()
     with torch.no_grad(): maps, = tower(picture)
     trunk, head = trunk_and_head(path)
     write_network(ov.convert_model(tower, example_input=picture, input=[(-1, channels, mels, -1)]), trunk, fp16)
-    write_network(ov.convert_model(Probabilities(model.head).cpu().eval(), example_input=maps, input=[(-1, *maps.shape[1:])]), head, fp16)
+    write_network(ov.convert_model(Probabilities(model.head), example_input=maps, input=[(-1, *maps.shape[1:])]), head, fp16)
     return trunk, head
 
 

@@ -6,6 +6,8 @@
 __all__ = ['check_wave', 'unit_level', 'MelFrontend', 'RawFrontend', 'Frontend']
 
 # %% ../nbs/lib/21_frontend.ipynb #a0b46dcd
+from functools import wraps
+
 import torch
 from torch import nn
 
@@ -18,9 +20,10 @@ from .raw import antialias, check_raw, fold_wave
 def check_wave(
     wave,     # (B, T)
     samples,  # T of a window
-):            # `wave`; KitError for another shape, or NaN or inf
+):            # `wave` as float32; KitError for another shape, or NaN or inf
     "Refuse waveforms of another length or that are not finite."
     if wave.ndim != 2 or wave.shape[1] != samples: raise KitError(f"expected waveforms (B, {samples}), got shape {tuple(wave.shape)}")
+    wave = wave.float()                                          # a sum of float16 may be infinite by itself
     if not wave.sum().isfinite(): raise KitError(f"waveforms {tuple(wave.shape)} hold NaN or infinity: set such samples to 0, as decode does")
     return wave
 
@@ -31,6 +34,14 @@ def unit_level(
 ):         # (B, T); silence stays silence
     "Bring waveforms to the same level."
     return wave / wave_level(wave, how, torch)[:, None]
+
+
+def _exact(work):
+    "A method of a frontend without autocast: energies overflow float16, and bfloat16 has too few digits."
+    @wraps(work)
+    def _work(self, x):
+        with torch.autocast(x.device.type, enabled=False): return work(self, x)
+    return _work
 
 # %% ../nbs/lib/21_frontend.ipynb #65f4b802
 class MelFrontend(nn.Module):
@@ -55,13 +66,15 @@ class MelFrontend(nn.Module):
         energy = spectrum.real.square() + spectrum.imag.square()
         return (getattr(self, f"filters{i}") @ (energy if mel.power == 2 else energy ** (mel.power / 2)))[..., :self.frames]
 
+    @_exact
     def power(self,
         wave,  # (B, T) float32 at 32 kHz, T samples of one window
     ):         # (B, n_mels, frames), resolutions one behind the other
         "Energies in mel bands."
-        wave = unit_level(check_wave(wave, self.samples).float(), self.mel.wave)
+        wave = unit_level(check_wave(wave, self.samples), self.mel.wave)
         return torch.cat([self._energies(wave, i) for i in range(len(self.parts))], -1)
 
+    @_exact
     def picture(self,
         power,  # From `power`
     ):          # (B, channels, height, width)
@@ -90,11 +103,12 @@ class RawFrontend(nn.Module):
         self.raw, self.samples, self.factor = raw, round(window_s * SR), check_raw(raw)
         if self.factor > 1: self.register_buffer("filter", torch.tensor(antialias(self.factor))[None, None], persistent=False)
 
+    @_exact
     def forward(self,
         wave,  # (B, T) float32 at 32 kHz
     ):         # (B, channels, height, width)
         "Level, rate, fold."
-        wave = unit_level(check_wave(wave, self.samples).float(), self.raw.wave)
+        wave = unit_level(check_wave(wave, self.samples), self.raw.wave)
         if self.factor > 1: wave = nn.functional.conv1d(wave[:, None], self.filter, stride=self.factor, padding=10 * self.factor)[:, 0]
         return fold_wave(wave, self.raw, torch)
 

@@ -17,20 +17,21 @@ def auc_columns(
     s,           # Scores, (rows, classes), finite; any scale
     names=None,  # Class names for the errors, (classes,); None: column numbers
     known=None,  # (rows, classes) bool, False where the truth is not known and the row does not count for the class; None: all is known
-):               # (classes,) float64, NaN without a positive or a negative row; KitError for other shapes, a truth besides 0 and 1, or scores not finite
+):               # (classes,) float64, NaN without a positive or a negative row; KitError for other shapes, a known truth besides 0 and 1, or scores not finite
     "ROC-AUC of each column by mid-ranks, all classes at once."
     y, s = check_dims(np.asarray(y), "rows classes"), check_dims(np.asarray(s), "rows classes")
     if y.shape != s.shape:
         raise KitError(f"truth of shape {y.shape} and scores of shape {s.shape}: give the same rows and classes")
+    known = np.ones(y.shape, bool) if known is None else np.asarray(known).astype(bool)
+    if known.shape != y.shape: raise KitError(f"known of shape {known.shape} and truth of shape {y.shape}: give the same rows and classes")
     names = np.arange(y.shape[1]) if names is None else np.asarray(names)
     hit = y.astype(bool)
-    _refuse((hit != y).any(0), names, "truth is neither 0 nor 1 in classes", "binarise it, such as truth >= 0.5")
+    _refuse(((hit != y) & known).any(0), names, "truth is neither 0 nor 1 in classes", "binarise it, such as truth >= 0.5, and where it is NaN give known=")
     _refuse(~np.isfinite(s).all(0), names, "scores are NaN or infinite in classes", "mend the model or fill them first")
     n_pos = hit.sum(0)
     n_pairs = n_pos * (len(y) - n_pos)
     u = _rank_sums(hit.T, s.T) - n_pos * (n_pos + 1) / 2
     auc = np.divide(u, n_pairs, out=np.full(len(u), np.nan), where=n_pairs > 0)
-    if known is None: return auc
     for c in np.flatnonzero(~known.all(0)): auc[c] = auc_columns(y[known[:, c], c:c + 1], s[known[:, c], c:c + 1])[0]
     return auc
 
@@ -75,9 +76,10 @@ def mean_auc(
     targets,  # (rows, classes); .5 and more is positive
     scores,   # (rows, classes)
     known=None,  # As in auc_columns
-):            # Macro ROC-AUC over classes with both sides; NaN where there is none
+):            # Macro ROC-AUC over classes with both sides; NaN where there is none; KitError where targets are NaN that are not unknown
     "The metric on arrays, for soft labels too."
-    auc = auc_columns(np.asarray(targets) >= .5, scores, known=known)
+    y = np.asarray(targets)
+    auc = auc_columns(np.where(np.isnan(y), y, y >= .5), scores, known=known)
     return float(auc[np.isfinite(auc)].mean()) if np.isfinite(auc).any() else float("nan")
 
 # %% ../nbs/lib/03_metrics.ipynb #b69e500b

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .core import KitError, check_name
-from .levels import at_level, per_sample, rms, unit_peak
+from .levels import at_level, per_sample, rms, unit_peak, widen
 
 # %% ../nbs/lib/22_mixing.ipynb #9b5c071f
 @dataclass
@@ -31,7 +31,11 @@ class Sample:
     behind: torch.Tensor | None = None          # (B, T) other soundscape windows, for backgrounds where those in `scape` have labels, or None
 
     def __post_init__(self):
+        if not self.x.is_floating_point(): raise KitError(f"sound of {self.x.dtype} has no level: give float32 in [-1, 1]")
         if self.weight is None: self.weight = torch.ones(len(self.x), device=self.x.device)
+        for name in ("targets", "weight", "scape_targets", "second"):     # whole numbers have no shares
+            labels = getattr(self, name)
+            if labels is not None and not labels.is_floating_point(): setattr(self, name, labels.float())
 
 
 MIXED = ("x", "targets", "weight")   # What a mix changes
@@ -147,11 +151,12 @@ def mix_clips(
 
 def _mix_at_level(sample, other, db, labels="max"):
     "Both of the same loudness, the other one at a level, the sum as loud as the first, or as the other where the first is silent."
+    x, sample, other = sample.x, *(replace(s, x=widen(s.x)) for s in (sample, other))      # a factor of 1e5 is infinite in float16
     gain, own, others = 10 ** (db / 20), rms(sample.x), rms(other.x)
     even = 1 / own.clamp_min(1e-5), per_sample(gain, others) / others.clamp_min(1e-5)
     mixed = combine(sample, other, 1., gain, labels, share=(.5, .5), sounds=even)
     loudness = torch.where(own > 0, own, others)
-    return replace(mixed, x=mixed.x.mul_(loudness / rms(mixed.x).clamp_min(1e-5)))
+    return replace(mixed, x=mixed.x.mul_(loudness / rms(mixed.x).clamp_min(1e-5)).to(x.dtype))
 
 
 def half_mix(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .audio import SR
 from .core import KitError
-from .mel import cut_windows
+from .mel import cut_windows, read_only
 
 # %% ../nbs/lib/20a_raw.ipynb #218268bd
 def check_raw(
@@ -29,7 +29,7 @@ def antialias(
 ):           # (20 * factor + 1,) float32; the filter of scipy.signal.resample_poly
     "Low-pass filter before the rate is divided."
     from scipy.signal import firwin          # slow to import, and few recipes need it
-    return firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.)).astype("float32")
+    return read_only(firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.)).astype("float32"))
 
 
 def decimate(

@@ -89,8 +89,9 @@ def listen(
     samples,   # A soundscape, (T,) float32 at 32 kHz
     rows,      # Number of rows
     *recipes,  # Recipes of one `sound_key`
-):             # Sound
+):             # Sound; KitError for stereo, or samples of whole numbers
     "Everything the windows of a recording share, also those of several recipes."
+    if check_dims(samples, "samples").dtype.kind != "f": raise KitError(f"sound of {samples.dtype} has no level: give float32 in [-1, 1]")
     recipe, levels = recipes[0], {}
     hears_mel, hears_raw = recipe.model.inputs != "raw", recipe.model.inputs != "mel"
     spectra = tuple(mel_power(samples, mel) for mel in resolutions(infer_mel(recipe))) if hears_mel else ()

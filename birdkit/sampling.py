@@ -27,7 +27,7 @@ def rank_in_class(
     value,   # What ranks it, (N,)
 ):           # (N,) int: 0 for the highest value of its class; equals in order
     "Place of each recording in its class."
-    return pd.Series(value).groupby(labels).rank("first", ascending=False).to_numpy(int) - 1
+    return pd.Series(np.asarray(value)).groupby(np.asarray(labels)).rank("first", ascending=False).to_numpy(int) - 1
 
 
 def keep_newest(
@@ -56,7 +56,7 @@ def balance(
 ):            # (M,) indices
     "Cut large classes, then repeat small ones."
     kept = keep_newest(labels, newness, rules.newest)
-    return kept[repeat_small(labels[kept], rules.at_least)]
+    return kept[repeat_small(np.asarray(labels)[kept], rules.at_least)]
 
 # %% ../nbs/lib/13_sampling.ipynb #39221249
 def draw_weights(

@@ -180,6 +180,8 @@ def build_store(
 ):                     # The AudioStore, its bad files listed in `.bad`
     "Decode recordings into the store, those that are new or changed."
     check_name("part ", part, PARTS)
+    numbers = [key for key in files if not isinstance(key, str)]
+    if numbers: raise KitError(f"keys of recordings must be text, not {numbers[0]!r}: give {{str(key): path}}")
     folder, whole, capped = Path(folder), frozenset(whole), f"{part} {seconds:g}"
     wanted = lambda key: "all" if key in whole or not seconds else capped
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +273,7 @@ class AudioStore:
     ):                # (length,) float32; zeros outside the recording
         "Samples of one window; stretches of a recording that are kept lie one behind the other."
         shard, offset, samples, scale = self._where(key)
-        length = samples - start if length is None else length
+        length = max(0, samples - start) if length is None else length
         if shard < 0: return self._original(key, start, length, scale)
         y = cut(self._maps[shard][offset:offset + samples] if samples else np.zeros(0, "<i2"), start, length).astype("float32")
         y *= np.float32(scale)

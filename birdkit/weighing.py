@@ -14,6 +14,7 @@ import numpy as np
 from .blend import SCALES, mean
 from .core import KitError, check_dims, nearest
 from .metrics import mean_auc
+from .post import widen
 
 # %% ../nbs/lib/42b_weighing.ipynb #00481ff0
 def _score(truth, stack, rows, weights):
@@ -73,12 +74,14 @@ class Search(NamedTuple):
 
 def _searchable(truth, stack, groups, how):
     "Truth, stack on its scale and number of each row's file, of the classes that can be scored."
-    truth, files = check_dims(np.asarray(truth), "rows classes"), np.unique(np.asarray(groups), return_inverse=True)[1]
+    truth, stack, files = check_dims(np.asarray(truth), "rows classes"), widen(stack), np.unique(np.asarray(groups), return_inverse=True)[1]
     if stack.shape[1:] != truth.shape or len(files) != len(truth):
         raise KitError(f"truth {truth.shape}, stack {stack.shape}, groups ({len(files)},): give the same rows and classes")
     if files.max(initial=0) < 1: raise KitError("all rows are of one file: a search needs two files or more")
     if np.isnan(mean(stack)).any(): raise KitError("some cells were scored by no model: leave those rows or classes out of the search")
-    can = (truth.sum(0) > 0) & (truth.sum(0) < len(truth))
+    hit = truth >= .5
+    can = hit.any(0) & ~hit.all(0)
+    if not can.any(): raise KitError("no class has both a positive and a negative row: give more validation rows")
     return truth[:, can], SCALES[how](stack[..., can]), files
 
 # %% ../nbs/lib/42b_weighing.ipynb #f4122712
