@@ -160,6 +160,19 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     assert told.count(" did not work: ") == (fault == "nothing can be shown") * (4 + (not tests))
 
 
+def test_06_infer_answers_every_row_and_says_what_is_not_valid(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    comp = toy_folder(tmp_path / "data", 2025, test_s=(10, 13))
+    toy_export(tmp_path / "models")
+    rows = [f"soundscape_{k}_{end}" for end in range(10) for k in (2, 1)]
+    pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
+    assert infer_cells(tmp_path)["facts"]["rows"] == 20 and check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == []
+    assert "submission.csv: 20 rows in" in (told := capsys.readouterr().out) and "NOT VALID" not in told
+    monkeypatch.setattr("birdkit.check.check_submission", lambda *given: ["a fault", "another"])
+    infer_cells(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == "NOT VALID: a fault; another"
+
+
 def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     toy_folder(tmp_path / "data", 2025, test_s=(10,))
