@@ -52,7 +52,9 @@ def names_all(
 def _as_asked(files, sample, folder):
     "Test files in the sample's order, with those it names and the folder lacks."
     asked, have = list(_asked_rows(sample)), {f.stem: f for f in files}
-    if not set(asked) & set(have): return files                      # a stub that knows nothing of these files
+    if not set(asked) & set(have):                                   # a stub that knows nothing of these files
+        if asked: print(f"the sample submission asks for none of the test files ({files[0].name}) but for {few(asked)}: rows follow the files")
+        return files
     named = [have.get(stem, folder / f"{stem}.ogg") for stem in asked]
     return named + [f for f in files if f.stem not in set(asked)]
 
