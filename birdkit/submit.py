@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, decode
-from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
+from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id, unread
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
 from .mounts import attached_files
 from .metrics import macro_auc
@@ -82,6 +82,7 @@ def find_soundscapes(
         if not files:
             raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
         return _distinct(files)
+    for note in unread(comp.folder / "test_soundscapes"): print(note)
     if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
     files = _distinct(comp.soundscapes)[:REHEARSAL]
     if not files: raise KitError(f"{comp.folder} has neither test nor training soundscapes: give soundscapes= a folder")
