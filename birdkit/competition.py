@@ -290,7 +290,9 @@ class Competition:
     def _labelled(self):
         none = pd.DataFrame(columns=SOUNDSCAPE_COLUMNS).astype(dict(start_s=float, end_s=float))
         if self.year != 2026: return none, []
-        return _read_soundscape_labels(self.folder / "train_soundscapes_labels.csv", self.classes)
+        table, notes = _read_soundscape_labels(self.folder / "train_soundscapes_labels.csv", self.classes)
+        lost = sorted({*table.filename} - {f.name for f in self.soundscapes})
+        return table, notes + [f"train_soundscapes_labels.csv: labels of files that are not in {self._scapes}, {few(lost)}, are not used"] * bool(lost)
 
     @property
     def soundscape_labels(self):  # DataFrame with SOUNDSCAPE_COLUMNS; empty before 2026
