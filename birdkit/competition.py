@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of, whole_ogg
-from .core import KitError, Workspace, count, few, last_line, project_root, read_table, refuse_row
+from .core import KitError, Workspace, check_commas, count, few, last_line, project_root, read_table, refuse_row
 from .mounts import mounted
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
@@ -114,6 +114,7 @@ def _year(folder):
 
 def _classes(path):
     "The class columns of a sample submission, in order."
+    check_commas(path)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as f: header = next(csv.reader(f), [])
     if header[:1] != ["row_id"] or not all(header):
         raise KitError(f"{path} does not begin with row_id and class names: {AGAIN}")
@@ -167,7 +168,7 @@ SOUNDSCAPE_COLUMNS = ["filename", "start_s", "end_s", "labels"]
 def _need(table, columns, path):
     "Refuse a table that is empty, lacks one of these columns or has empty cells in them."
     gone = [c for c in columns if c not in table]
-    if gone: raise KitError(f"{path} lacks columns: {few(gone)}: {AGAIN}")
+    if gone: raise KitError(f"{path} lacks columns: {few(gone)}; there are: {', '.join(map(str, table))}: {AGAIN}")
     if not len(table): raise KitError(f"{path} has no rows: {AGAIN}")
     empty = table[list(columns)].isna().to_numpy()
     if empty.any():
@@ -292,7 +293,7 @@ class Competition:
         if self.year != 2026: return none, []
         table, notes = _read_soundscape_labels(self.folder / "train_soundscapes_labels.csv", self.classes)
         lost = sorted({*table.filename} - {f.name for f in self.soundscapes})
-        return table, notes + [f"train_soundscapes_labels.csv: labels of files that are not in {self._scapes}, {few(lost)}, are not used"] * bool(lost)
+        return table, notes + [f"train_soundscapes_labels.csv: labels of files that are not in {self._scapes}, {few(lost)}, are not learnt from"] * bool(lost)
 
     @property
     def soundscape_labels(self):  # DataFrame with SOUNDSCAPE_COLUMNS; empty before 2026
