@@ -223,7 +223,13 @@ def _told(name, parameters):
     return parameters | renamed | dict(overrides={})
 
 
-def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
+def _silent(data):
+    "Is this a competition folder without a soundscape?"
+    folder = Path(data).expanduser()
+    return folder.is_dir() and not any(any((folder / f"{kind}_soundscapes").glob("*")) for kind in ("test", "train", "unlabeled"))
+
+
+def _check_ahead(data="auto", recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
     "Refuse what a notebook would refuse when its turn comes, hours later."
     from birdkit.recipe import check_fold, find_recipe
     # all that "auto" may be have as many folds
@@ -234,6 +240,8 @@ def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="au
     for name, folder in (("past", past), ("soundscapes", soundscapes)):
         if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir():
             raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
+    if soundscapes == "auto" and data != "auto" and _silent(data):
+        raise KitError(f"{data} has neither test nor training soundscapes: give soundscapes= a folder")
 
 
 def run_pipeline(
