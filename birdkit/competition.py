@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'TEXTS', 'RECORDING_COLUMNS', 'TAXON_COLUMNS', 'SOUNDSCAPE_COLUMNS', 'TRUTH_FILES',
-           'USUAL_ROWS', 'row_ids', 'split_row_id', 'audio_files', 'parse_labels', 'parse_seconds', 'attached',
-           'Competition']
+           'USUAL_ROWS', 'row_ids', 'split_row_id', 'audio_files', 'unread', 'parse_labels', 'parse_seconds',
+           'attached', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
-import ast, csv, re, subprocess, sys
+import ast, csv, os, re, subprocess, sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of, whole_ogg
-from .core import KitError, Workspace, few, last_line, project_root, read_table, refuse_row
+from .core import KitError, Workspace, check_commas, count, few, last_line, project_root, read_table, refuse_row
 from .mounts import mounted
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
@@ -39,7 +39,7 @@ def split_row_id(
     return stem, int(end_s)
 
 # %% ../nbs/lib/10_competition.ipynb #0715eb56
-AUDIO_ENDINGS = (".ogg", ".wav", ".flac", ".mp3")
+AUDIO_ENDINGS = (".ogg", ".wav", ".flac", ".mp3", ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
 
 
 def audio_files(
@@ -50,10 +50,20 @@ def audio_files(
     if not folder.is_dir(): return []
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in AUDIO_ENDINGS and not f.name.startswith("."))
 
+
+def unread(
+    folder,  # A folder; it may be missing
+):           # list of str
+    "A note on sound files in subfolders of a folder, or none."
+    folder = Path(folder)
+    n = sum(len(audio_files(place)) for place, *_ in os.walk(folder) if Path(place) != folder)
+    return [f"not read: {count(n, 'sound file')} in subfolders of {folder.name}; move them into the folder itself"] if n else []
+
 # %% ../nbs/lib/10_competition.ipynb #26f86d6b
 def _label_list(cell):
     "The labels in the text of a list, each once; None where it is not a list."
-    try: labels = ast.literal_eval(cell.strip() or "[]")
+    cell = re.sub(r"(?<=\w['\"])\s+(?=['\"]\w)", ", ", cell.strip())      # numpy writes ['a' 'b'], which Python reads as one text
+    try: labels = ast.literal_eval(cell or "[]")
     except (ValueError, SyntaxError, TypeError): return None
     return tuple(dict.fromkeys(str(x) for x in labels if x != "")) if isinstance(labels, (list, tuple)) else None
 
@@ -105,6 +115,7 @@ def _year(folder):
 
 def _classes(path):
     "The class columns of a sample submission, in order."
+    check_commas(path)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as f: header = next(csv.reader(f), [])
     if header[:1] != ["row_id"] or not all(header):
         raise KitError(f"{path} does not begin with row_id and class names: {AGAIN}")
@@ -158,7 +169,7 @@ SOUNDSCAPE_COLUMNS = ["filename", "start_s", "end_s", "labels"]
 def _need(table, columns, path):
     "Refuse a table that is empty, lacks one of these columns or has empty cells in them."
     gone = [c for c in columns if c not in table]
-    if gone: raise KitError(f"{path} lacks columns: {few(gone)}: {AGAIN}")
+    if gone: raise KitError(f"{path} lacks columns: {few(gone)}; there are: {', '.join(map(str, table))}: {AGAIN}")
     if not len(table): raise KitError(f"{path} has no rows: {AGAIN}")
     empty = table[list(columns)].isna().to_numpy()
     if empty.any():
@@ -281,7 +292,9 @@ class Competition:
     def _labelled(self):
         none = pd.DataFrame(columns=SOUNDSCAPE_COLUMNS).astype(dict(start_s=float, end_s=float))
         if self.year != 2026: return none, []
-        return _read_soundscape_labels(self.folder / "train_soundscapes_labels.csv", self.classes)
+        table, notes = _read_soundscape_labels(self.folder / "train_soundscapes_labels.csv", self.classes)
+        lost = sorted({*table.filename} - {f.name for f in self.soundscapes})
+        return table, notes + [f"train_soundscapes_labels.csv: labels of files that are not in {self._scapes}, {few(lost)}, are not learnt from"] * bool(lost)
 
     @property
     def soundscape_labels(self):  # DataFrame with SOUNDSCAPE_COLUMNS; empty before 2026
@@ -290,8 +303,8 @@ class Competition:
 
     @property
     def notes(self):  # list of str
-        "What was odd in the tables and has been dropped."
-        return self._focal[1] + self._labelled[1]
+        "What was odd in the folder and has been dropped."
+        return self._focal[1] + self._labelled[1] + unread(self.folder / self._scapes) + unread(self.folder / "test_soundscapes")
 
     @property
     def audio(self):  # Folder
@@ -299,9 +312,12 @@ class Competition:
         return self.folder / "train_audio"
 
     @property
+    def _scapes(self): return "unlabeled_soundscapes" if self.year == 2024 else "train_soundscapes"
+
+    @property
     def soundscapes(self):  # Sorted list of Path, may be empty
         "The soundscapes for training; without labels but for a few in 2026."
-        return audio_files(self.folder / ("unlabeled_soundscapes" if self.year == 2024 else "train_soundscapes"))
+        return audio_files(self.folder / self._scapes)
 
     @property
     def test_files(self):  # Sorted list of Path; empty in Kaggle's public run

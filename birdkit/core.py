@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'KEPT', 'SCRATCH', 'AT_EXIT_S', 'KitError', 'in_words',
            'what_failed', 'last_line', 'count', 'few', 'derived_seed', 'check_dims', 'nearest', 'check_name',
-           'step_arguments', 'apply_steps', 'atomic', 'write_json', 'read_json', 'write_table', 'read_table',
-           'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs', 'Workspace', 'quiet',
-           'progress', 'cores', 'ahead', 'Clock']
+           'step_arguments', 'apply_steps', 'atomic', 'write_json', 'read_json', 'write_table', 'check_commas',
+           'read_table', 'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs',
+           'Workspace', 'quiet', 'progress', 'cores', 'ahead', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
 import atexit, base64, hashlib, json, os, signal, sys, time
@@ -201,6 +201,15 @@ def write_table(
 TEXT_COLUMNS = ("primary_label", "secondary_labels", "label", "row_id", "filename", "author", "url", "recording", "group", "license")
 
 
+def check_commas(
+    path,  # A .csv file
+):
+    "Refuse a table that is separated by something else, as Excel writes it in many countries."
+    with open(path, encoding="utf-8-sig", errors="replace") as f: head = f.readline()
+    found = [name for mark, name in ((";", "';'"), ("\t", "tabs")) if mark in head and "," not in head]
+    if found: raise KitError(f"{path} is separated by {found[0]}: save it with commas")
+
+
 def read_table(
     path,      # A .csv file
     remedy,    # What to do where it is missing
@@ -209,6 +218,7 @@ def read_table(
     "Read a CSV table; a missing or empty file is one line with the remedy."
     import pandas as pd    # Workers that decode import this module, and pandas would take most of their start
     try:
+        if "sep" not in kwargs: check_commas(path)
         return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), low_memory=False, **kwargs)
     except (FileNotFoundError, NotADirectoryError): raise KitError(f"{path} is missing: {remedy}") from None
     except IsADirectoryError: raise KitError(f"{path} is a folder, not a file: {remedy}") from None

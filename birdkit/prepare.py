@@ -102,9 +102,13 @@ def prepare(
     seed=0,        # Of the folds
     folder=None,   # Where to, by default the workspace's `prepared`
     scapes=True,   # The soundscapes too; False where nothing learns from them
-):                 # Prepared
+):                 # Prepared; KitError where there is none of the recordings
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
-    folder, files = folder or space.prepared, {f"train_audio/{f}": comp.folder / "train_audio" / f for f in comp.recordings.filename}
+    folder, audio = folder or space.prepared, comp.folder / "train_audio"
+    files = {f"train_audio/{f}": audio / f for f in comp.recordings.filename}
+    if not any(path.exists() for path in files.values()):
+        raise KitError(f"{audio} has none of the {len(files)} files of the table, such as {comp.recordings.filename.iloc[0]!r}: "
+                       "filename must be a path below that folder, such as owl/XC1.ogg")
     files |= {f"{p.parent.name}/{p.name}": p for p in (comp.soundscapes if scapes else ())}
     table = pd.DataFrame({"recording": [key for key in files if not key.startswith("train_audio/")]}, dtype=str)
     store = build_store(files, folder / "store", rules.seconds, rules.part, whole=table.recording, outdated=[folder / "prepared.json"])

@@ -175,7 +175,7 @@ def load_recipe(
     source,  # Path of a recipe.json, or its content as a dict
 ):           # Recipe; KitError where it was written for other fields
     "Read a saved recipe."
-    saved = source if isinstance(source, dict) else read_json(source, "run the notebook that writes it")
+    saved = source if isinstance(source, dict) else read_json(source, "run the notebook that writes it, or give the name of a recipe")
     try: return Recipe(saved["name"]).but({k: v for k, v in saved.items() if k != "name"})
     except (KitError, KeyError) as error:
         name = saved.get("name", "without a name") if isinstance(source, dict) else source
@@ -275,11 +275,19 @@ def _check_numbers(recipe):
     for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
         value = _value(recipe, path)
         if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
-    o, s = recipe.optim, recipe.sampling
+    o, s, d = recipe.optim, recipe.sampling, recipe.data
+    if d.folds < 2: raise KitError(f"data.folds={d.folds} leaves nothing to train on: give 2 or more")
+    if d.seconds and not d.seconds >= 1: raise KitError(f"data.seconds={d.seconds:g} leaves nothing to hear: give 1 or more, or 0 for whole clips")
     if o.average == "ema" and not 0 < o.ema < 1: raise KitError(f"optim.average='ema' needs optim.ema above 0 and below 1, such as .99, not {o.ema:g}")
     if not o.clip_norm >= 0: raise KitError(f"optim.clip_norm={o.clip_norm:g} would turn gradients round: give a norm above 0, or 0 for no limit")
     if s.pick in ("first", "ends") and not s.within_s > 0:
         raise KitError(f'sampling.pick="{s.pick}" needs sampling.within_s, the seconds it keeps to: give more than 0, or pick="random"')
+
+
+def _check_folder(name):
+    "Refuse a name that would be a path: folders of runs and exports bear it."
+    if name in ("", ".", "..") or {"/", "\\"} & set(name):
+        raise KitError(f"name={name!r} cannot be the name of a folder: give letters and numbers, such as mine-2")
 
 
 def check_recipe(
@@ -292,6 +300,7 @@ def check_recipe(
     if other:
         raise KitError(f"loss.secondary of {few(other)} differs from that of {recipe.name}, with which all labels are made: give it for the whole recipe alone")
     for member in recipe.members():
+        _check_folder(member.name)
         _check_numbers(member)
         check_infer(member)
         check_precision(member.infer)

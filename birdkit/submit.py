@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, decode
-from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id
+from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id, unread
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
 from .mounts import attached_files
 from .metrics import macro_auc
@@ -28,11 +28,17 @@ from .rows import try_hearing
 from .runtime import MANIFEST, find_engine, made_at
 
 # %% ../nbs/lib/44_submit.ipynb #b717966d
+def _asked(sample):
+    "File stem and number of the 5-s row that covers it, of each row of the sample submission."
+    pairs = [] if sample is None else map(split_row_id, sample.row_id)
+    return [(stem, max(0, -(-end_s // ROW_S) - 1)) for stem, end_s in pairs]
+
+
 def _asked_rows(sample):
-    "How many rows the sample submission asks of each file stem, in its order."
-    if sample is None or sample.empty: return {}
-    stems, ends = zip(*map(split_row_id, sample.row_id))
-    return (pd.Series(ends, stems).groupby(level=0, sort=False).max() // ROW_S).to_dict()
+    "How many 5-s rows it takes to answer the sample submission, of each file stem, in its order."
+    rows = {}
+    for stem, row in _asked(sample): rows[stem] = max(rows.get(stem, 0), row + 1)
+    return rows
 
 
 def names_all(
@@ -46,7 +52,9 @@ def names_all(
 def _as_asked(files, sample, folder):
     "Test files in the sample's order, with those it names and the folder lacks."
     asked, have = list(_asked_rows(sample)), {f.stem: f for f in files}
-    if not set(asked) & set(have): return files                      # a stub that knows nothing of these files
+    if not set(asked) & set(have):                                   # a stub that knows nothing of these files
+        if asked: print(f"the sample submission asks for none of the test files ({files[0].name}) but for {few(asked)}: rows follow the files")
+        return files
     named = [have.get(stem, folder / f"{stem}.ogg") for stem in asked]
     return named + [f for f in files if f.stem not in set(asked)]
 
@@ -74,6 +82,7 @@ def find_soundscapes(
         if not files:
             raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
         return _distinct(files)
+    for note in unread(comp.folder / "test_soundscapes"): print(note)
     if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
     files = _distinct(comp.soundscapes)[:REHEARSAL]
     if not files: raise KitError(f"{comp.folder} has neither test nor training soundscapes: give soundscapes= a folder")
@@ -167,22 +176,23 @@ class Sheet:
     bad: dict = field(default_factory=dict)   # File name -> reason it could not be heard
     flaws: dict = field(default_factory=dict)   # File name -> what was odd about one that was heard
     heard: int = 0      # Files of which a model has scores in it; the others keep the prior
-    order: list = None  # Numbers of the rows that are written, in order; None: all as they are
+    asked: list = None  # What is written, pairs of row_id and number of its row, in order; None: all rows as they are
 
     def written(self):  # Iterator over row_id and scores (classes,)
         "The rows of the submission."
-        return zip(self.ids, self.scores) if self.order is None else ((self.ids[i], self.scores[i]) for i in self.order)
+        return zip(self.ids, self.scores) if self.asked is None else ((i, self.scores[k]) for i, k in self.asked)
 
     def table(self):  # DataFrame: row_id, then a column per class
         "All rows, file by file."
         return pd.concat([pd.Series(self.ids, name="row_id", dtype=object), pd.DataFrame(self.scores, columns=list(self.classes))], axis=1)
 
 
-def _order(sample, ids):
-    "Where a sample submission's rows are among these, in its order; None where they are all of them as they are, or where it names another one."
-    at = {i: k for k, i in enumerate(ids)}
-    order = [at.get(i, -1) for i in sample.row_id]
-    return None if min(order) < 0 or order == list(range(len(ids))) else order
+def _rows_to_write(sample, spans, ids, told):
+    "Pairs of row_id and number of its row: what the sample submission asks of these files, in its order, then all rows of files that it has not told of."
+    asked = [] if sample is None else zip(sample.row_id, _asked(sample))
+    pairs = [(i, spans[stem].start + row) for i, (stem, row) in asked if stem in spans]
+    had = {i for i, _ in pairs}
+    return pairs + [(ids[k], k) for stem, span in spans.items() if stem not in told for k in range(span.start, span.stop) if ids[k] not in had]
 
 
 def make_sheet(
@@ -193,14 +203,16 @@ def make_sheet(
 ):                # Sheet
     "A sheet of priors for these files."
     asked, full = _asked_rows(sample), names_all(sample, files)
-    rows = [asked[f.stem] if full or asked.get(f.stem, 0) > 1 else max(comp.rows(f), asked.get(f.stem, 0)) for f in files]
+    told = {stem: n for stem, n in asked.items() if full or n > 1}      # a stub with one row of a file does not tell how many there are
+    rows = [told.get(f.stem) or comp.rows(f) for f in files]
     beside = [f.name for f in files if f.stem not in asked]
     if 0 < len(beside) < len(files): print(f"the sample submission does not name {few(beside)}: rows are written for them all the same")
     ends = np.cumsum([0, *rows])
     ids = [i for f, n in zip(files, rows) for i in row_ids(f.stem, n)]
     start = prior.reindex(comp.classes).fillna(prior.min()).to_numpy(float)
-    return Sheet(list(files), [slice(a, b) for a, b in zip(ends, ends[1:])], ids, tuple(comp.classes),
-                 np.tile(start, (len(ids), 1)), order=_order(sample, ids) if full else None)
+    spans = [slice(a, b) for a, b in zip(ends, ends[1:])]
+    return Sheet(list(files), spans, ids, tuple(comp.classes), np.tile(start, (len(ids), 1)),
+                 asked=_rows_to_write(sample, dict(zip([f.stem for f in files], spans)), ids, told))
 
 # %% ../nbs/lib/44_submit.ipynb #76f0124f
 WHERE_WHEN = re.compile(r"(?:^|_)([A-Za-z]*\d+)_\d{8}_(\d{2})\d{4}(?:_|$)")   # Site, date and time in a soundscape's name (2025, 2026)
@@ -353,7 +365,7 @@ def keep_report(
     score,   # From score_submission
 ):           # The report as a dict, also kept as infer.json
     "What was run, how long it took and how well it did."
-    facts = dict(submission=str(path), rows=len(sheet.ids), files=len(sheet.files), heard=sheet.heard,
+    facts = dict(submission=str(path), rows=len(read_table(path, "run 06_infer", usecols=["row_id"])), files=len(sheet.files), heard=sheet.heard,
                  seconds=clock.elapsed_s(), bad=sheet.bad, flaws=sheet.flaws, **score)
     attempt(write_json, space.root / "infer.json", facts | dict(models=report.to_dict("records")))
     return facts

@@ -86,10 +86,14 @@ def test_soundscape_labels_are_united(tmp_path):
     with (folder / "train_soundscapes_labels.csv").open("a") as f:
         f.write(f"{name},0,5.0,redwin\n{name},00:00:05,00:00:10,\n{name},10,15,zzz;1139490\n")
     toy = Competition.find(folder)
-    table = toy.soundscape_labels
+    assert not any("are not learnt from" in note for note in toy.notes)
+    with (folder / "train_soundscapes_labels.csv").open("a") as f: f.write("gone,0,5,redwin\n")
+    toy = Competition.find(folder)
+    table = toy.soundscape_labels.query("filename != 'gone'")
     assert table.labels.tolist() == [("47144", "owl1", "redwin"), (), ("1139490",)]
     assert table.start_s.tolist() == [0, 5, 10] and table.end_s.tolist() == [5, 10, 15]
     assert any("train_soundscapes_labels.csv: 1 labels outside the classes" in note for note in toy.notes)
+    assert "train_soundscapes_labels.csv: labels of files that are not in train_soundscapes, 1 (gone), are not learnt from" in toy.notes
 
 
 def test_truth_beside_the_data(tmp_path):

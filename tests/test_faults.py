@@ -148,7 +148,7 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     if fault == "nothing can be shown": break_views(monkeypatch, tmp_path)
     if fault == "no engine": lose_packages(monkeypatch)
     if fault == "no network": refuse_network(tmp_path / "models")
-    known = infer_cells(tmp_path, budget_min=0 if fault == "no time" else 90)
+    known = infer_cells(tmp_path, budget_min=1e-6 if fault == "no time" else 90)
     heard = max(0, heard - 3 + len(files))
     assert check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == known["problems"] == []
     told = capsys.readouterr().out
@@ -158,6 +158,19 @@ def test_06_infer_ends_with_a_valid_submission(tmp_path, monkeypatch, capsys, fa
     assert list(known["sheet"].flaws) == [files[0].name] * (fault == "cut file") and f"{int(fault == 'cut file')} have flaws" in told
     if fault == "cut file": assert json.loads((tmp_path / "work/infer.json").read_text())["flaws"] == known["sheet"].flaws
     assert told.count(" did not work: ") == (fault == "nothing can be shown") * (4 + (not tests))
+
+
+def test_06_infer_answers_every_row_and_says_what_is_not_valid(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    comp = toy_folder(tmp_path / "data", 2025, test_s=(10, 13))
+    toy_export(tmp_path / "models")
+    rows = [f"soundscape_{k}_{end}" for end in range(10) for k in (2, 1)]
+    pd.DataFrame({"row_id": rows, **dict.fromkeys(LABELS, .25)}).to_csv(comp / "sample_submission.csv", index=False)
+    assert infer_cells(tmp_path)["facts"]["rows"] == 20 and check_submission(tmp_path / "work/submission.csv", comp / "sample_submission.csv") == []
+    assert "submission.csv: 20 rows in" in (told := capsys.readouterr().out) and "NOT VALID" not in told
+    monkeypatch.setattr("birdkit.check.check_submission", lambda *given: ["a fault", "another"])
+    infer_cells(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == "NOT VALID: a fault; another"
 
 
 def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):
