@@ -245,9 +245,9 @@ def _is_dense(path):
     return any(m["file"] == path.name and m.get("dense", {}).get("kept") for m in models)
 
 
-def _whole_or_halves(path, setting, source):
+def _whole_or_halves(path, setting, source, dense):
     "The network, in two halves where the export kept them for the dense mode; those are OpenVINO's only."
-    if not _is_dense(path) or find_engine() != "openvino": return load_network(path, setting)
+    if not (dense and _is_dense(path) and find_engine() == "openvino"): return load_network(path, setting)
     trunk, head = (load_network(half, setting) for half in trunk_and_head(path))
     return DenseNetwork(trunk, head, source()[0].shape[3])
 
@@ -262,9 +262,10 @@ def fastest(
     setting=None,   # Known to be the fastest; nothing else is tried
     lead=.05,    # So much faster than the first setting another one must be, or it may be by chance
     now=time.perf_counter,   # Gives the time, s
+    dense=True,  # Halves kept for the dense mode will do
 ):               # The fastest Network, and a table of streams, batch and windows per s of those tried
     "Try the settings, the likely best one first, and keep the best."
-    begin, load = now(), cache(partial(_whole_or_halves, Path(path), source=source))
+    begin, load = now(), cache(partial(_whole_or_halves, Path(path), source=source, dense=dense))
     if setting: return load(setting), []
     tries, speeds = settings_to_try(int(np.prod(source()[0].shape[2:]))), {}
     for one in tries * TURNS:
