@@ -8,7 +8,7 @@ __all__ = ['ENDINGS', 'FORMATS', 'LONGEST', 'detections', 'row_table', 'write_ra
            'write_tables', 'Detections', 'usual_threshold', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import argparse, os, time, zlib
+import argparse, json, os, time, zlib
 from collections import deque
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .commands import command
+from .commands import command, distributed
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, short_hash, write_table
-from .runtime import MANIFEST, file_sha256, load_export
+from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, read_json, short_hash, write_table
+from .runtime import MANIFEST, SERVED, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
 
 # %% ../nbs/lib/47_detect.ipynb #1af3ac5e
@@ -84,9 +84,13 @@ def write_audacity(
 # %% ../nbs/lib/47_detect.ipynb #5e662884
 def export_id(
     models,  # An exported folder
-):           # Checksum of its manifest, which holds those of all networks
-    "Checksum by which exports are told apart."
-    return file_sha256(Path(models) / MANIFEST)
+):           # Text
+    "Checksum of what an export's scores depend on, by which exports are told apart: a repeated export has the same."
+    manifest = read_json(Path(models) / MANIFEST, "give a folder that 05_distill exported as models")
+    ensemble = [manifest.get(name) for name in ("classes", "blend", "options", "post")]
+    members = [[m["weight"], m.get("classes"), m["sha256"], m["recipe"].get("sampling", {}).get("window_s"), [m["recipe"].get(name) for name in SERVED]]
+               for m in manifest["models"]]
+    return short_hash(json.dumps([ensemble, members]))
 
 
 def stamp(
@@ -201,20 +205,13 @@ def _dask_task(path, models, mark):
     return try_recording(path, ensemble)
 
 
-def _distributed():
-    "The package dask.distributed."
-    try: from dask import distributed
-    except ImportError: raise KitError("dask.distributed is not installed: pip install 'dask[distributed]', or leave out --dask") from None
-    return distributed
-
-
 def hear_dask(
     files,   # {name: Path}
     models,  # An exported folder
     client,  # Client of dask.distributed
 ):           # Iterator over (name, what try_recording says), as they finish
     "Hear recordings on the workers of a Dask cluster."
-    as_completed, export = _distributed().as_completed, (str(Path(models).absolute()), export_id(models))
+    as_completed, export = distributed().as_completed, (str(Path(models).absolute()), export_id(models))
     names = {client.submit(_dask_task, str(path.absolute()), *export, retries=2, pure=False): name for name, path in files.items()}
     for future in as_completed(list(names)):
         error = future.exception()
@@ -282,12 +279,15 @@ def _labels(out, name):
     return out / f"raven/{_fits(name)}.selections.txt", out / f"audacity/{_fits(name)}.txt"
 
 
-def _forget_labels(out, names):
-    "Remove labels of recordings that were heard before, and now cannot be read or are gone: no table knows them."
+def _forget(out, names, formats, all_scores):
+    "Remove what an earlier call left and this one did not write: other tables, other labels, and labels of recordings that no table knows now."
     kept = {_part(out, name) for name in names}
-    for part in (out / "parts").rglob("*.npz"):
-        if part not in kept:
-            for path in _labels(out, part.relative_to(out / "parts").as_posix().removesuffix(".npz")): path.unlink(missing_ok=True)
+    tables = [out / f"{name}.{ending}" for name, wanted in (("detections", True), ("scores", all_scores)) for ending in FORMATS[:2]
+              if not (wanted and ending in formats)]
+    labels = [path for part in (out / "parts").rglob("*.npz")
+              for path in _labels(out, part.relative_to(out / "parts").as_posix().removesuffix(".npz"))
+              if part not in kept or path.relative_to(out).parts[0] not in formats]
+    for path in tables + labels: path.unlink(missing_ok=True)
 
 
 def _hear(files, models, out, workers, client):
@@ -349,7 +349,7 @@ def detect(
     threshold=None,  # Lowest score that counts as a detection; None: that of usual_threshold
     top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
-    formats=("csv", "raven", "audacity"),   # Of FORMATS
+    formats=("csv", "raven", "audacity"),   # Of FORMATS; what an earlier run left in others is removed
     all_scores=False,   # Write scores.csv (.parquet) with all rows and labels, too
     workers=None,  # Threads; by default one per core
     client=None,   # Client of dask.distributed; None: this machine alone
@@ -361,13 +361,13 @@ def detect(
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
     found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
-    _forget_labels(out, names)
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
     write_table(out / "flaws.csv", rest[1])
+    _forget(out, names, formats, all_scores)
     return Detections(found, bad, new, len(names) - new, *rest, threshold)
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
@@ -405,7 +405,8 @@ def _parser():
         "which multiplies scores by the highest of their label in the recording)")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
     add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
-    add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity)")
+    add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity); "
+        "what an earlier run left in others is removed")
     add("--all-scores", action="store_true", help="write all rows and labels, too")
     add("--workers", type=int,
         help="threads (default: one per core); fewer take less memory: systems of long windows and averaged frames may take some GB for each recording in work")
@@ -420,7 +421,7 @@ def main(
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     paths, address = given.pop("recordings"), given.pop("dask")
     with command(at_once=True):
-        client = _distributed().Client(address) if address else None
+        client = distributed().Client(address) if address else None
         report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 

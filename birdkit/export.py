@@ -6,7 +6,8 @@
 __all__ = ['MOST_CLIPS', 'weight_advice', 'check_ahead', 'blend_options', 'model_card', 'export_runs']
 
 # %% ../nbs/lib/41_export.ipynb #6e68e2c2
-import datetime
+import datetime, shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from . import __version__
 from .audio import ROW_S
 from .backbones import timm_id
 from .blend import SCALES, check_blend
-from .convert import FORMATS, check_gap, parity, real_windows, time_windows, to_openvino, write_formats
-from .core import KitError, atomic, check_name, few, read_json, write_json
+from .convert import check_gap, parity, real_windows, time_windows, to_openvino, write_formats
+from .core import KitError, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
 from .post import check_post
 from .recipe import check_precision
@@ -122,12 +123,6 @@ def _value(run, told=None):
     return auc if auc is not None and np.isfinite(auc) else 1.
 
 # %% ../nbs/lib/41_export.ipynb #1b6b900e
-def _forget(path):
-    "Remove what an earlier export left under this name and the new one may not write."
-    old = [half.with_suffix(s) for half in trunk_and_head(path) for s in (".xml", ".bin")] + [path.with_suffix(s) for _, s, _ in FORMATS.values()]
-    for p in old: p.unlink(missing_ok=True)
-
-
 def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     "Convert one run; its classes and its manifest entry."
     model = load_model(run)
@@ -135,7 +130,6 @@ def _one(run, name, folder, samples, weight, formats, validation, infer, value):
     recipe, path = model.recipe, folder / f"{name}.xml"
     _check_precision(recipe.infer, validation)
     _check_heard(recipe)
-    _forget(path)
     inputs = real_windows(recipe, samples)
     gap = check_gap(path, parity(model, load_network(to_openvino(model, path)), *inputs))
     facts = dict(int8=try_int8(path, recipe, validation, run)) if recipe.infer.precision == "int8" else {}
@@ -182,6 +176,25 @@ def _files(folder):
     return {folder / name for model in models for name in model["sha256"]}
 
 
+@contextmanager
+def _beside(folder):
+    "A hidden folder beside another one, on the same disk; what a killed export left there is removed."
+    real = folder.resolve()
+    new = real.with_name(f".{real.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try: yield new
+    finally: shutil.rmtree(new, ignore_errors=True)
+
+
+def _move_in(new, folder, before, manifest):
+    "Put a whole export in the place of the networks of one before; files of others stay. While it is done there is no manifest."
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder / MANIFEST, *before): path.unlink(missing_ok=True)
+    for path in new.iterdir(): path.replace(folder / path.name)
+    write_json(folder / MANIFEST, manifest)
+
+
 def export_runs(
     runs,             # Folders of trained runs, by the name their networks shall have
     folder,           # Where to
@@ -200,20 +213,20 @@ def export_runs(
     "Write the model folder that 06_infer and Kaggle use; what is worth most, value times weight, comes first and is heard first."
     _check_ensemble(blend, options, post)
     folder, weights = Path(folder), {name: (weights or {}).get(name, 1.) for name in runs}
-    before = _files(folder) | set(folder.glob("part-*")) | set(folder.glob("int8-*"))
+    before = _files(folder)
     silent = [name for name, weight in weights.items() if not weight]
     if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
     for name in silent: print(f"{name} is left out: its weight in the blend is 0")
-    entries = [_one(Path(run), name, folder, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name)))
-               for name, run in runs.items() if weights[name]]
-    classes = list(dict.fromkeys(c for own, _ in sorted(entries, key=lambda e: -len(e[0])) for c in own))      # specialists alone may know all together
-    for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
-    entries.sort(key=lambda e: -e[1]["value"] * e[1]["weight"])
-    manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                    openvino=ov.__version__, torch=torch.__version__,
-                    classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options,
-                    post=post, models=[e for _, e in entries], data_notes=data_notes)
-    write_json(folder / MANIFEST, manifest)
-    with atomic(folder / "MODEL_CARD.md") as part: part.write_text(model_card(manifest))
-    for path in before - _files(folder): path.unlink(missing_ok=True)        # the whole folder is uploaded; files of others stay
+    with _beside(folder) as new:
+        entries = [_one(Path(run), name, new, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name)))
+                   for name, run in runs.items() if weights[name]]
+        classes = list(dict.fromkeys(c for own, _ in sorted(entries, key=lambda e: -len(e[0])) for c in own))      # specialists alone may know all together
+        for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
+        entries.sort(key=lambda e: -e[1]["value"] * e[1]["weight"])
+        manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                        openvino=ov.__version__, torch=torch.__version__,
+                        classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options,
+                        post=post, models=[e for _, e in entries], data_notes=data_notes)
+        (new / "MODEL_CARD.md").write_text(model_card(manifest))
+        _move_in(new, folder, before, manifest)
     return manifest
