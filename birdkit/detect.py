@@ -44,7 +44,7 @@ def detections(
     "Join rows into detections."
     s, (begin, end) = heard.scores, _times(heard)
     hit = s >= threshold
-    if top and top < s.shape[1]: hit &= s >= np.partition(s, -top, 1)[:, -top, None]
+    if top: hit &= np.argsort(np.argsort(-s, 1, kind="stable"), 1) < top                   # ranks; of equal scores the first label's is higher
     label, row = np.nonzero(hit.T)
     first = np.flatnonzero((np.diff(label, prepend=-1) > 0) | (np.diff(row, prepend=0) > 1 + min_gap_s / ROW_S))
     last = np.append(first, len(row))[1:] - 1
@@ -335,9 +335,10 @@ def usual_threshold(
     return .2 if "top_scale" in steps else .5
 
 
-def _check_numbers(threshold, top, workers):
+def _check_numbers(threshold, top, workers, min_gap_s):
     "Refuse numbers with which nothing can be found, before anything is heard."
     if not 0 <= threshold <= 1: raise KitError(f"threshold={threshold:g} is no score: give a number from 0 to 1")
+    if not min_gap_s >= 0: raise KitError(f"min_gap_s={min_gap_s:g} is no time: give 0 or more seconds")
     for name, value in dict(top=top, workers=workers).items():
         if value is not None and value < 1: raise KitError(f"{name}={value} leaves nothing: give 1 or more")
 
@@ -357,7 +358,7 @@ def detect(
     "Hear every recording and write what was found."
     formats, files, export, out = check_formats(formats), find_recordings(recordings), load_export(models), Path(out)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
-    _check_numbers(threshold, top, workers)
+    _check_numbers(threshold, top, workers, min_gap_s)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
     found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
