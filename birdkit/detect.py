@@ -223,11 +223,13 @@ FORMATS = ("csv", "parquet", "raven", "audacity")
 
 def check_formats(
     formats,  # Names in FORMATS
+    all_scores=False,  # Are all scores asked for, too?
 ):            # Tuple of them
     "Refuse formats that cannot be written, before anything is heard."
     for name in formats:
         check_name("format ", name, FORMATS)
     if "parquet" in formats and not find_spec("pyarrow"): raise KitError('format "parquet" needs pyarrow: pip install pyarrow, or take "csv"')
+    if all_scores and not {"csv", "parquet"} & set(formats): raise KitError('all_scores needs a table: take "csv" or "parquet" among the formats')
     return tuple(formats)
 
 
@@ -356,7 +358,7 @@ def detect(
     client=None,   # Client of dask.distributed; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
-    formats, files, export, out = check_formats(formats), find_recordings(recordings), load_export(models), Path(out)
+    formats, files, export, out = check_formats(formats, all_scores), find_recordings(recordings), load_export(models), Path(out)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
     _check_numbers(threshold, top, workers, min_gap_s)
     failed, new = _hear(files, models, out, workers, client)
