@@ -155,16 +155,13 @@ def _name(path, root):
 
 def find_recordings(
     recordings,  # A folder, searched all the way down; or a list of folders and sound files
-):               # {path below the folder, or below what all of the list share: Path}; KitError where there are none
+):               # {path below the folder, or below what all of the list share: absolute Path}; KitError where there are none
     "What there is to hear."
-    if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files([Path(recordings)])
-    else:
-        paths = [Path(os.path.abspath(p)) for p in recordings]
-        gone = [p for p in paths if not p.suffix and not p.exists()]
-        if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
-        root = _shared(paths)
-        files = _sound_files(p for p in paths if p.is_dir()) + [p for p in paths if not p.is_dir()]
-    if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
+    paths = [Path(os.path.abspath(p)) for p in ([recordings] if isinstance(recordings, (str, Path)) else recordings)]
+    gone = [p for p in paths if not p.exists()]
+    if gone and (gone == paths or any(not p.suffix for p in gone)): raise KitError(f"{gone[0]} is missing: give folders, or sound files")
+    root = _shared(paths)
+    files = _sound_files(p for p in paths if p.is_dir()) + [p for p in paths if not p.is_dir()]
     if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(ENDINGS)}): give folders, or sound files")
     return {_name(f, root): f for f in files}
 
@@ -300,7 +297,7 @@ def _hear(files, models, out, workers, client):
     if not todo: return {}, 0
     said, failed = hear_dask(todo, models, client) if client else hear_here(todo, open_ensemble(models), workers), {}
     for name, (heard, reason) in progress(said, "hear", len(todo)):
-        if reason: failed[name] = reason.replace(str(todo[name]), name)
+        if reason: failed[name] = reason.replace(in_words(todo[name]), name)
         else: save_part(_part(out, name), heard, marks[name])
     return {name: failed[name] for name in todo if name in failed}, len(todo) - len(failed)
 
@@ -425,7 +422,7 @@ def main(
     paths, address = given.pop("recordings"), given.pop("dask")
     with command(at_once=True):
         client = distributed().Client(address) if address else None
-        report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
+        report = detect(paths, client=client, **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 
 

@@ -260,8 +260,10 @@ def test_dask_tasks_are_recordings(tmp_path, models, monkeypatch):
     dask.distributed = ModuleType("dask.distributed")
     dask.distributed.as_completed = futures.as_completed
     monkeypatch.setitem(sys.modules, "dask", dask)
-    folder, here = recordings(tmp_path / "in"), detect(recordings(tmp_path / "same"), models, tmp_path / "here", .3)
+    monkeypatch.chdir(recordings(tmp_path / "in  field").parent)
+    folder, here = "in  field", detect(recordings(tmp_path / "same"), models, tmp_path / "here", .3)
     with StandIn(2) as client: report = detect(folder, models, tmp_path / "out", .3, client=client)
+    assert str(tmp_path) not in " ".join(report.failed.reason)                                           # each by the name that the table has
     assert (report.new, len(report.failed)) == (2, 2) and "RuntimeError: lost" in report.failed.reason.tolist()
     with StandIn(2) as client: report = detect(folder, models, tmp_path / "out", .3, client=client)      # what was lost is heard
     assert (report.new, report.kept) == (1, 2)
