@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .commands import command, distributed
+from .commands import command, connect, distributed
 from .competition import AUDIO_ENDINGS
 from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, read_json, short_hash, write_table
 from .runtime import MANIFEST, SERVED, load_export
@@ -295,6 +295,7 @@ def _hear(files, models, out, workers, client):
     marks = {name: stamp(path, mark) for name, path in files.items()}
     todo = {name: path for name, path in files.items() if load_part(_part(out, name))[1] != marks[name]}
     if not todo: return {}, 0
+    if isinstance(client, str): client = connect(client, "--dask")
     said, failed = hear_dask(todo, models, client) if client else hear_here(todo, open_ensemble(models), workers), {}
     for name, (heard, reason) in progress(said, "hear", len(todo)):
         if reason: failed[name] = reason.replace(in_words(todo[name]), name)
@@ -352,9 +353,10 @@ def detect(
     formats=("csv", "raven", "audacity"),   # Of FORMATS; what an earlier run left in others is removed
     all_scores=False,   # Write scores.csv (.parquet) with all rows and labels, too
     workers=None,  # Threads; by default one per core
-    client=None,   # Client of dask.distributed; None: this machine alone
+    client=None,   # Client of dask.distributed, or the address of its scheduler; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
+    if client: distributed()
     formats, files, export, out = check_formats(formats, all_scores), find_recordings(recordings), load_export(models), Path(out)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
     _check_numbers(threshold, top, workers, min_gap_s)
@@ -419,10 +421,7 @@ def main(
 ):
     "Detect from the command line."
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
-    paths, address = given.pop("recordings"), given.pop("dask")
-    with command(at_once=True):
-        client = distributed().Client(address) if address else None
-        report = detect(paths, client=client, **given)
+    with command(at_once=True): report = detect(given.pop("recordings"), client=given.pop("dask"), **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 
 

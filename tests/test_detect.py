@@ -285,6 +285,15 @@ def test_dask_is_asked_for_by_name(monkeypatch):
     with pytest.raises(SystemExit, match="pip install 'dask"): module.main(["x", "--models", "m", "--out", "o", "--dask", "tcp://10.0.0.1:8786"])
 
 
+def test_a_scheduler_that_does_not_answer(tmp_path, models, monkeypatch):
+    distributed = pytest.importorskip("dask.distributed", reason="dask.distributed is not installed")
+    real, command = distributed.Client, [str(tmp_path / "in"), "--models", str(models), "--out", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:9"]
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=1))
+    with pytest.raises(SystemExit, match="in is missing"): module.main(command)                         # before anybody is called
+    small(tmp_path / "in", 1)
+    with pytest.raises(SystemExit, match="KitError: no Dask scheduler answers at tcp://127.0.0.1:9: .* leave out --dask"): module.main(command)
+
+
 def test_nothing_heavy_is_imported():
     code = f"import sys\nfor name in {HEAVY!r} + ('matplotlib', 'dask'): sys.modules[name] = None\nimport birdkit.detect"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
