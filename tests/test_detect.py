@@ -183,6 +183,18 @@ def test_labels_are_those_of_what_was_heard(tmp_path, models, fault):
     assert left == ["audacity/c.mp3.txt", "audacity/hill/a.wav.txt", "raven/c.mp3.selections.txt", "raven/hill/a.wav.selections.txt", "raven/mine.txt"]
 
 
+def test_labels_that_a_person_changed_stay(tmp_path, models):
+    folder, out = small(tmp_path / "in", 3), tmp_path / "out"
+    detect(folder, models, out, 0.)
+    mine, old = (out / f"{name}.wav.selections.txt" for name in ("raven/000", "raven/001"))
+    mine.write_text("corrected")
+    assert detect(folder, models, out, 1.).changed == 1 and mine.read_text() == "corrected" and len(old.read_text().splitlines()) == 1
+    report = detect(folder / "002.wav", models, out, 1., formats=["csv"])                        # neither that recording nor that format
+    assert (report.changed, report.gone) == (1, 2) and [p.name for p in (out / "raven").iterdir()] == [mine.name]
+    mine.unlink()
+    assert detect(folder, models, out).changed == 0 and mine.exists()
+
+
 def test_a_name_as_long_as_disks_take_costs_nothing(tmp_path, models):
     folder, names = small(tmp_path / "in", 2), ["\u00e4" * 120 + f"{end}.wav" for end in "ab"]
     for i, name in enumerate(names): os.rename(folder / f"{i:03}.wav", folder / name)
