@@ -55,10 +55,11 @@ def connect(
     option,   # With which it was given, such as "--dask"
 ):            # Client; KitError where none answers
     "A client of a Dask cluster."
-    try: return distributed().Client(address, timeout=30)
-    except (OSError, ValueError) as error:
-        if isinstance(error, KitError): raise
-        raise KitError(f"no Dask scheduler answers at {address}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, or leave out {option}") from None
+    dask = distributed()
+    try: return dask.Client(address, timeout=30)
+    except (OSError, ValueError):
+        raise KitError(f"no Dask scheduler answers at {address}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, "
+                       f"or leave out {option}") from None
 
 # %% ../nbs/lib/00b_commands.ipynb #617133c7
 def read_yaml(

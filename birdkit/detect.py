@@ -274,7 +274,7 @@ class _Labels:
         self.changed += not free
         return free
 
-    def write(self, name, write, *what):
+    def _write(self, name, write, *what):
         "Write a file as write(path, *what) does."
         new, path = write(self.out / ".new.txt", *what), self.out / name
         self.now[name] = short_hash(new.read_bytes())
@@ -293,8 +293,8 @@ class _Labels:
 
 def _write_labels(labels, name, found, heard, formats):
     "What was found in a recording, for Raven and Audacity."
-    if "raven" in formats: labels.write(f"raven/{_fits(name)}.selections.txt", write_raven, found, min(SR, heard.rate_hz) // 2)
-    if "audacity" in formats: labels.write(f"audacity/{_fits(name)}.txt", write_audacity, found)
+    if "raven" in formats: labels._write(f"raven/{_fits(name)}.selections.txt", write_raven, found, min(SR, heard.rate_hz) // 2)
+    if "audacity" in formats: labels._write(f"audacity/{_fits(name)}.txt", write_audacity, found)
 
 # %% ../nbs/lib/47_detect.ipynb #2f0b9802
 class Detections(NamedTuple):
@@ -420,7 +420,8 @@ def summary(
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if report.changed: lines.append(f"{count(report.changed, 'label file')} changed by hand, left as found: to have one written anew, delete it")
     if report.gone:
-        lines.append(f"not in this run: {count(report.gone, 'recording')} heard before, whose labels are removed; give each set of recordings an --out of its own")
+        lines.append(f"not in this run: {count(report.gone, 'recording')} heard before, whose labels are removed; "
+                     "give each set of recordings an --out of its own")
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
     if len(report.flaws):
         lines.append(f"{len(report.flaws)} could not be heard whole, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
