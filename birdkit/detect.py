@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .commands import command, distributed
+from .commands import command, connect, distributed
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, check_name, cores, in_words, progress, read_json, short_hash, write_table
+from .core import BROKEN, KitError, ahead, atomic, check_name, cores, count, in_words, progress, read_json, short_hash, write_json, write_table
 from .runtime import MANIFEST, SERVED, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
 
@@ -44,7 +44,7 @@ def detections(
     "Join rows into detections."
     s, (begin, end) = heard.scores, _times(heard)
     hit = s >= threshold
-    if top and top < s.shape[1]: hit &= s >= np.partition(s, -top, 1)[:, -top, None]
+    if top: hit &= np.argsort(np.argsort(-s, 1, kind="stable"), 1) < top                   # ranks; of equal scores the first label's is higher
     label, row = np.nonzero(hit.T)
     first = np.flatnonzero((np.diff(label, prepend=-1) > 0) | (np.diff(row, prepend=0) > 1 + min_gap_s / ROW_S))
     last = np.append(first, len(row))[1:] - 1
@@ -152,16 +152,13 @@ def _name(path, root):
 
 def find_recordings(
     recordings,  # A folder, searched all the way down; or a list of folders and sound files
-):               # {path below the folder, or below what all of the list share: Path}; KitError where there are none
+):               # {path below the folder, or below what all of the list share: absolute Path}; KitError where there are none
     "What there is to hear."
-    if isinstance(recordings, (str, Path)): root, files = Path(recordings), _sound_files([Path(recordings)])
-    else:
-        paths = [Path(os.path.abspath(p)) for p in recordings]
-        gone = [p for p in paths if not p.suffix and not p.exists()]
-        if gone: raise KitError(f"{gone[0]} is missing: give folders, or sound files")
-        root = _shared(paths)
-        files = _sound_files(p for p in paths if p.is_dir()) + [p for p in paths if not p.is_dir()]
-    if root and not Path(root).exists(): raise KitError(f"{root} is missing: give folders, or sound files")
+    paths = [Path(os.path.abspath(p)) for p in ([recordings] if isinstance(recordings, (str, Path)) else recordings)]
+    gone = [p for p in paths if not p.exists()]
+    if gone and (gone == paths or any(not p.suffix for p in gone)): raise KitError(f"{gone[0]} is missing: give folders, or sound files")
+    root = _shared(paths)
+    files = _sound_files(p for p in paths if p.is_dir()) + [p for p in paths if not p.is_dir()]
     if not files: raise KitError(f"{root or 'an empty list'} holds no sound files ({' '.join(AUDIO_ENDINGS)}): give folders, or sound files")
     return {_name(f, root): f for f in files}
 
@@ -220,11 +217,13 @@ FORMATS = ("csv", "parquet", "raven", "audacity")
 
 def check_formats(
     formats,  # Names in FORMATS
+    all_scores=False,  # Are all scores asked for, too?
 ):            # Tuple of them
     "Refuse formats that cannot be written, before anything is heard."
     for name in formats:
         check_name("format ", name, FORMATS)
     if "parquet" in formats and not find_spec("pyarrow"): raise KitError('format "parquet" needs pyarrow: pip install pyarrow, or take "csv"')
+    if all_scores and not {"csv", "parquet"} & set(formats): raise KitError('all_scores needs a table: take "csv" or "parquet" among the formats')
     return tuple(formats)
 
 
@@ -244,19 +243,7 @@ def _write_csv(path, tables):
     with open(path, "w", encoding="utf-8", newline="") as f:
         for i, table in enumerate(tables): table.to_csv(f, header=not i, index=False)
 
-# %% ../nbs/lib/47_detect.ipynb #2f0b9802
-class Detections(NamedTuple):
-    "What became of a folder."
-    detections: pd.DataFrame   # recording, start_s, end_s, label, score
-    failed: pd.DataFrame       # recording, reason
-    new: int                   # Recordings heard now
-    kept: int                  # Recordings heard before
-    hours: float               # Length of what was heard, h
-    flaws: pd.DataFrame        # recording, flaw: those not heard whole
-    highest: float             # Score of all that was heard; 0 of nothing
-    threshold: float = .5      # Lowest score that counted
-
-
+# %% ../nbs/lib/47_detect.ipynb #7c1e90ab
 LONGEST = 200   # Bytes of a file name to which something is added; 255 is what disks take
 
 
@@ -271,20 +258,61 @@ def _part(out, name):
     return out / f"parts/{_fits(name)}.npz"
 
 
-def _labels(out, name):
-    "Where its labels for Raven and Audacity are written."
-    return out / f"raven/{_fits(name)}.selections.txt", out / f"audacity/{_fits(name)}.txt"
+class _Labels:
+    "Files for Raven and Audacity. One that a person has changed stays: their checksums are kept, and what has another one is neither replaced nor removed."
+    def __init__(self, out):
+        self.out, self.record, self.now, self.changed = out, out / "labels.json", {}, 0
+        self.before = read_json(self.record, "repeat the command") if self.record.exists() else {}
+
+    def _free(self, name):
+        "Is there no such file, or one as it was written, or would be? Others are counted."
+        path = self.out / name
+        free = not path.exists() or short_hash(path.read_bytes()) in (self.before.get(name), self.now.get(name))
+        self.changed += not free
+        return free
+
+    def _write(self, name, write, *what):
+        "Write a file as write(path, *what) does."
+        new, path = write(self.out / ".new.txt", *what), self.out / name
+        self.now[name] = short_hash(new.read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self._free(name): os.replace(new, path)
+        new.unlink(missing_ok=True)
+
+    def __enter__(self): return self
+
+    def __exit__(self, fault, *_):
+        "Remove what an earlier call left and this one did not write, unless it broke off."
+        for name in () if fault else self.before.keys() - self.now.keys():
+            if self._free(name): (self.out / name).unlink(missing_ok=True)
+        write_json(self.record, self.before | self.now if fault else self.now)
 
 
-def _forget(out, names, formats, all_scores):
-    "Remove what an earlier call left and this one did not write: other tables, other labels, and labels of recordings that no table knows now."
-    kept = {_part(out, name) for name in names}
-    tables = [out / f"{name}.{ending}" for name, wanted in (("detections", True), ("scores", all_scores)) for ending in FORMATS[:2]
-              if not (wanted and ending in formats)]
-    labels = [path for part in (out / "parts").rglob("*.npz")
-              for path in _labels(out, part.relative_to(out / "parts").as_posix().removesuffix(".npz"))
-              if part not in kept or path.relative_to(out).parts[0] not in formats]
-    for path in tables + labels: path.unlink(missing_ok=True)
+def _write_labels(labels, name, found, heard, formats):
+    "What was found in a recording, for Raven and Audacity."
+    if "raven" in formats: labels._write(f"raven/{_fits(name)}.selections.txt", write_raven, found, min(SR, heard.rate_hz) // 2)
+    if "audacity" in formats: labels._write(f"audacity/{_fits(name)}.txt", write_audacity, found)
+
+# %% ../nbs/lib/47_detect.ipynb #2f0b9802
+class Detections(NamedTuple):
+    "What became of a folder."
+    detections: pd.DataFrame   # recording, start_s, end_s, label, score
+    failed: pd.DataFrame       # recording, reason
+    new: int                   # Recordings heard now
+    kept: int                  # Recordings heard before
+    hours: float               # Length of what was heard, h
+    flaws: pd.DataFrame        # recording, flaw: those not heard whole
+    highest: float             # Score of all that was heard; 0 of nothing
+    threshold: float = .5      # Lowest score that counted
+    changed: int = 0           # Labels that a person has changed, and that stay as they are
+    gone: int = 0              # Recordings heard before that were not asked for now
+
+
+def _forget(out, formats, all_scores):
+    "Remove tables that an earlier call left and this one did not write."
+    for name, wanted in (("detections", True), ("scores", all_scores)):
+        for ending in FORMATS[:2]:
+            if not (wanted and ending in formats): (out / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def _hear(files, models, out, workers, client):
@@ -293,9 +321,10 @@ def _hear(files, models, out, workers, client):
     marks = {name: stamp(path, mark) for name, path in files.items()}
     todo = {name: path for name, path in files.items() if load_part(_part(out, name))[1] != marks[name]}
     if not todo: return {}, 0
+    if isinstance(client, str): client = connect(client, "--dask")
     said, failed = hear_dask(todo, models, client) if client else hear_here(todo, open_ensemble(models), workers), {}
     for name, (heard, reason) in progress(said, "hear", len(todo)):
-        if reason: failed[name] = reason.replace(str(todo[name]), name)
+        if reason: failed[name] = reason.replace(in_words(todo[name]), name)
         else: save_part(_part(out, name), heard, marks[name])
     return {name: failed[name] for name in todo if name in failed}, len(todo) - len(failed)
 
@@ -312,14 +341,13 @@ def _named(table, name):
     return table
 
 
-def _find(names, classes, out, formats, options):
-    "Detections of all recordings, their labels for Raven and Audacity, hours of sound, flaws, and the highest score."
+def _find(names, classes, labels, formats, options):
+    "Detections of all recordings, hours of sound, flaws, and the highest score; their labels are written."
     found, hours, flaws, highest = [], 0., [], 0.
-    for name, heard in _kept_scores(names, out, classes):
+    for name, heard in _kept_scores(names, labels.out, classes):
         here, hours, highest = detections(heard, classes, *options), hours + heard.duration_s / 3600, heard.scores.max(initial=highest)
         if heard.flaw: flaws.append((name, heard.flaw))
-        if name and "raven" in formats: write_raven(_labels(out, name)[0], here, min(SR, heard.rate_hz) // 2)
-        if name and "audacity" in formats: write_audacity(_labels(out, name)[1], here)
+        if name: _write_labels(labels, name, here, heard, formats)
         found.append(_named(here, name))
     return pd.concat(found, ignore_index=True), hours, pd.DataFrame(flaws, columns=["recording", "flaw"]), float(highest)
 
@@ -332,9 +360,10 @@ def usual_threshold(
     return .2 if "top_scale" in steps else .5
 
 
-def _check_numbers(threshold, top, workers):
+def _check_numbers(threshold, top, workers, min_gap_s):
     "Refuse numbers with which nothing can be found, before anything is heard."
     if not 0 <= threshold <= 1: raise KitError(f"threshold={threshold:g} is no score: give a number from 0 to 1")
+    if not min_gap_s >= 0: raise KitError(f"min_gap_s={min_gap_s:g} is no time: give 0 or more seconds")
     for name, value in dict(top=top, workers=workers).items():
         if value is not None and value < 1: raise KitError(f"{name}={value} leaves nothing: give 1 or more")
 
@@ -342,30 +371,32 @@ def _check_numbers(threshold, top, workers):
 def detect(
     recordings,    # A folder, searched all the way down; or a list of folders and sound files
     models,        # An exported folder
-    out,           # Folder of the results; a second run goes on where the first one ended
+    out,           # Folder of the results of one set of recordings; a second run goes on where the first one ended
     threshold=None,  # Lowest score that counts as a detection; None: that of usual_threshold
     top=None,      # Keep only this many labels of each row, the highest scores; None: all
     min_gap_s=0.,  # Detections of a label no further apart than this are one
     formats=("csv", "raven", "audacity"),   # Of FORMATS; what an earlier run left in others is removed
     all_scores=False,   # Write scores.csv (.parquet) with all rows and labels, too
     workers=None,  # Threads; by default one per core
-    client=None,   # Client of dask.distributed; None: this machine alone
+    client=None,   # Client of dask.distributed, or the address of its scheduler; None: this machine alone
 ):                 # Detections
     "Hear every recording and write what was found."
-    formats, files, export, out = check_formats(formats), find_recordings(recordings), load_export(models), Path(out)
+    if client: distributed()
+    formats, files, export, out = check_formats(formats, all_scores), find_recordings(recordings), load_export(models), Path(out)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
-    _check_numbers(threshold, top, workers)
+    _check_numbers(threshold, top, workers, min_gap_s)
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
-    found, *rest = _find(names, classes, out, formats, (threshold, top, min_gap_s))
+    with _Labels(out) as labels: found, *rest = _find(names, classes, labels, formats, (threshold, top, min_gap_s))
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
     write_table(out / "flaws.csv", rest[1])
-    _forget(out, names, formats, all_scores)
-    return Detections(found, bad, new, len(names) - new, *rest, threshold)
+    _forget(out, formats, all_scores)
+    gone = set((out / "parts").rglob("*.npz")) - {_part(out, name) for name in files}
+    return Detections(found, bad, new, len(names) - new, *rest, threshold, labels.changed, len(gone))
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def _below(score):
@@ -384,6 +415,10 @@ def summary(
              f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {report.threshold:g} on"]
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
+    if report.changed: lines.append(f"{count(report.changed, 'label file')} changed by hand, left as found: to have one written anew, delete it")
+    if report.gone:
+        lines.append(f"not in this run: {count(report.gone, 'recording')} heard before, whose labels are removed; "
+                     "give each set of recordings an --out of its own")
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
     if len(report.flaws):
         lines.append(f"{len(report.flaws)} could not be heard whole, such as {report.flaws.recording[0]} ({report.flaws.flaw[0]}): see flaws.csv")
@@ -397,7 +432,7 @@ def _parser():
     add = parser.add_argument
     add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down, linked ones too and hidden ones not; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")
-    add("--out", required=True, help="folder of the results")
+    add("--out", required=True, help="folder of the results of one set of recordings: labels of others in it are removed")
     add("--threshold", type=float, help="lowest score that counts as a detection (default: .5, or .2 where the models' post-processing has top_scale, "
         "which multiplies scores by the highest of their label in the recording)")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
@@ -416,10 +451,7 @@ def main(
 ):
     "Detect from the command line."
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
-    paths, address = given.pop("recordings"), given.pop("dask")
-    with command(at_once=True):
-        client = distributed().Client(address) if address else None
-        report = detect(paths if len(paths) > 1 or Path(paths[0]).is_file() else paths[0], client=client, **given)
+    with command(at_once=True): report = detect(given.pop("recordings"), client=given.pop("dask"), **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
 
 

@@ -137,9 +137,9 @@ def _alone(steps, name):
 
 
 def open_ensemble(
-    models,        # An exported folder
-    load=fastest,  # Makes a network of a path, a source of inputs and seconds
-):                 # LoadedExport
+    models,  # An exported folder
+    load=partial(fastest, dense=False),   # Makes a network of a path, a source of inputs and seconds; every window is heard by itself
+):           # LoadedExport
     "Check and load the networks of an export."
     export, groups = load_export(models), {}
     join = possible_blend(export.blend, export.options, BY_ROW)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .commands import PLACES, add_places, command, distributed, read_yaml, yaml_line
+from .commands import PLACES, add_places, command, connect, distributed, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, cores, count, write_table
 from .fleet import Place, beside, check_runs, first_folder, fold_of, is_finished, make_runs, start_run, why_unfinished, with_trained_members
@@ -133,15 +133,10 @@ def cluster(
     devices=None,    # Of these processes, as in choose_devices
 ):                   # Yields a client, the devices by number of the worker, and the CPU threads of a run; KitError where no scheduler answers
     "The workers of a sweep."
-    dask = distributed()
     if scheduler:
-        try: client = dask.Client(scheduler, timeout=30)
-        except (OSError, ValueError):
-            raise KitError(f"no Dask scheduler answers at {scheduler}: give an address such as tcp://10.0.0.1:8786 of a `dask scheduler`, "
-                           "or leave out --scheduler") from None
-        with client: yield client, (), None
+        with connect(scheduler, "--scheduler") as client: yield client, (), None
         return
-    devices = choose_devices(devices)
+    dask, devices = distributed(), choose_devices(devices)
     local = dask.LocalCluster(n_workers=len(devices), threads_per_worker=1, memory_limit=None, dashboard_address=None)
     with local, dask.Client(local) as client: yield client, devices, max(1, cores() // len(devices))
 

@@ -10,7 +10,7 @@ __all__ = ['RATES', 'PERCH', 'KINDS', 'INTERPRETERS', 'OPENERS', 'PEAK', 'SCORES
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Callable
 
@@ -157,6 +157,8 @@ def load_teacher(
     check_name("scores=", scores, ("auto", *SCORES))
     if path.suffix not in OPENERS: raise KitError(f"{path} is not a teacher: give an .onnx or .tflite file")
     if not path.is_file(): raise KitError(f"{path} is missing: attach the teacher's file, such as Perch's or BirdNET's")
+    for name, value in dict(rate_hz=rate_hz, window_s=window_s).items():
+        if not 0 <= value < inf: raise KitError(f"{name}={value:g} is not possible: give a number above 0, or 0 where the file tells it")
     network, (windows, *_, samples), shapes, outputs = OPENERS[path.suffix](path)
     fixed = isinstance(windows, (int, np.integer))
     if fixed and windows != 1: raise KitError(f"{path.name} takes {windows} windows at once: convert it for one, or for any number")
@@ -178,7 +180,8 @@ def read_names(
 ):          # List of scientific names, in lower case; KitError where the file is missing or does not have a name for each output
     "The species of a teacher's outputs."
     if not Path(path).is_file(): raise KitError(f"{path} is missing: attach the list of the teacher's species beside it")
-    lines = [x for x in Path(path).read_text("utf-8-sig").splitlines() if x.strip()]
+    try: lines = [x for x in Path(path).read_text("utf-8-sig").splitlines() if x.strip()]
+    except UnicodeDecodeError as error: raise KitError(f"{path} is not readable as text ({error}): save it as UTF-8") from None
     heading, lines = lines[:len(lines) == count + 1], lines[len(lines) == count + 1:]
     if len(lines) != count: raise KitError(f"{path} has {len(lines)} names for {count} outputs: take the list that belongs to the teacher")
     lines = [x.replace(";", ",").split(",") for x in heading + lines]

@@ -183,6 +183,18 @@ def test_labels_are_those_of_what_was_heard(tmp_path, models, fault):
     assert left == ["audacity/c.mp3.txt", "audacity/hill/a.wav.txt", "raven/c.mp3.selections.txt", "raven/hill/a.wav.selections.txt", "raven/mine.txt"]
 
 
+def test_labels_that_a_person_changed_stay(tmp_path, models):
+    folder, out = small(tmp_path / "in", 3), tmp_path / "out"
+    detect(folder, models, out, 0.)
+    mine, old = (out / f"{name}.wav.selections.txt" for name in ("raven/000", "raven/001"))
+    mine.write_text("corrected")
+    assert detect(folder, models, out, 1.).changed == 1 and mine.read_text() == "corrected" and len(old.read_text().splitlines()) == 1
+    report = detect(folder / "002.wav", models, out, 1., formats=["csv"])                        # neither that recording nor that format
+    assert (report.changed, report.gone) == (1, 2) and [p.name for p in (out / "raven").iterdir()] == [mine.name]
+    mine.unlink()
+    assert detect(folder, models, out).changed == 0 and mine.exists()
+
+
 def test_a_name_as_long_as_disks_take_costs_nothing(tmp_path, models):
     folder, names = small(tmp_path / "in", 2), ["\u00e4" * 120 + f"{end}.wav" for end in "ab"]
     for i, name in enumerate(names): os.rename(folder / f"{i:03}.wav", folder / name)
@@ -260,8 +272,10 @@ def test_dask_tasks_are_recordings(tmp_path, models, monkeypatch):
     dask.distributed = ModuleType("dask.distributed")
     dask.distributed.as_completed = futures.as_completed
     monkeypatch.setitem(sys.modules, "dask", dask)
-    folder, here = recordings(tmp_path / "in"), detect(recordings(tmp_path / "same"), models, tmp_path / "here", .3)
+    monkeypatch.chdir(recordings(tmp_path / "in  field").parent)
+    folder, here = "in  field", detect(recordings(tmp_path / "same"), models, tmp_path / "here", .3)
     with StandIn(2) as client: report = detect(folder, models, tmp_path / "out", .3, client=client)
+    assert str(tmp_path) not in " ".join(report.failed.reason)                                           # each by the name that the table has
     assert (report.new, len(report.failed)) == (2, 2) and "RuntimeError: lost" in report.failed.reason.tolist()
     with StandIn(2) as client: report = detect(folder, models, tmp_path / "out", .3, client=client)      # what was lost is heard
     assert (report.new, report.kept) == (1, 2)
@@ -281,6 +295,15 @@ def test_dask_survives_a_lost_worker(tmp_path, models):
 def test_dask_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(SystemExit, match="pip install 'dask"): module.main(["x", "--models", "m", "--out", "o", "--dask", "tcp://10.0.0.1:8786"])
+
+
+def test_a_scheduler_that_does_not_answer(tmp_path, models, monkeypatch):
+    distributed = pytest.importorskip("dask.distributed", reason="dask.distributed is not installed")
+    real, command = distributed.Client, [str(tmp_path / "in"), "--models", str(models), "--out", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:9"]
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=1))
+    with pytest.raises(SystemExit, match="in is missing"): module.main(command)                         # before anybody is called
+    small(tmp_path / "in", 1)
+    with pytest.raises(SystemExit, match="KitError: no Dask scheduler answers at tcp://127.0.0.1:9: .* leave out --dask"): module.main(command)
 
 
 def test_nothing_heavy_is_imported():
