@@ -123,7 +123,7 @@ def _fill_wheels(folder, project, models):
 def _fill_demo(folder, project, models):
     if not (project / "work/demo/train.csv").exists(): raise KitError("no demo in work/demo: run python data_prep/make_demo.py --out work/demo")
     _tree(project / "work/demo", folder)
-    if (marker := project / "work/demo/.demo.json").exists(): shutil.copy(marker, folder / "demo.json")     # by which stages.choose_recipe knows it
+    if (marker := project / "work/demo/.demo.json").exists(): shutil.copy(marker, folder / "demo.json")     # by which competition.is_demo knows it
 
 
 def _fill_submit(folder, project, models):
@@ -157,11 +157,17 @@ def build_upload(
     folder.mkdir(parents=True, exist_ok=True)
     FILL[name](folder, project, models)
     upload = read_upload(source, owner, competition, after, attach)
-    if upload.kind == "kernel": set_parameters(folder / upload.meta["code_file"], parameters)
+    if upload.kind == "kernel": set_parameters(folder / upload.meta["code_file"], _main_data(upload.meta, attach) | parameters)
     about = source / "README.md"
     if upload.kind == "dataset" and about.exists(): upload.meta["description"] = about.read_text()
     write_json(folder / META[upload.kind], upload.meta)
     return check_upload(Upload(upload.kind, upload.meta, folder))
+
+
+def _main_data(meta, attach):
+    "The competition that a notebook is for, by name, where `data` could find another one among what is attached."
+    sources = meta.get("competition_sources", [])
+    return dict(data=sources[0]) if sources and (attach or len(sources) > 1) else {}
 
 
 def build(

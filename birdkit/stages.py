@@ -18,7 +18,7 @@ from .audio import ROW_S, SR
 from .batches import make_clips
 from .callbacks import TIME_UP
 from .cleaning import find_scores, load_scores, same_part, save_scores, score_recordings
-from .competition import Competition
+from .competition import Competition, is_demo
 from .core import KitError, atomic, check_name, count, read_json, write_json
 from .handover import data_notes
 from .heldout import split_clips
@@ -44,8 +44,7 @@ def choose_recipe(
     comp,       # Competition
 ):              # Recipe
     "The recipe for this competition on this machine."
-    demo = any((comp.folder / name).exists() for name in (".demo.json", "demo.json"))       # as it is made, as it is uploaded
-    fitting = "demo" if demo else "base" if torch.cuda.is_available() else "small"
+    fitting = "demo" if is_demo(comp.folder) else "base" if torch.cuda.is_available() else "small"
     return find_recipe(name, overrides, fitting)
 
 # %% ../nbs/lib/34_stages.ipynb #9b8f65d5

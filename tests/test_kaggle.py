@@ -258,6 +258,7 @@ def test_a_push_keeps_what_is_attached(tmp_path, kaggle_server, monkeypatch):
     sent = json.loads(next(body for path, body in kaggle_server.asked if path.endswith("SaveKernel")))
     assert sent["kernelDataSources"] == ["ada/birdkit-train"] and sent["datasetDataSources"] == ["ada/birdkit-wheels", "grace/bird-weights"]
     assert sent["competitionDataSources"] == ["birdclef-2026", "birdclef-2025"]
+    assert "data = 'birdclef-2026' " in (tmp_path / "kaggle_datasets/build/birdkit-train/birdkit-train.ipynb").read_text()
     for option in ("--after birdkit-train", "--attach grace/Bird_Weights"):
         with pytest.raises(SystemExit, match=f"{option.split()[1]}' is not owner/slug"): main(f"push birdkit-train {option}".split())
 
