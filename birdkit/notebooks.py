@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 
 from .commands import command, mistake, read_yaml, yaml_line
 from .core import KitError, Workspace, atomic, last_line, nearest, project_root, read_json
+from .mounts import input_folder
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
 YAML, RIGHT = ("-y", "--parameters_yaml"), "{overrides: {optim.epochs: 3}}"   # Parameters in one text, and how that looks
@@ -228,9 +229,8 @@ def _check_ahead(recipe="auto", overrides={}, fold=0, minutes="auto", rounds="au
     check_fold(fold, find_recipe(recipe, changes).data.folds)
     if not isinstance(minutes, str) and not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
     if not isinstance(rounds, str) and rounds < 0: raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
-    for name, folder in (("past", past), ("soundscapes", soundscapes)):
-        if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir():
-            raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
+    for name, given, folder in (("past", past, input_folder(past)), ("soundscapes", soundscapes, Path(soundscapes).expanduser())):
+        if given not in ("auto", "none") and not folder.is_dir(): raise KitError(f"{name}={given!r} is not a folder: give another, or leave it out")
 
 
 def run_pipeline(
