@@ -13,10 +13,8 @@ from pathlib import Path
 
 from .commands import command
 from .core import KitError, check_name, last_line, project_root, read_json, write_json
-from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
-from .recipe import check_fold, find_recipe
+from .notebooks import PIPELINE, check_ahead, check_names, check_parameters, is_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
-from .sessions import training_minutes
 from .uploads import ID, META, OWNER, SLUG, SUBMIT, Upload, check_upload, read_upload
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
 
@@ -192,15 +190,14 @@ def build(
             print(f"{name}: left out, {error}")
     check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
     check_parameters(**parameters)
-    training_minutes(parameters.get("minutes", "auto"))
-    if "birdkit-train" in needed: _check_training(**parameters)                     # in the others `recipe` names an export
+    check_ahead(**_known_here("birdkit-train" in needed, **parameters))
     return uploads
 
 
-def _check_training(recipe="auto", overrides=None, fold=0, **others):
-    "Refuse a recipe or a fold that training would refuse, in a session that waits for a GPU."
-    if recipe.endswith(".json"): return                        # a file over there
-    check_fold(fold, find_recipe(recipe, overrides).data.folds)
+def _known_here(training, recipe="auto", overrides={}, fold=0, **others):
+    "What can be checked before a session waits for a GPU, with which \"auto\" is base: a recipe.json lies over there, and 06_infer's `recipe` names an export."
+    if not training or recipe.endswith(".json"): return others
+    return others | dict(recipe="base" if recipe == "auto" else recipe, overrides=overrides, fold=fold)
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
 def upload_commands(

@@ -76,7 +76,8 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
     with pytest.raises(KitError, match="parameter budget_min='80' is of type str"): build(["birdkit-submit"], tmp_path, parameters=dict(budget_min="80"))
     with pytest.raises(KitError, match="minutes='auto540' is not a time"): build(["birdkit-train"], tmp_path, parameters=dict(minutes="auto540"))
     for wrong, told in ((dict(recipe="smal"), "recipe 'smal' is unknown; did you mean small"), (dict(fold=5), 'fold=5 does not exist: give 0 to 4, or "all"'),
-                        (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch")):
+                        (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch"),
+                        (dict(rounds="atuo"), "rounds='atuo' is not a number of rounds"), (dict(scores="nwe"), "scores='nwe' is unknown; did you mean new")):
         with pytest.raises(KitError, match=told): build(["birdkit-train"], tmp_path, ["birdkit-train"], wrong)
     for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")):
         assert build(["birdkit-train"], tmp_path, parameters=right)
