@@ -188,7 +188,9 @@ def build(
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)
             if name in needed: raise
             print(f"{name}: left out, {error}")
-    check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
+    known = [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])]
+    if parameters and not known: raise KitError(f"-p {next(iter(parameters))} is for notebooks, and none was built: name birdkit-train or {SUBMIT}")
+    check_names(parameters, known)
     check_parameters(**parameters)
     check_ahead(**_known_here("birdkit-train" in needed, **parameters))
     return uploads

@@ -72,6 +72,7 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
         cells, known = json.loads((upload.folder / upload.meta["code_file"]).read_text())["cells"], {}
         exec(next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), known)
         assert {k: known[k] for k in own} == {k: wanted[k] for k in own} and known["seed"] == 0 and known["data"] == "auto"
+    with pytest.raises(KitError, match="-p recipe is for notebooks, and none was built"): build([], tmp_path, parameters=dict(recipe="small"))
     with pytest.raises(KitError, match="no notebook has a parameter 'fold'; "): build(["birdkit-submit"], tmp_path, parameters=dict(fold=2))
     with pytest.raises(KitError, match="parameter budget_min='80' is of type str"): build(["birdkit-submit"], tmp_path, parameters=dict(budget_min="80"))
     with pytest.raises(KitError, match="minutes='auto540' is not a time"): build(["birdkit-train"], tmp_path, parameters=dict(minutes="auto540"))
