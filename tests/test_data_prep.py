@@ -744,8 +744,12 @@ def test_rows_of_other_soundscapes_stay(tmp_path, listened):
     old = "filename,start,end,primary_label\na.b.wav,00:00:00,00:00:05,owl1;47144\na.wav,00:00:00,00:00:05,redwin\n"
     put(listened / soundscapes.TABLE, old)
     write_audacity(tmp_path / "a.txt", FOUND)
-    for _ in range(2): soundscapes.main([str(tmp_path / "a.txt"), "--competition", str(listened)])
-    assert labelled(listened) == {"a.b.wav": [("00:00:00", "00:00:05", "owl1;47144")], "a.wav": ROWS}
+    path, before = archive(tmp_path / "a.zip", listened), {"a.b.wav": [("00:00:00", "00:00:05", "owl1;47144")], "a.wav": ROWS}
+    for _ in range(2):
+        soundscapes.main([str(tmp_path / "a.txt"), "--competition", str(listened)])
+        assert competition.extract(path, listened) == 0 and labelled(listened) == before
+    (listened / f"{soundscapes.TABLE}.original").write_text("cut")
+    assert competition.extract(path, listened) == 1 and (listened / soundscapes.TABLE).read_text() == old
 
 
 def test_the_longest_name_is_the_soundscape():
