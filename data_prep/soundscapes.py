@@ -19,7 +19,7 @@ import pandas as pd
 from birdkit.audio import ROW_S, n_rows, seconds_of
 from birdkit.competition import Competition
 from birdkit.core import KitError, few, nearest, progress, read_table, write_table
-from tables import run_script, script_parser
+from tables import at_least, run_script, script_parser
 from taxonomy import look_up, name_keys
 
 TABLE, ORIGINAL = "train_soundscapes_labels.csv", ".original"
@@ -209,7 +209,7 @@ def main(
     add("--competition", required=True, metavar="FOLDER", help="competition folder whose train_soundscapes they are of")
     add("--out", metavar="CSV", help=f"the table (default: {TABLE} in the competition's folder)")
     add("--label-column", metavar="NAME", help=f"column of Raven's tables with the labels (default: the first of {', '.join(LABEL_COLUMNS)})")
-    add("--least-s", type=float, default=.2, metavar="SECONDS", help="overlap from which on a row has a label; of labels shorter than twice "
+    add("--least-s", type=at_least(0), default=.2, metavar="SECONDS", help="overlap from which on a row has a label; of labels shorter than twice "
         "this, half (default %(default)s)")
     add("--rename", metavar="CSV", help="what the annotators' labels mean, columns old and new")
     run_script(soundscape_labels, parser, argv)

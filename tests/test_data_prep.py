@@ -121,6 +121,14 @@ def test_a_collection_refuses(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
+def test_numbers_are_refused_in_one_line(capsys):
+    wrong = dict([("--workers", "-1 0 2.5"), ("--most", "-1 0"), ("--seconds", "-1 0.00001 nan inf x")])
+    for option, text in ((option, text) for option, texts in wrong.items() for text in texts.split()):
+        with pytest.raises(SystemExit): xeno_canto.main(["--species", "x", option, text])
+        assert f"error: argument {option}: '{text}' is not a " in capsys.readouterr().err
+    assert [tables.at_least(1, int)("2"), tables.at_least(.1, zero=True)("0"), tables.at_least(.1)(".1")] == [2, 0, .1]
+
+
 def test_a_script_ends_in_one_line(capsys):
     def fails(error):
         def work(): raise error
