@@ -152,7 +152,7 @@ def main(
     add("--least", type=at_least(1, int), default=1, metavar="N", help="recordings a species must have (default %(default)s; more hurt the winner of 2025)")
     add("--longest", type=at_least(.1), default=60., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, cut those of "
         "unknown length (default %(default)s)")
-    add("--licences", nargs="+", metavar="NAME", type=str.lower, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
+    add("--licences", nargs="+", metavar="NAME", type=found.licence_kind, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
     add("--synonyms", metavar="CSV", help="renamed species, columns old and new")
     add("--targets", action="store_true", help="link the competition's own recordings of these classes into the collection")
     add("--dry-run", action="store_true", help="search, tell how much there is, and fetch nothing")
