@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO_ENDINGS', 'GIVE', 'AGAIN', 'TEXTS', 'RECORDING_COLUMNS', 'TAXON_COLUMNS', 'SOUNDSCAPE_COLUMNS', 'TRUTH_FILES',
-           'USUAL_ROWS', 'row_ids', 'split_row_id', 'audio_files', 'unread', 'parse_labels', 'parse_seconds',
+           'USUAL_ROWS', 'row_ids', 'split_row_id', 'audio_files', 'unread', 'parse_labels', 'parse_seconds', 'is_demo',
            'attached', 'Competition']
 
 # %% ../nbs/lib/10_competition.ipynb #531461c3
@@ -18,7 +18,7 @@ import pandas as pd
 
 from .audio import ROW_S, n_rows, seconds_of, whole_ogg
 from .core import KitError, Workspace, check_commas, count, few, last_line, project_root, read_table, refuse_row
-from .mounts import mounted
+from .mounts import input_folder, mounted
 
 # %% ../nbs/lib/10_competition.ipynb #e8317d07
 def row_ids(
@@ -127,12 +127,19 @@ def _classes(path):
     return header[1:]
 
 # %% ../nbs/lib/10_competition.ipynb #3cd8809a
-def attached():  # list of Path, the newest layout first, of one layout the newest year
+def is_demo(
+    folder,  # A competition's
+):           # bool
+    "Is this the demo, as it is made or as it is uploaded?"
+    return any((folder / name).exists() for name in (".demo.json", "demo.json"))
+
+
+def attached():  # list of Path, the newest layout first, of one layout the newest year; the demo last
     "Competition folders among Kaggle's inputs, by their marker files."
     folders = [f for f in mounted() if _complete(f)]
     layout = lambda f: (f / "train.csv").exists() + (f / "train_soundscapes_labels.csv").exists()
     year = lambda f: int(max(re.findall(r"20\d\d", f.name), default=0))
-    return sorted(folders, key=lambda f: (-layout(f), -year(f)))
+    return sorted(folders, key=lambda f: (is_demo(f), -layout(f), -year(f)))
 
 
 def _newest(folders):
@@ -256,11 +263,11 @@ class Competition:
 
     @classmethod
     def find(cls,
-        data="auto",  # A competition folder, or "auto": the attached Kaggle competition, else the demo
+        data="auto",  # A competition folder, the name of an attached one, or "auto": the attached Kaggle competition, else the demo
         work="auto",  # Workspace or its folder, where the demo is built
     ):                # The competition; KitError naming the file that is missing
         "The competition in this folder."
-        folder = _newest(attached()) if data == "auto" else Path(data).expanduser().absolute()
+        folder = _newest(attached()) if data == "auto" else input_folder(data)
         if folder is None: folder = _demo(work if isinstance(work, Workspace) else Workspace.find(work))
         found = cls(folder, _year(folder))
         _classes(folder / "sample_submission.csv")

@@ -23,6 +23,7 @@ from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
+from .recipe import check_rounds
 from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .steps import by_people
 from .students import as_student, check_lessons, make_student
@@ -57,8 +58,7 @@ def round_count(
     data,     # Prepared
 ):            # Number of rounds; 0 where there is nothing to label; KitError for anything but a number of rounds
     "How many rounds of distillation there will be."
-    if isinstance(rounds, int) and rounds < 0 or isinstance(rounds, str) and rounds != "auto":
-        raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
+    check_rounds(rounds)
     if rounds != "auto": return rounds
     return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in _exported(members))
 

@@ -13,10 +13,8 @@ from pathlib import Path
 
 from .commands import command
 from .core import KitError, check_name, last_line, project_root, read_json, write_json
-from .notebooks import PIPELINE, check_names, check_parameters, is_parameters, notebook_parameters, read_values
-from .recipe import check_fold, find_recipe
+from .notebooks import PIPELINE, check_ahead, check_names, check_parameters, is_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
-from .sessions import training_minutes
 from .uploads import ID, META, OWNER, SLUG, SUBMIT, Upload, check_upload, read_upload
 from .wheels import LOCK, PINNED, TAGS, birdkit_wheel, fetch_wheels, pin_wheels, read_pins, write_pins
 
@@ -123,7 +121,7 @@ def _fill_wheels(folder, project, models):
 def _fill_demo(folder, project, models):
     if not (project / "work/demo/train.csv").exists(): raise KitError("no demo in work/demo: run python data_prep/make_demo.py --out work/demo")
     _tree(project / "work/demo", folder)
-    if (marker := project / "work/demo/.demo.json").exists(): shutil.copy(marker, folder / "demo.json")     # by which stages.choose_recipe knows it
+    if (marker := project / "work/demo/.demo.json").exists(): shutil.copy(marker, folder / "demo.json")     # by which competition.is_demo knows it
 
 
 def _fill_submit(folder, project, models):
@@ -157,11 +155,17 @@ def build_upload(
     folder.mkdir(parents=True, exist_ok=True)
     FILL[name](folder, project, models)
     upload = read_upload(source, owner, competition, after, attach)
-    if upload.kind == "kernel": set_parameters(folder / upload.meta["code_file"], parameters)
+    if upload.kind == "kernel": set_parameters(folder / upload.meta["code_file"], _main_data(upload.meta, attach) | parameters)
     about = source / "README.md"
     if upload.kind == "dataset" and about.exists(): upload.meta["description"] = about.read_text()
     write_json(folder / META[upload.kind], upload.meta)
     return check_upload(Upload(upload.kind, upload.meta, folder))
+
+
+def _main_data(meta, attach):
+    "The competition that a notebook is for, by name, where `data` could find another one among what is attached."
+    sources = meta.get("competition_sources", [])
+    return dict(data=sources[0]) if sources and (attach or len(sources) > 1) else {}
 
 
 def build(
@@ -184,17 +188,18 @@ def build(
             if name != "birdkit-wheels": shutil.rmtree(project / "kaggle_datasets/build" / name)
             if name in needed: raise
             print(f"{name}: left out, {error}")
-    check_names(parameters, [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])])
+    known = [p for u in uploads if u.kind == "kernel" for p in notebook_parameters(u.folder / u.meta["code_file"])]
+    if parameters and not known: raise KitError(f"-p {next(iter(parameters))} is for notebooks, and none was built: name birdkit-train or {SUBMIT}")
+    check_names(parameters, known)
     check_parameters(**parameters)
-    training_minutes(parameters.get("minutes", "auto"))
-    if "birdkit-train" in needed: _check_training(**parameters)                     # in the others `recipe` names an export
+    check_ahead(**_known_here("birdkit-train" in needed, **parameters))
     return uploads
 
 
-def _check_training(recipe="auto", overrides=None, fold=0, **others):
-    "Refuse a recipe or a fold that training would refuse, in a session that waits for a GPU."
-    if recipe.endswith(".json"): return                        # a file over there
-    check_fold(fold, find_recipe(recipe, overrides).data.folds)
+def _known_here(training, recipe="auto", overrides={}, fold=0, **others):
+    "What can be checked before a session waits for a GPU, with which \"auto\" is base: a recipe.json lies over there, and 06_infer's `recipe` names an export."
+    if not training or recipe.endswith(".json"): return others
+    return others | dict(recipe="base" if recipe == "auto" else recipe, overrides=overrides, fold=fold)
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
 def upload_commands(

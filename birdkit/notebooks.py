@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['YAML', 'RIGHT', 'PAIRS', 'FLAGS', 'KINDS', 'SEEDS', 'PIPELINE', 'NOISE', 'with_output', 'Engine', 'verdict',
            'take_outputs', 'take_picture', 'injected_names', 'check_parameters', 'is_parameters', 'notebook_parameters',
-           'read_values', 'check_names', 'run_notebook', 'run_pipeline', 'main']
+           'read_values', 'check_names', 'run_notebook', 'check_ahead', 'run_pipeline', 'main']
 
 # %% ../nbs/lib/05_notebooks.ipynb #fc452c39
 import argparse, ast, atexit, json, os, subprocess, sys, time
@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from .commands import command, mistake, read_yaml, yaml_line
-from .core import KitError, Workspace, atomic, last_line, nearest, project_root, read_json
+from .core import KitError, Workspace, atomic, check_name, last_line, nearest, project_root, read_json
+from .mounts import input_folder
+from .sessions import training_minutes
 
 # %% ../nbs/lib/05_notebooks.ipynb #08e1a944
 YAML, RIGHT = ("-y", "--parameters_yaml"), "{overrides: {optim.epochs: 3}}"   # Parameters in one text, and how that looks
@@ -229,17 +231,29 @@ def _silent(data):
     return folder.is_dir() and not any(any((folder / f"{kind}_soundscapes").glob("*")) for kind in ("test", "train", "unlabeled"))
 
 
-def _check_ahead(data="auto", recipe="auto", overrides={}, fold=0, minutes="auto", rounds="auto", past="auto", soundscapes="auto", **others):
+def check_ahead(
+    recipe="auto",   # As the notebooks take them
+    overrides={},    # As the notebooks take them
+    fold=0,          # As the notebooks take them
+    minutes="auto",  # As the notebooks take them
+    rounds="auto",   # As the notebooks take them
+    scores="auto",   # As the notebooks take them
+    **others,        # Parameters that are not looked at
+):
     "Refuse what a notebook would refuse when its turn comes, hours later."
-    from birdkit.recipe import check_fold, find_recipe
+    from birdkit.recipe import check_fold, check_rounds, find_recipe
     # all that "auto" may be have as many folds
     changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}
     check_fold(fold, find_recipe(recipe, changes).data.folds)
-    if not isinstance(minutes, str) and not minutes > 0: raise KitError(f'minutes={minutes!r} is not a time: give a number above 0, or "auto"')
-    if not isinstance(rounds, str) and rounds < 0: raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
-    for name, folder in (("past", past), ("soundscapes", soundscapes)):
-        if folder not in ("auto", "none") and not Path(folder).expanduser().is_dir():
-            raise KitError(f"{name}={folder!r} is not a folder: give another, or leave it out")
+    training_minutes(minutes)
+    check_rounds(rounds)
+    check_name("scores=", scores, ("auto", "new"))
+
+
+def _check_folders(data="auto", past="auto", soundscapes="auto", **others):
+    "Refuse a folder that is not there, or has no soundscape."
+    for name, given, folder in (("past", past, input_folder(past)), ("soundscapes", soundscapes, Path(soundscapes).expanduser())):
+        if given not in ("auto", "none") and not folder.is_dir(): raise KitError(f"{name}={given!r} is not a folder: give another, or leave it out")
     if soundscapes == "auto" and data != "auto" and _silent(data):
         raise KitError(f"{data} has neither test nor training soundscapes: give soundscapes= a folder")
 
@@ -255,7 +269,9 @@ def run_pipeline(
     known = {n for name in notebooks for n in notebook_parameters(folder / f"{name}.ipynb")}
     check_names(parameters, known)
     check_parameters(**parameters)
-    if "04_train" in notebooks: _check_ahead(**parameters)
+    if "04_train" in notebooks:
+        check_ahead(**parameters)
+        _check_folders(**parameters)
     Workspace.find(parameters.get("work", "auto"))
     for name in notebooks:
         seconds[name], said = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VALUES', 'STEPS', 'PAIRS_OF_FIELDS', 'FURTHER_FORMATS', 'POSITIVE', 'SHARES', 'PRECISIONS', 'BOOKS', 'Recipe',
            'load_recipe', 'check_further_formats', 'check_dense', 'check_infer', 'check_precision', 'check_fold',
-           'check_recipe', 'kept_rounds', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes', 'find_recipe',
-           'override', 'changes', 'diff']
+           'check_rounds', 'check_recipe', 'kept_rounds', 'cost_mark', 'known_costs', 'all_recipes', 'list_recipes',
+           'find_recipe', 'override', 'changes', 'diff']
 
 # %% ../nbs/lib/04a_recipe.ipynb #9fad0576
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -249,6 +249,14 @@ def check_fold(
 ):
     "Refuse a fold that there is not."
     if fold != "all" and fold not in range(folds): raise KitError(f'fold={fold!r} does not exist: give 0 to {folds - 1}, or "all"')
+
+
+def check_rounds(
+    rounds,  # Of distillation, or "auto"
+):
+    "Refuse what is no number of rounds."
+    if rounds != "auto" and (isinstance(rounds, str) or rounds < 0):
+        raise KitError(f'rounds={rounds!r} is not a number of rounds: give 0, 1, 2, ... or "auto"')
 
 
 def _check_pictures(recipe):

@@ -18,11 +18,11 @@ from .audio import ROW_S, SR
 from .batches import make_clips
 from .callbacks import TIME_UP
 from .cleaning import find_scores, load_scores, same_part, save_scores, score_recordings
-from .competition import Competition
+from .competition import Competition, is_demo
 from .core import KitError, atomic, check_name, count, read_json, write_json
 from .handover import data_notes
 from .heldout import split_clips
-from .mounts import attached_folders
+from .mounts import attached_folders, input_folder
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
@@ -44,18 +44,17 @@ def choose_recipe(
     comp,       # Competition
 ):              # Recipe
     "The recipe for this competition on this machine."
-    demo = any((comp.folder / name).exists() for name in (".demo.json", "demo.json"))       # as it is made, as it is uploaded
-    fitting = "demo" if demo else "base" if torch.cuda.is_available() else "small"
+    fitting = "demo" if is_demo(comp.folder) else "base" if torch.cuda.is_available() else "small"
     return find_recipe(name, overrides, fitting)
 
 # %% ../nbs/lib/34_stages.ipynb #9b8f65d5
 def find_past(
     comp,         # Competition
-    past="auto",  # A folder, "none", or "auto": <folder>-past beside the competition or among Kaggle's inputs, if there is one
+    past="auto",  # A folder, the name of an attached one, "none", or "auto": <folder>-past beside the competition or among Kaggle's inputs, if there is one
 ):                # Competition, or None
     "Recordings of other species to start from."
     if past not in ("none", "auto"):
-        if not Path(past).expanduser().is_dir(): raise KitError(f"past={past!r} is not a folder: give that of a past competition, or 'none'")
+        if not input_folder(past).is_dir(): raise KitError(f"past={past!r} is not a folder: give that of a past competition, or 'none'")
         return Competition.find(past)
     beside = comp.folder.with_name(f"{comp.folder.name}-past")
     there = [f for f in (beside, *attached_folders(beside.name)) if f.is_dir()]

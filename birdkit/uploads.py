@@ -49,7 +49,11 @@ def read_upload(
     return Upload(kind, meta, Path(folder))
 
 # %% ../nbs/lib/45a_uploads.ipynb #f4a8ca9b
-LICENCES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "Apache 2.0", "MIT", "other", "unknown")
+LICENCES = (   # Those of docs/datasets_metadata.md of Kaggle's client, and two more
+    "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0",
+    "CC-BY-3.0-IGO", "CC-BY-NC-SA-3.0-IGO", "PDDL", "ODC-BY-1.0", "ODbL-1.0", "DbCL-1.0", "CDLA-Permissive-1.0", "CDLA-Sharing-1.0", "GPL-2.0", "GPL-3.0",
+    "LGPL-3.0", "AGPL-3.0", "FDL-1.3", "apache-2.0", "US-Government-Works", "EU-ODP-Legal-Notice", "copyright-authors", "other", "unknown",
+    "Apache 2.0", "MIT")
 SLUG = "[a-z0-9]+(-[a-z0-9]+)*"
 ID = f"[A-Za-z0-9-]+/{SLUG}"
 

@@ -5,8 +5,8 @@
 
 Kaggle's own client downloads (pip install kaggle); it goes on where a download broke off. Accept the rules on the competition's page
 first. Credentials come from KAGGLE_USERNAME and KAGGLE_KEY, KAGGLE_API_TOKEN, or ~/.kaggle. The archive stays beside the folder. Every
-file is extracted whole or not at all, and one that is there with the right size is left alone. The data keep their licence: see the
-competition's rules and the columns author, license and url of its table.
+file is extracted whole or not at all, and one that is there with the right size is left alone, as are labels of soundscapes.py. The data
+keep their licence: see the competition's rules and the columns author, license and url of its table.
 """
 import shutil, stat, subprocess, sys, zlib
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from birdkit.competition import Competition
 from birdkit.core import KitError, atomic, few, progress, read_json, read_table, write_json
 from birdkit.kaggle import LOG_IN
 from past_years import TABLES, read_year
+from soundscapes import ORIGINAL
 from tables import run_script, script_parser
 
 SAID = 4000   # Bytes of what the client said last are kept for the error
@@ -93,7 +94,7 @@ def extract(
     try:
         with ZipFile(path) as archive:
             files = {folder / name: info for name, info in _members(archive).items()}
-            todo = {to: info for to, info in files.items() if not (to.is_file() and to.stat().st_size == info.file_size)}
+            todo = {to: info for to, info in files.items() if not _is_there(to, info.file_size)}
             _check_space(folder, sum(info.file_size for info in todo.values()))
             print(f"{len(files)} files, {len(files) - len(todo)} are there already", flush=True)
             for to, info in progress(todo.items(), "extract", len(todo)): _extract_one(archive, info, to)
@@ -101,6 +102,15 @@ def extract(
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise KitError(f"{path} is damaged or not complete ({error}): remove it and download it again") from None
     return len(todo)
+
+
+def _is_there(path, size):
+    "Is a file there with the right size, or one that was made of it? soundscapes.py keeps the original beside its table."
+    same = lambda p: p.is_file() and p.stat().st_size == size
+    if same(path): return True
+    if not (path.is_file() and same(Path(f"{path}{ORIGINAL}"))): return False
+    print(f"{path} is not the archive's and is left as it is; the archive's is {path.name}{ORIGINAL}")
+    return True
 
 
 def _extract_one(archive, info, to):

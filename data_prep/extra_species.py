@@ -20,7 +20,7 @@ import fetch
 import found
 from birdkit.core import KitError
 from past_years import link_file, read_year
-from tables import TAXA_COLUMNS, extend_collection, read_collection, run_script, script_parser
+from tables import TAXA_COLUMNS, at_least, extend_collection, read_collection, run_script, script_parser
 from taxonomy import match_taxa, read_synonyms, read_taxa
 
 SOURCES = dict(inat="inaturalist", xc="xeno_canto")   # In this order: iNaturalist's taxa become the labels of both
@@ -148,11 +148,11 @@ def main(
     add("--classes", nargs="+", default=["Amphibia", "Insecta"], metavar="CLASS", help="what to search (default: Amphibia Insecta)")
     add("--species", nargs="+", default=[], metavar="NAME", help="search these instead: scientific names, or a file of them")
     add("--near", nargs=3, type=float, metavar=("LATITUDE", "LONGITUDE", "KM"), help="only within a box around this place (default: everywhere)")
-    add("--most", type=int, metavar="N", help="recordings of each species, the best rated first (default: all)")
-    add("--least", type=int, default=1, metavar="N", help="recordings a species must have (default %(default)s; more hurt the winner of 2025)")
-    add("--longest", type=float, default=60., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, cut those of "
+    add("--most", type=at_least(1, int), metavar="N", help="recordings of each species, the best rated first (default: all)")
+    add("--least", type=at_least(1, int), default=1, metavar="N", help="recordings a species must have (default %(default)s; more hurt the winner of 2025)")
+    add("--longest", type=at_least(.1), default=60., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, cut those of "
         "unknown length (default %(default)s)")
-    add("--licences", nargs="+", metavar="NAME", type=str.lower, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
+    add("--licences", nargs="+", metavar="NAME", type=found.licence_kind, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
     add("--synonyms", metavar="CSV", help="renamed species, columns old and new")
     add("--targets", action="store_true", help="link the competition's own recordings of these classes into the collection")
     add("--dry-run", action="store_true", help="search, tell how much there is, and fetch nothing")

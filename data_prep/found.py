@@ -1,5 +1,6 @@
 """What a search has found: the table xeno_canto.py and inaturalist.py fill, its labels, its licences, and their options."""
 import re, shutil
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import pandas as pd
 
 import fetch
 from birdkit.competition import RECORDING_COLUMNS
-from birdkit.core import KitError, read_table
-from tables import TAXA_COLUMNS, extend_collection, run_script, script_parser
+from birdkit.core import KitError, check_name, read_table
+from tables import TAXA_COLUMNS, at_least, extend_collection, run_script, script_parser
 from taxonomy import match_taxa, name_keys, read_synonyms, read_taxa
 
 MORE_COLUMNS = ["class_name", "inat_taxon_id", "download_url", "original", "duration_s"]
@@ -17,6 +18,7 @@ NUMBERS = ("rating", "latitude", "longitude", "duration_s")
 OGG_BYTES_PER_S = 9_000   # Of 32 kHz mono Vorbis as birdkit writes it, about
 NAMES = "give a table with a column scientific_name"
 M4A = (".m4a", ".mp4", ".aac", ".3gp")
+LICENCES = ("cc0", "pdm", "pd", "gfdl", "cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nc-sa", "cc-by-nd", "cc-by-nc-nd")
 CC = re.compile(r"creativecommons\.org/(?:licenses/([a-z-]+)|publicdomain/(zero|mark))(?:/(\d\.\d))?")
 
 
@@ -28,6 +30,16 @@ def licence_name(
     if not found: return (text or "").strip().lower()
     kind, public, version = found.groups()
     return f"{dict(zero='cc0', mark='pdm').get(public, f'cc-{kind}')} {version or ''}".strip()
+
+
+def licence_kind(
+    text,  # As of licence_name
+):         # Its name without a version
+    "A licence to keep, for argparse."
+    kind = licence_name(text).split(" ")[0]
+    try: check_name("licence ", kind, LICENCES)
+    except KitError as error: raise ArgumentTypeError(str(error)) from None
+    return kind
 
 
 def usable(
@@ -175,14 +187,14 @@ def options(
     add = parser.add_argument
     add("--species", nargs="+", default=[], metavar="NAME", help="scientific names, or a file of them: one a line, or a .csv with scientific_name")
     add("--box", nargs=4, type=float, metavar="DEGREES", help="south west north east")
-    add("--most", type=int, metavar="N", help="recordings of each species (default: all)")
-    add("--seconds", type=float, default=60., help="keep this much from the beginning of each, s; 0 keeps all (default %(default)s)")
-    add("--licences", nargs="+", metavar="NAME", type=str.lower, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
+    add("--most", type=at_least(1, int), metavar="N", help="recordings of each species (default: all)")
+    add("--seconds", type=at_least(.1, zero=True), default=60., help="keep this much from the beginning of each, s; 0 keeps all (default %(default)s)")
+    add("--licences", nargs="+", metavar="NAME", type=licence_kind, help="keep these, such as cc0 cc-by cc-by-nc-sa (default: every stated one)")
     add("--unlicensed", action="store_true", help="keep recordings of which all rights are reserved")
     add("--codes", metavar="FILE", help="labels of species: a competition's folder or taxonomy.csv, or eBird's taxonomy")
     add("--synonyms", metavar="FILE", help="renamed species, a .csv with columns old and new")
     add("--out", default="work/collection", metavar="FOLDER", help="collection folder; there may be one already (default %(default)s)")
-    add("--workers", type=int, default=2, help="downloads at a time, which share one polite pace (default %(default)s)")
+    add("--workers", type=at_least(1, int), default=2, help="downloads at a time, which share one polite pace (default %(default)s)")
     add("--originals", action="store_true", help="keep the files as they were fetched, in originals/")
     add("--dry-run", action="store_true", help="search, tell how much there is, and fetch nothing")
     return parser

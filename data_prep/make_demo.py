@@ -13,7 +13,7 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, SR, cut, decode, n_rows, write_ogg
 from birdkit.core import KitError, ahead, read_json, write_json, write_table
-from tables import run_script, script_parser
+from tables import at_least, run_script, script_parser
 from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
                    speech)
 
@@ -396,7 +396,7 @@ def main(
     add = parser.add_argument
     add("--out", default="work/demo", metavar="FOLDER", help="competition folder to make (default %(default)s)")
     add("--past", metavar="FOLDER", help="folder of the past year's competition (default: <out>-past)")
-    add("--seed", type=int, default=0, help="seed of everything (default %(default)s)")
+    add("--seed", type=at_least(0, int), default=0, help="seed of everything (default %(default)s)")
     add("--scale", type=float, default=1., help="factor on the numbers of files (default %(default)s)")
     add("--faults", action="store_true", help="add an empty file and a text called .ogg")
     run_script(make_demo, parser, argv)

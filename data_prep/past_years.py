@@ -18,7 +18,7 @@ import pandas as pd
 
 from birdkit.competition import TRUTH_FILES, Competition, audio_files, parse_labels
 from birdkit.core import KitError, atomic, few, progress, read_table
-from tables import COLUMNS, as_columns, run_script, script_parser, write_collection
+from tables import COLUMNS, as_columns, at_least, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
 
 TABLES = ("train.csv", "train_metadata.csv")           # Since 2025; until 2024
@@ -195,7 +195,7 @@ def main(
     one.add_argument("--exclude", metavar="FOLDER", help="leave out the species of this competition")
     one.add_argument("--map", dest="target", metavar="FOLDER", help="add to this competition: its species only, under its labels")
     add("--synonyms", metavar="CSV", help="renamed species, columns old and new")
-    add("--least", type=int, default=1, metavar="N", help="recordings a species must have (default %(default)s); not with --map")
+    add("--least", type=at_least(0, int), default=1, metavar="N", help="recordings a species must have (default %(default)s); not with --map")
     add("--copy", action="store_true", help="copy audio even where it could be linked")
     run_script(past_years, parser, argv)
 

@@ -7,9 +7,10 @@ A label file (.txt) belongs to the soundscape with whose name it begins, with or
 a.Table.1.selections.txt to a.ogg. Tables of many recordings, such as BirdNET's, name them in a column Begin Path, Begin File or File. The
 table has a row for every 5 s of a soundscape that has a label file: an empty row says that none of the species is there, and an empty file
 that none is there at all. Labels may be primary labels, scientific or common names; several in one cell have semicolons between. Rows of
-other soundscapes that the table has already stay as they are.
+other soundscapes that the table has already stay as they are, and a table that was there first is kept beside it, with .original behind its
+name: competition.py leaves a file with one alone.
 """
-import math
+import math, shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ import pandas as pd
 from birdkit.audio import ROW_S, n_rows, seconds_of
 from birdkit.competition import Competition
 from birdkit.core import KitError, few, nearest, progress, read_table, write_table
-from tables import run_script, script_parser
+from tables import at_least, run_script, script_parser
 from taxonomy import look_up, name_keys
 
-TABLE = "train_soundscapes_labels.csv"
+TABLE, ORIGINAL = "train_soundscapes_labels.csv", ".original"
 BEGIN, END, OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 LABEL_COLUMNS = ("Species", "Label", "Annotation", "Species Code", "Common Name")   # The first one that is there
 FILE_COLUMNS = ("Begin Path", "Begin File", "File")
@@ -191,7 +192,8 @@ def soundscape_labels(
     events = pd.concat([events for events, _ in parts], ignore_index=True)
     durations = _durations(files, set().union(*(names for _, names in parts)), events)
     table, out = label_table(_known(events, comp, rename), durations, least_s), Path(out or comp.folder / TABLE)
-    old = read_table(out, "", na_filter=False) if out.exists() else table[:0]
+    old, first = read_table(out, "", na_filter=False) if out.exists() else table[:0], Path(f"{out}{ORIGINAL}")
+    if out.exists() and not first.exists(): shutil.copyfile(out, first)
     write_table(out, pd.concat([old[~old.filename.isin(durations)], table]))
     print(f"{out}: {len(table)} rows of {len(durations)} soundscapes, {(table.primary_label != '').sum()} with a label")
     return table
@@ -207,7 +209,7 @@ def main(
     add("--competition", required=True, metavar="FOLDER", help="competition folder whose train_soundscapes they are of")
     add("--out", metavar="CSV", help=f"the table (default: {TABLE} in the competition's folder)")
     add("--label-column", metavar="NAME", help=f"column of Raven's tables with the labels (default: the first of {', '.join(LABEL_COLUMNS)})")
-    add("--least-s", type=float, default=.2, metavar="SECONDS", help="overlap from which on a row has a label; of labels shorter than twice "
+    add("--least-s", type=at_least(0), default=.2, metavar="SECONDS", help="overlap from which on a row has a label; of labels shorter than twice "
         "this, half (default %(default)s)")
     add("--rename", metavar="CSV", help="what the annotators' labels mean, columns old and new")
     run_script(soundscape_labels, parser, argv)

@@ -1,5 +1,5 @@
 """The one metadata table that the scripts of this folder write and birdkit reads."""
-import argparse
+import argparse, math
 from pathlib import Path
 
 import pandas as pd
@@ -120,6 +120,20 @@ def script_parser(
 ):        # ArgumentParser
     "A command line whose help is the script's docstring."
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def at_least(
+    least,       # The smallest number that will do
+    kind=float,  # int: whole numbers
+    zero=False,  # 0 will do, too
+):               # Function of a text, for argparse
+    "Numbers that an option takes."
+    def read(text):
+        try: value = kind(text)
+        except ValueError: value = math.nan
+        if least <= value < math.inf or zero and value == 0: return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number of {least} or more{', or 0' * zero}")
+    return read
 
 
 def run_script(

@@ -12,6 +12,7 @@ species you need, and ask its team for large amounts.
 import fetch
 import found
 from birdkit.core import KitError, progress
+from tables import at_least
 
 BASE = "https://xeno-canto.org/api/3/recordings"
 KEY = "XENO_CANTO_KEY"
@@ -104,7 +105,7 @@ def main(
     add("--groups", nargs="+", default=[], choices=sorted(CLASSES), metavar="GROUP", help=f"search whole groups: {', '.join(sorted(CLASSES))}")
     add("--country", default="", help="only from this country")
     add("--quality", default="E", choices=list(RATINGS), help="only of this quality or a better one (default %(default)s)")
-    add("--longest", type=float, default=1200., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, s (default %(default)s)")
+    add("--longest", type=at_least(.1), default=1200., dest="longest_s", metavar="SECONDS", help="leave longer recordings out, s (default %(default)s)")
     found.run(search, session, parser, argv)
 
 

@@ -143,7 +143,15 @@ def test_kaggle_mounts(tmp_path, monkeypatch, mount):
 def test_the_newest_attached_competition(tmp_path, monkeypatch):
     monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path))
     for year in YEARS: toy_folder(tmp_path / "competitions" / f"birdclef-{year}", year, test_s=())
-    assert Competition.find().year == 2026
+    assert Competition.find().year == 2026 and [Competition.find(f"birdclef-{year}").year for year in YEARS] == list(YEARS)
+
+
+def test_the_demo_steps_in_only_without_a_competition(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIRDKIT_INPUTS", str(tmp_path))
+    (toy_folder(tmp_path / "datasets/ada/birdkit-demo", 2025) / "demo.json").touch()
+    assert Competition.find().folder.name == "birdkit-demo"
+    toy_folder(tmp_path / "competitions/birdclef-2024", 2024)
+    assert Competition.find().year == 2024
 
 
 def test_demo_is_built_once(tmp_path, monkeypatch):

@@ -121,6 +121,14 @@ def test_a_collection_refuses(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
+def test_numbers_are_refused_in_one_line(capsys):
+    wrong = dict([("--workers", "-1 0 2.5"), ("--most", "-1 0"), ("--seconds", "-1 0.00001 nan inf x")])
+    for option, text in ((option, text) for option, texts in wrong.items() for text in texts.split()):
+        with pytest.raises(SystemExit): xeno_canto.main(["--species", "x", option, text])
+        assert f"error: argument {option}: '{text}' is not a " in capsys.readouterr().err
+    assert [tables.at_least(1, int)("2"), tables.at_least(.1, zero=True)("0"), tables.at_least(.1)(".1")] == [2, 0, .1]
+
+
 def test_a_script_ends_in_one_line(capsys):
     def fails(error):
         def work(): raise error
@@ -748,8 +756,12 @@ def test_rows_of_other_soundscapes_stay(tmp_path, listened):
     old = "filename,start,end,primary_label\na.b.wav,00:00:00,00:00:05,owl1;47144\na.wav,00:00:00,00:00:05,redwin\n"
     put(listened / soundscapes.TABLE, old)
     write_audacity(tmp_path / "a.txt", FOUND)
-    for _ in range(2): soundscapes.main([str(tmp_path / "a.txt"), "--competition", str(listened)])
-    assert labelled(listened) == {"a.b.wav": [("00:00:00", "00:00:05", "owl1;47144")], "a.wav": ROWS}
+    path, before = archive(tmp_path / "a.zip", listened), {"a.b.wav": [("00:00:00", "00:00:05", "owl1;47144")], "a.wav": ROWS}
+    for _ in range(2):
+        soundscapes.main([str(tmp_path / "a.txt"), "--competition", str(listened)])
+        assert competition.extract(path, listened) == 0 and labelled(listened) == before
+    (listened / f"{soundscapes.TABLE}.original").write_text("cut")
+    assert competition.extract(path, listened) == 1 and (listened / soundscapes.TABLE).read_text() == old
 
 
 def test_the_longest_name_is_the_soundscape():

@@ -337,11 +337,15 @@ def test_m4a_needs_ffmpeg(tmp_path, monkeypatch):
 
 # --- What was found
 
-def test_licences_have_one_spelling():
+def test_licences_have_one_spelling(capsys):
     names = {"//creativecommons.org/licenses/by-nc-sa/4.0/": "cc-by-nc-sa 4.0", "https://creativecommons.org/publicdomain/zero/1.0/": "cc0 1.0",
              "cc-by-nc": "cc-by-nc", "CC0": "cc0", None: "", "https://creativecommons.org/publicdomain/mark/1.0/": "pdm 1.0"}
     assert [found.licence_name(x) for x in names] == list(names.values())
     assert found.usable("cc-by 4.0") and not found.usable("") and found.usable("", unlicensed=True)
+    asked = lambda *names: found.options("").parse_args(["--licences", *names]).licences
+    assert asked("cc-by-nc-sa 4.0", "CC0", "https://creativecommons.org/licenses/by/4.0/") == ["cc-by-nc-sa", "cc0", "cc-by"]
+    with pytest.raises(SystemExit): asked("CC-BY-NC-SA-4.0")
+    assert "licence 'cc-by-nc-sa-4.0' is unknown; did you mean cc-by-nc-sa" in capsys.readouterr().err
     assert found.usable("cc-by 4.0", ["cc-by"]) and not found.usable("cc-by-nc 4.0", ["cc-by"]) and not found.usable("", ["cc-by"])
 
 

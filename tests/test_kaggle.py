@@ -72,11 +72,13 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
         cells, known = json.loads((upload.folder / upload.meta["code_file"]).read_text())["cells"], {}
         exec(next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])), known)
         assert {k: known[k] for k in own} == {k: wanted[k] for k in own} and known["seed"] == 0 and known["data"] == "auto"
+    with pytest.raises(KitError, match="-p recipe is for notebooks, and none was built"): build([], tmp_path, parameters=dict(recipe="small"))
     with pytest.raises(KitError, match="no notebook has a parameter 'fold'; "): build(["birdkit-submit"], tmp_path, parameters=dict(fold=2))
     with pytest.raises(KitError, match="parameter budget_min='80' is of type str"): build(["birdkit-submit"], tmp_path, parameters=dict(budget_min="80"))
     with pytest.raises(KitError, match="minutes='auto540' is not a time"): build(["birdkit-train"], tmp_path, parameters=dict(minutes="auto540"))
     for wrong, told in ((dict(recipe="smal"), "recipe 'smal' is unknown; did you mean small"), (dict(fold=5), 'fold=5 does not exist: give 0 to 4, or "all"'),
-                        (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch")):
+                        (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch"),
+                        (dict(rounds="atuo"), "rounds='atuo' is not a number of rounds"), (dict(scores="nwe"), "scores='nwe' is unknown; did you mean new")):
         with pytest.raises(KitError, match=told): build(["birdkit-train"], tmp_path, ["birdkit-train"], wrong)
     for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")):
         assert build(["birdkit-train"], tmp_path, parameters=right)
@@ -258,6 +260,7 @@ def test_a_push_keeps_what_is_attached(tmp_path, kaggle_server, monkeypatch):
     sent = json.loads(next(body for path, body in kaggle_server.asked if path.endswith("SaveKernel")))
     assert sent["kernelDataSources"] == ["ada/birdkit-train"] and sent["datasetDataSources"] == ["ada/birdkit-wheels", "grace/bird-weights"]
     assert sent["competitionDataSources"] == ["birdclef-2026", "birdclef-2025"]
+    assert "data = 'birdclef-2026' " in (tmp_path / "kaggle_datasets/build/birdkit-train/birdkit-train.ipynb").read_text()
     for option in ("--after birdkit-train", "--attach grace/Bird_Weights"):
         with pytest.raises(SystemExit, match=f"{option.split()[1]}' is not owner/slug"): main(f"push birdkit-train {option}".split())
 
