@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LEFT_S', 'LABEL_TYPES', 'PARTS', 'no_drops',
-           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'changed_labels', 'label_arrays', 'score_recordings',
-           'save_scores', 'load_scores', 'same_part', 'find_scores']
+           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'map_recordings', 'drop_spans', 'kept_spans',
+           'changed_labels', 'label_arrays', 'score_recordings', 'save_scores', 'load_scores', 'same_part',
+           'find_scores']
 
 # %% ../nbs/lib/12_cleaning.ipynb #066c53ba
 import zipfile
@@ -145,6 +146,41 @@ def _pieces(duration_s, drops):
     pieces = timeline(duration_s, every)
     if spared and firm and _left_s(pieces) < MIN_LEFT_S: return timeline(duration_s, [*every, (0, duration_s, firm[0][2])])
     return pieces
+
+# %% ../nbs/lib/12_cleaning.ipynb #656c3463
+def map_recordings(
+    cleaning,       # Cleaning
+    work,           # Function of the samples of one recording, (T,) float32 at 32 kHz
+    label,          # Beside the progress
+    names=None,     # Recordings to hear, by default all
+    workers=None,   # Threads, by default one per core
+):                  # List of work(samples), in the order of `names`
+    "Run `work` on the sound of each recording, a few at a time."
+    names = list(cleaning.recordings.recording if names is None else names)
+    return list(progress(ahead(lambda name: work(cleaning.store.window(name)), names, workers), label, len(names)))
+
+
+def drop_spans(
+    cleaning,     # Cleaning
+    names,        # Recordings, (n,)
+    spans,        # For each, a list of (start_s, end_s)
+    reason,       # Why
+):                # Cleaning
+    "Leave out what a rule heard in each recording; spared where too little would be left."
+    rows = np.array([(a, b) for found in spans for a, b in found]).reshape(-1, 2)
+    return cleaning.drop(np.repeat(np.asarray(names, object), [len(found) for found in spans]), rows[:, 0], rows[:, 1], reason, spare=True)
+
+
+def kept_spans(
+    cleaning,    # Cleaning
+    spared=True, # Drops that may be spared count, but where too little would be left; False: nowhere
+):               # For each recording (k, 2), s: from where to where it is left by the drops so far
+    "What earlier rules leave of the recordings."
+    names = pd.Index(cleaning.recordings.recording)
+    segments = lay_segments(cleaning if spared else replace(cleaning, drops=cleaning.drops[~cleaning.drops.spare]))
+    kept = segments[segments.keep]
+    first = np.searchsorted(names.get_indexer(kept.recording), np.arange(1, len(names)))
+    return np.split(kept[["start_s", "end_s"]].to_numpy(), first)[:len(names)]
 
 # %% ../nbs/lib/12_cleaning.ipynb #0956d65f
 LABEL_TYPES = dict(recording=str, label=str, value=float, primary=bool)
