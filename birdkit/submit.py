@@ -240,8 +240,13 @@ def post_facts(
     rows = comp.soundscape_labels
     if rows.empty: return facts | dict(prior=np.full(len(classes), .5))      # log-odds of 0
     truth = pd.DataFrame([[float(c in labels) for c in classes] for labels in rows.labels], columns=list(classes))
-    at = lambda stems: zip(*map(place_and_hour, stems))
-    return facts | dict(prior=expected(prior_table(truth, *at(Path(f).stem for f in rows.filename)), *at(f.stem for f in files)))
+    counted = prior_table(truth, *_places_and_hours(rows.filename))
+    return facts | dict(prior=expected(counted, *_places_and_hours(files)))
+
+
+def _places_and_hours(files):
+    "Sites of some files, and their hours."
+    return zip(*(place_and_hour(Path(f).stem) for f in files))
 
 # %% ../nbs/lib/44_submit.ipynb #96ae6c61
 HIDDEN_FILES = {2024: 1100, 2025: 700, 2026: 700}   # Test soundscapes of the hidden run, about
