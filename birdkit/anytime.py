@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESERVE_S', 'KAGGLE_RESERVE_S', 'write_submission', 'reserve_s', 'one_pass', 'try_settings', 'self_test', 'readable',
-           'make_plan', 'run_submission']
+           'plan_models', 'run_submission']
 
 # %% ../nbs/lib/44a_anytime.ipynb #a1b4fbed
 from dataclasses import replace
@@ -133,7 +133,7 @@ def _can_be_read(path):
     except Exception: return False
 
 # %% ../nbs/lib/44a_anytime.ipynb #71c635ba
-def make_plan(
+def plan_models(
     sheet,          # Sheet
     members,        # Members of an export, in order of value times weight
     clock,          # Clock
@@ -255,7 +255,7 @@ def run_submission(
     path,           # Where submission.csv is written
     clock,          # Clock with the budget
     sample=None,    # The sample submission
-    load=fastest,   # Makes a network, as in make_plan; tests put a slow one here
+    load=fastest,   # Makes a network, as in plan_models; tests put a slow one here
     cache_gb=4.,    # Memory for what models share
 ):                  # Sheet, and a report: DataFrame by model of what happened and why
     "Write a valid submission at once, then improve it model by model until all have been heard or time is up."
@@ -268,7 +268,7 @@ def run_submission(
     facts, whole = {m.name: known[m.classes] for m in members}, known[tuple(comp.classes)]
     join = partial(_joined, start=sheet.scores.copy(), how=possible_blend(export.blend, export.options),
                    spans=sheet.spans, steps=_known_post(export.post, sheet, whole), facts=whole)
-    try: members, networks, table = _in_time(partial(make_plan, sheet, members, clock, load, cache_gb, facts), clock)
+    try: members, networks, table = _in_time(partial(plan_models, sheet, members, clock, load, cache_gb, facts), clock)
     except Exception as error: return sheet, _unheard(export.members, what_failed(error))
     cache, planned = SoundCache(cache_gb), [m for m in members if not _is_spare(m, table)]
     for i, member in enumerate(members):

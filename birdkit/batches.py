@@ -33,8 +33,10 @@ class Clips:
 
     def __getitem__(self, index):
         index = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, int)
-        row = lambda x: x if x is None else [x[i] for i in index] if isinstance(x, list) else x[index]
-        return Clips(*map(row, vars(self).values()))
+        def _chosen(x):
+            if x is None: return None
+            return [x[i] for i in index] if isinstance(x, list) else x[index]
+        return Clips(*map(_chosen, vars(self).values()))
 
     @property
     def lengths(self):

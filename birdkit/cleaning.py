@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LEFT_S', 'LABEL_TYPES', 'PARTS', 'no_drops',
-           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'changed_labels', 'label_arrays', 'score_recordings',
-           'save_scores', 'load_scores', 'same_part', 'find_scores']
+           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'map_recordings', 'drop_spans', 'kept_spans',
+           'changed_labels', 'label_arrays', 'score_recordings', 'save_scores', 'load_scores', 'same_part',
+           'find_scores']
 
 # %% ../nbs/lib/12_cleaning.ipynb #066c53ba
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +98,13 @@ def timeline(
     drops,       # (start_s, end_s, reason), the first that covers a moment counts
 ):               # List of (start_s, end_s, reason) in time order from 0 to the end, reason "" where kept; times to 1 ms
     "Lay drops over a recording."
-    edges = np.unique(np.round(np.clip([0, duration_s, *(t for a, b, _ in drops for t in (a, b))], 0, duration_s), 3))
-    middles = (edges[1:] + edges[:-1]) / 2
-    why = [next((reason for a, b, reason in drops if a <= m < b), "") for m in middles]
-    runs = [[i for i, _ in run] for _, run in groupby(enumerate(why), key=lambda pair: pair[1])]
-    return [(float(edges[r[0]]), float(edges[r[-1] + 1]), why[r[0]]) for r in runs]
+    times = [0, duration_s, *(time for drop in drops for time in drop[:2])]
+    edges, pieces = np.unique(np.clip(times, 0, duration_s).round(3)).tolist(), []
+    for start, end in zip(edges, edges[1:]):
+        why = next((reason for a, b, reason in drops if a <= (start + end) / 2 < b), "")
+        if pieces and pieces[-1][2] == why: start = pieces.pop()[0]          # goes on as it did
+        pieces.append((start, end, why))
+    return pieces
 
 # %% ../nbs/lib/12_cleaning.ipynb #6bf5d4b2
 NOTHING_ELSE = "kept: nothing else left"
@@ -137,11 +139,48 @@ def _pieces(duration_s, drops):
 
     Nor is there a rest that is too little between them and the others.
     """
-    spared, firm = ([d[:3] for d in drops if d[3] == spare] for spare in (True, False))
-    rescued = bool(spared) and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S
-    pieces = timeline(duration_s, firm if rescued else [d[:3] for d in drops])
-    if firm and spared and not rescued and _left_s(pieces) < MIN_LEFT_S: pieces = timeline(duration_s, [*(d[:3] for d in drops), (0, duration_s, firm[0][2])])
-    return [(a, b, why or (NOTHING_ELSE if rescued else "")) for a, b, why in pieces]
+    every = [drop[:3] for drop in drops]
+    spared, firm = ([drop[:3] for drop in drops if drop[3] == spare] for spare in (True, False))
+    if spared and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S:
+        return [(a, b, why or NOTHING_ELSE) for a, b, why in timeline(duration_s, firm)]
+    pieces = timeline(duration_s, every)
+    if spared and firm and _left_s(pieces) < MIN_LEFT_S: return timeline(duration_s, [*every, (0, duration_s, firm[0][2])])
+    return pieces
+
+# %% ../nbs/lib/12_cleaning.ipynb #656c3463
+def map_recordings(
+    cleaning,       # Cleaning
+    work,           # Function of the samples of one recording, (T,) float32 at 32 kHz
+    label,          # Beside the progress
+    names=None,     # Recordings to hear, by default all
+    workers=None,   # Threads, by default one per core
+):                  # List of work(samples), in the order of `names`
+    "Run `work` on the sound of each recording, a few at a time."
+    names = list(cleaning.recordings.recording if names is None else names)
+    return list(progress(ahead(lambda name: work(cleaning.store.window(name)), names, workers), label, len(names)))
+
+
+def drop_spans(
+    cleaning,     # Cleaning
+    names,        # Recordings, (n,)
+    spans,        # For each, a list of (start_s, end_s)
+    reason,       # Why
+):                # Cleaning
+    "Leave out what a rule heard in each recording; spared where too little would be left."
+    rows = np.array([(a, b) for found in spans for a, b in found]).reshape(-1, 2)
+    return cleaning.drop(np.repeat(np.asarray(names, object), [len(found) for found in spans]), rows[:, 0], rows[:, 1], reason, spare=True)
+
+
+def kept_spans(
+    cleaning,    # Cleaning
+    spared=True, # Drops that may be spared count, but where too little would be left; False: nowhere
+):               # For each recording (k, 2), s: from where to where it is left by the drops so far
+    "What earlier rules leave of the recordings."
+    names = pd.Index(cleaning.recordings.recording)
+    segments = lay_segments(cleaning if spared else replace(cleaning, drops=cleaning.drops[~cleaning.drops.spare]))
+    kept = segments[segments.keep]
+    first = np.searchsorted(names.get_indexer(kept.recording), np.arange(1, len(names)))
+    return np.split(kept[["start_s", "end_s"]].to_numpy(), first)[:len(names)]
 
 # %% ../nbs/lib/12_cleaning.ipynb #0956d65f
 LABEL_TYPES = dict(recording=str, label=str, value=float, primary=bool)
@@ -248,7 +287,8 @@ def same_part(
     now,   # Those by which it went last
 ):         # bool; True in doubt
     "Is the same part of the recordings kept?"
-    return not made or not now or made["seconds"] == now["seconds"] and (not now["seconds"] or made["part"] == now["part"])
+    part = lambda rules: rules["seconds"] and (rules["seconds"], rules["part"])      # 0 s is all of it, whatever the part
+    return not made or not now or part(made) == part(now)
 
 
 def find_scores(

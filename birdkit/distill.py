@@ -83,15 +83,16 @@ def label_round(
     weights={},      # {member: weight of its labels}; others have that which they were trained with
 ):           # {source: Labels}, and the teachers' networks; TimeUp where it is stopped
     "Let all models that know all classes label."
-    sources = [s for s in ("soundscapes", "clips") if on in (s, "both")]
-    if on == "both" and data.soundscapes.empty: sources = ["clips"]
-    able, told = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= set(classes_of(f))], told or {}
-    if not able and any(runs.values()) and set(sources) - set(told): raise KitError(_specialists(runs, data))
+    sources = ["clips"] if on == "both" and data.soundscapes.empty else [s for s in ("soundscapes", "clips") if on in (s, "both")]
+    labels = {s: (told or {}).get(s) for s in sources}
+    asked = [s for s in sources if labels[s] is None]
+    able = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= set(classes_of(f))]
+    if asked and not able and any(runs.values()): raise KitError(_specialists(runs, data))
     teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources, weights.get(name)) for name, f in able]
     teachers = [t for t in teachers if t.weight] or teachers
-    with ExitStack() as labelling:
-        for t in teachers if set(sources) - set(told) else (): labelling.enter_context(on_device(t.model))
-        labels = {s: told[s] if s in told else predict_labels(teachers, data, s, combine, number, folder, minutes=minutes) for s in sources}
+    with ExitStack() as listening:
+        for t in teachers if asked else (): listening.enter_context(on_device(t.model))
+        for s in asked: labels[s] = predict_labels(teachers, data, s, combine, number, folder, minutes=minutes)
     return labels, [t.model for t in teachers]
 
 # %% ../nbs/lib/34a_distill.ipynb #86f78194

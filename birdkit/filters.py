@@ -11,8 +11,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from .cleaning import kept_spans, map_recordings
 from .core import KitError, few
-from .speech import kept_spans, map_recordings
 
 # %% ../nbs/lib/12c_filters.ipynb #987da24e
 def emptied_classes(

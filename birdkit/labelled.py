@@ -50,14 +50,19 @@ def clipless_note(
     gone = without_clips(data, clips)
     if not gone: return ""
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
-    known, rest, deaf = [c for c in gone if c in taught], [c for c in gone if c not in taught], [r for r in recipes if not r.sampling.labelled]
-    note = f"classes without a clip, of {len(data.classes)}: {few(gone)}"
-    if known and deaf:
-        note += f"; in labelled soundscapes: {few(known)}, but {deaf[0].name} does not learn from these: override sampling.labelled with .25"
-        if labels_read(deaf[0], 1) in ("soundscapes", "both"): note += ", or let students of 05_distill learn them (rounds=1)"
-    elif known: note += f"; learnt from labelled soundscapes: {few(known)}"
-    if rest: note += f"; learnt from nothing: {few(rest)}, whose scores mean nothing: add recordings of them (data_prep/README.md)"
-    return note
+    known, rest = ([c for c in gone if (c in taught) == there] for there in (True, False))
+    deaf = next((r for r in recipes if not r.sampling.labelled), None)
+    note = [f"classes without a clip, of {len(data.classes)}: {few(gone)}"]
+    if known: note.append(_who_learns(few(known), deaf))
+    if rest: note.append(f"learnt from nothing: {few(rest)}, whose scores mean nothing: add recordings of them (data_prep/README.md)")
+    return "; ".join(note)
+
+
+def _who_learns(classes, deaf):
+    "Who learns classes of labelled soundscapes, or how to let a recipe that is deaf to these learn them."
+    if deaf is None: return f"learnt from labelled soundscapes: {classes}"
+    students = ", or let students of 05_distill learn them (rounds=1)" if labels_read(deaf, 1) in ("soundscapes", "both") else ""
+    return f"in labelled soundscapes: {classes}, but {deaf.name} does not learn from these: override sampling.labelled with .25{students}"
 
 # %% ../nbs/lib/14b_labelled.ipynb #f6f16ff7
 def _together(heard, gone):

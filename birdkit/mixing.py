@@ -263,11 +263,16 @@ def _inside(start, length, size):
     return (place >= start[:, None]) & (place < (start + length)[:, None])
 
 # %% ../nbs/lib/22_mixing.ipynb #0bceed0e
-def _scape(sample, scape, targets):
-    "Soundscape windows as the other clips of a mix."
+def _check_fit(sample, scape):
+    "Refuse other sounds of another shape."
     if scape.shape != sample.x.shape:
         have, wanted = tuple(scape.shape), tuple(sample.x.shape)
         raise KitError(f"soundscape windows {have} do not fit x {wanted}: use this step on waveforms of the same length")
+
+
+def _scape(sample, scape, targets):
+    "Soundscape windows as the other clips of a mix."
+    _check_fit(sample, scape)
     weight = sample_weight(sample).expand_as(sample.weight)      # Their labels are all known
     return replace(sample, x=scape, targets=targets, weight=weight)
 
@@ -304,9 +309,13 @@ def background_snr(
     No effect where all soundscapes that are read have labels (students).
     """
     behind = _background(sample)
-    if behind is None: return sample
-    other = _scape(sample, behind, sample.targets)
-    noisy = replace(sample, x=at_level(sample.x, other.x, -uniform(gen, *snr_db, len(sample.x))))
+    return sample if behind is None else _behind(sample, gen, behind, p, snr_db)
+
+
+def _behind(sample, gen, other, p, snr_db):
+    "Another sound behind a share of the clips, at a signal-to-noise ratio."
+    _check_fit(sample, other)
+    noisy = replace(sample, x=at_level(sample.x, other, -uniform(gen, *snr_db, len(sample.x))))
     return choose(coin(gen, p, len(sample.x)), noisy, sample)
 
 
@@ -320,8 +329,7 @@ def add_bank(
     "Background from a bank of sounds, in which every voice is met with every species (2025 3rd)."
     if bank is None: return sample
     rows = torch.randint(len(bank), (len(sample.x),), generator=gen, device=gen.device)
-    noisy = background_snr(replace(sample, scape=bank[rows.to(bank.device)].to(sample.x), scape_targets=None), gen, p, snr_db)
-    return replace(noisy, scape=sample.scape, scape_targets=sample.scape_targets)
+    return _behind(sample, gen, bank[rows.to(bank.device)].to(sample.x), p, snr_db)
 
 # %% ../nbs/lib/22_mixing.ipynb #739767d2
 JOINS = {

@@ -15,24 +15,30 @@ from .core import kaggle_inputs
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
 
 
+def _folders(top, pattern="*"):
+    "The folders below another one."
+    return sorted(f for f in top.glob(pattern) if f.is_dir())
+
+
 def mounted():  # list of Path
     "Folders of attached inputs, in the layouts Kaggle has used; outputs of notebooks too."
-    return [f for mount in MOUNTS for f in sorted(kaggle_inputs().glob(mount)) if f.is_dir()]
+    return [folder for mount in MOUNTS for folder in _folders(kaggle_inputs(), mount)]
 
 
 def attached_files(
     name,  # Name of a file that marks what is looked for
 ):         # list of Path
     "Files of this name in attached datasets, at the top or one folder down."
-    folders = dict.fromkeys(f for top in mounted() for f in (top, *sorted(p for p in top.glob("*") if p.is_dir())))      # a competition is one folder down, too
-    return [f / name for f in folders if (f / name).is_file()]
+    found = [folder / name for top in mounted() for folder in (top, *_folders(top))]       # a competition is one folder down, too
+    return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
 def attached_folders(
     name,  # Name of a folder, such as birdclef-2025-past
 ):         # list of Path
     "Attached datasets of this name, then folders of this name in attached ones."
-    return list(dict.fromkeys(f for f in (*mounted(), *(top / name for top in mounted())) if f.name == name and f.is_dir()))
+    found = [*mounted(), *(top / name for top in mounted())]
+    return [folder for folder in dict.fromkeys(found) if folder.name == name and folder.is_dir()]
 
 
 def input_folder(
@@ -67,7 +73,8 @@ def _changed_s(path):
 
 def _left_behind(top):
     "What a session left that later ones build on, and when it was written."
-    return [(f, f.relative_to(top), _changed_s(f)) for results in CARRIED for f in sorted(top.glob(results)) if not f.name.startswith(".")]
+    found = [path for results in CARRIED for path in sorted(top.glob(results)) if not path.name.startswith(".")]
+    return [(path, path.relative_to(top), _changed_s(path)) for path in found]
 
 
 def take_over(

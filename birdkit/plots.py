@@ -26,6 +26,21 @@ TICKS_HZ = 500, 2000, 5000, 10_000   # Of a spectrogram
 FEW = 60                          # Classes whose names fit under a picture
 
 
+def _grid(count, columns, **shared):
+    "A figure and its axes for so many small pictures."
+    rows = -(-count // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 1.6 * rows), dpi=DPI, squeeze=False, layout="constrained", **shared)
+    for ax in axes.flat[count:]: ax.axis("off")
+    fig.supxlabel("time (s)", fontsize=8)
+    return fig, axes.flat
+
+
+def _picture(ax, picture, seconds, title):
+    "Draw bands over time."
+    ax.imshow(picture, origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest", extent=(0, seconds, 0, len(picture)))
+    ax.set_title(title, fontsize=8); ax.tick_params(labelsize=7)
+
+
 def mel_image(
     ax,          # matplotlib axes
     samples,     # (T,) float32 at 32 kHz
@@ -33,10 +48,8 @@ def mel_image(
     mel=VIEW,    # Mel group
 ):
     "Draw a log-mel spectrogram; frequency in kHz at four ticks."
-    ax.imshow(mel_picture(mel_power(samples, mel), mel)[0], origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest",
-              extent=(0, len(samples) / SR, 0, mel.n_mels))
+    _picture(ax, mel_picture(mel_power(samples, mel), mel)[0], len(samples) / SR, title)
     ax.set_yticks(mel_places(TICKS_HZ, mel) * mel.n_mels, [f"{hz / 1000:g}" for hz in TICKS_HZ])
-    ax.set_title(title, fontsize=8); ax.tick_params(labelsize=7)
 
 
 def show_sounds(
@@ -45,13 +58,11 @@ def show_sounds(
     shade=None, # {title: [(start_s, end_s), ...]} spans to shade
 ):
     "Small multiples of spectrograms, one for each sound."
-    rows = -(-len(sounds) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 1.6 * rows), dpi=DPI, squeeze=False, layout="constrained")
-    for ax in axes.flat[len(sounds):]: ax.axis("off")
-    for ax, (title, samples) in zip(axes.flat, sounds.items()):
+    fig, axes = _grid(len(sounds), columns)
+    for ax, (title, samples) in zip(axes, sounds.items()):
         mel_image(ax, samples, title)
         for a, b in (shade or {}).get(title, ()): ax.axvspan(a, b, color="white", alpha=.55, lw=0)
-    fig.supxlabel("time (s)", fontsize=8); fig.supylabel("frequency (kHz)", fontsize=8)
+    fig.supylabel("frequency (kHz)", fontsize=8)
     plt.show()
 
 
@@ -64,13 +75,11 @@ def show_inputs(
     columns=4, # Pictures in a row
 ):
     "Small multiples of a network's inputs, each with its labels; a label other than 1 has its value."
-    rows = -(-len(pictures) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 1.6 * rows), dpi=DPI, squeeze=False, sharex=True, sharey=True, layout="constrained")
-    for ax in axes.flat[len(pictures):]: ax.axis("off")
-    for ax, picture, labels in zip(axes.flat, pictures, targets):
-        ax.imshow(picture[0], origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest", extent=(0, window_s, 0, picture.shape[1]))
-        ax.set_title(" ".join(names[c] if y == 1 else f"{names[c]} {y:.2g}" for c, y in enumerate(labels) if y > 0), fontsize=8); ax.tick_params(labelsize=7)
-    fig.supxlabel("time (s)", fontsize=8); fig.supylabel(height, fontsize=8)
+    fig, axes = _grid(len(pictures), columns, sharex=True, sharey=True)
+    for ax, picture, labels in zip(axes, pictures, targets):
+        told = [name if y == 1 else f"{name} {y:.2g}" for name, y in zip(names, labels) if y > 0]
+        _picture(ax, picture[0], window_s, " ".join(told))
+    fig.supylabel(height, fontsize=8)
     plt.show()
 
 # %% ../nbs/lib/06_plots.ipynb #66ed3d83

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPS', 'KERNELS', 'TEXTURE', 'PRIOR_STEPS', 'POST', 'ACROSS', 'FACTS', 'widen', 'logit', 'sigmoid', 'smooth',
            'gaussian', 'neighbour_max', 'adaptive_smooth', 'class_smooth', 'mix_mean', 'top_scale', 'file_boost',
-           'low_rank_power', 'cut_off', 'min_max', 'power', 'group_mix', 'group_max', 'prior_table', 'expected',
+           'low_rank_power', 'cut_off', 'min_max', 'power', 'group_mix', 'group_max', 'prior_table', 'chance_at',
            'add_prior', 'needs_facts', 'check_post', 'possible_steps', 'apply_post', 'apply_sheet']
 
 # %% ../nbs/lib/42_post.ipynb #64ed01d1
@@ -264,7 +264,7 @@ def prior_table(
     return table.reset_index()
 
 
-def expected(
+def chance_at(
     table,  # From prior_table
     sites,  # Site of each file, (files,); an unknown one leaves the means of all sites
     hours,  # Hour of each file, (files,)

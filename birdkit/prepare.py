@@ -86,6 +86,11 @@ def _heard(store, table):
     return np.array([key in store for key in table.recording], bool)
 
 
+def _measured(table, index):
+    "A table of recordings with their duration and loudness."
+    return pd.concat([table.reset_index(drop=True), _figures(index, table.recording)], axis=1)
+
+
 def _listed(told, keys, column):
     "What the store tells of some recordings, as a table."
     return told[told.index.isin(keys)].rename(column).rename_axis("recording").reset_index()
@@ -105,21 +110,19 @@ def prepare(
 ):                 # Prepared; KitError where there is none of the recordings
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
     folder, audio = folder or space.prepared, comp.folder / "train_audio"
-    files = {f"train_audio/{f}": audio / f for f in comp.recordings.filename}
-    if not any(path.exists() for path in files.values()):
-        raise KitError(f"{audio} has none of the {len(files)} files of the table, such as {comp.recordings.filename.iloc[0]!r}: "
+    clips = {f"train_audio/{f}": audio / f for f in comp.recordings.filename}
+    if not any(path.exists() for path in clips.values()):
+        raise KitError(f"{audio} has none of the {len(clips)} files of the table, such as {comp.recordings.filename.iloc[0]!r}: "
                        "filename must be a path below that folder, such as owl/XC1.ogg")
-    files |= {f"{p.parent.name}/{p.name}": p for p in (comp.soundscapes if scapes else ())}
-    table = pd.DataFrame({"recording": [key for key in files if not key.startswith("train_audio/")]}, dtype=str)
-    store = build_store(files, folder / "store", rules.seconds, rules.part, whole=table.recording, outdated=[folder / "prepared.json"])
-    focal = comp.recordings.assign(recording="train_audio/" + comp.recordings.filename, fold=-1)
+    long = {f"{p.parent.name}/{p.name}": p for p in (comp.soundscapes if scapes else ())}
+    files = clips | long
+    store = build_store(files, folder / "store", rules.seconds, rules.part, whole=long, outdated=[folder / "prepared.json"])
+    focal = comp.recordings.assign(recording=list(clips), fold=-1, secondary_labels=comp.recordings.secondary_labels.map(" ".join))
     if (heard := _heard(store, focal)).any(): focal.loc[heard, "fold"] = assign_folds(focal[heard], rules, seed)
-    focal["secondary_labels"] = focal.secondary_labels.map(" ".join)
-    focal = pd.concat([focal.reset_index(drop=True), _figures(store.index, focal.recording)], axis=1)
-    table = pd.concat([table, _figures(store.index, table.recording)], axis=1)
-    bad, flaws = _listed(store.bad, files, "reason"), _listed(store.flaws, files, "flaw")
+    tables = dict(recordings=_measured(focal, store.index), soundscapes=_measured(pd.DataFrame({"recording": list(long)}, dtype=str), store.index),
+                  bad_files=_listed(store.bad, files, "reason"), flaws=_listed(store.flaws, files, "flaw"))
     (folder / "prepared.json").unlink(missing_ok=True)           # what is killed here claims nothing
-    for name, table in (("recordings", focal), ("soundscapes", table), ("bad_files", bad), ("flaws", flaws)): write_table(folder / f"{name}.csv", table)
+    for name, table in tables.items(): write_table(folder / f"{name}.csv", table)
     write_json(folder / "prepared.json",
                dict(data=str(comp.folder.resolve()), year=comp.year, classes=comp.classes, folds=rules.folds, seed=seed, rules=asdict(rules)))
     if heard.any() and (focal.fold < 0).all(): print(f"no clip is ever held out, so no model can be scored on clips it has not heard; {MORE_SOURCES}")

@@ -368,12 +368,18 @@ def list_recipes():  # DataFrame, one line a recipe
 def _line(recipe):
     "One line of the table; members that only label are not counted."
     members, facts, p = [m for m in recipe.members() if m.ensemble.weight], dict(recipe.ensemble.origin), recipe.pseudo
-    several = lambda values: " ".join(dict.fromkeys(str(v) for v in values))
-    labels = f"{p.rounds} x {p.how}: {several(name for name, *_ in p.labels)}".removesuffix(": ") if any(m.pseudo.rounds for m in members) else ""
-    return dict(recipe=recipe.name, year=facts.get("year", ""), rank=facts.get("rank", ""), public=facts.get("public", ""), private=facts.get("private", ""),
-                models=sum(m.ensemble.seeds * kept_rounds(m) for m in members), backbones=several(m.model.backbone.split(".")[0] for m in members),
-                window_s=several(f"{m.sampling.window_s:g}" for m in members), loss=several(m.loss.name for m in members), soft_labels=labels,
-                post=several(name for steps in (*(m.infer.post for m in members), recipe.ensemble.post) for name, *_ in steps), about=recipe.about)
+    of_each = lambda read: _once(read(m) for m in members)
+    post = _once(name for steps in (*(m.infer.post for m in members), recipe.ensemble.post) for name, *_ in steps)
+    labels = f"{p.rounds} x {p.how}: {_once(name for name, *_ in p.labels)}".removesuffix(": ")
+    return dict(recipe=recipe.name, **{name: facts.get(name, "") for name in ("year", "rank", "public", "private")},
+        models=sum(m.ensemble.seeds * kept_rounds(m) for m in members), backbones=of_each(lambda m: m.model.backbone.split(".")[0]),
+        window_s=of_each(lambda m: f"{m.sampling.window_s:g}"), loss=of_each(lambda m: m.loss.name),
+        soft_labels=labels if any(m.pseudo.rounds for m in members) else "", post=post, about=recipe.about)
+
+
+def _once(words):
+    "Words in their order, each once."
+    return " ".join(dict.fromkeys(words))
 
 
 def find_recipe(

@@ -88,12 +88,7 @@ def piece_spans(
     return [p[p[:, 0] < p[:, 1]] for p in pieces]
 
 # %% ../nbs/lib/13_sampling.ipynb #0db5c741
-PICKS = dict(   # Stretch of the clip a window is laid into: from the clip's samples, samples it is limited to, places or None, numpy Generator
-    random=lambda total, within, places, rng: (0, total),
-    first=lambda total, within, places, rng: (0, within),
-    ends=lambda total, within, places, rng: (0, within) if rng.random() < .5 else (total - within, total),
-    scored=lambda total, within, places, rng: places[0][rng.choice(len(places[0]), p=places[1])] if places else (0, total),
-)
+PICKS = ("random", "first", "ends", "scored")
 
 
 def pick_start(
@@ -106,7 +101,10 @@ def pick_start(
 ):                 # First sample; negative where the clip is shorter than the window; KitError for an unknown `pick`
     "A random place of the window in a stretch of the clip, or of the clip in the window."
     check_name("sampling.pick=", pick, PICKS)
-    low, high = PICKS[pick](total, min(within or total, total), places, rng)
+    low, high, within = 0, total, min(within or total, total)                 # the stretch of the clip that the window is laid into
+    if pick == "first" or pick == "ends" and rng.random() < .5: high = within
+    elif pick == "ends": low = total - within
+    elif pick == "scored" and places: low, high = places[0][rng.choice(len(places[0]), p=places[1])]
     first, last = sorted((low, high - length))
     return int(np.clip(rng.integers(first, last + 1), *sorted((0, total - length))))
 

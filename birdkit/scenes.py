@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'FAINT', 'CUT_S', 'SNR_DB', 'DISTANCE_M', 'DECAY_S', 'WET_DB', 'MOST_SPECIES',
            'MOST_CALLS', 'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS', 'APPEARANCES', 'PICTURE', 'Song',
-           'hear_song', 'isolate', 'event_gain', 'kept_samples', 'hear_clips', 'draw_cut', 'plan_events', 'heard_rows',
+           'hear_song', 'isolate', 'event_gain', 'kept_samples', 'hear_clips', 'draw_cut', 'plan_events', 'scene_truth',
            'Scenes', 'site_roll_offs', 'make_scenes', 'plot_scene', 'scene_scores', 'score_scenes', 'rank_agreement']
 
 # %% ../nbs/lib/14a_scenes.ipynb #b4f3482e
@@ -156,7 +156,7 @@ def _calls(scene, column, clip, songs, rng):
         yield scene, column, clip, first, n, int(rng.integers(FRAMES - n + 1)), rng.uniform(*SNR_DB), distance_m
 
 
-def heard_rows(
+def scene_truth(
     events,   # From plan_events
     songs,    # From hear_clips
     count,    # Number of scenes
@@ -256,7 +256,7 @@ def make_scenes(
     classes = len({held.primary[i] for i in songs})
     count = min(most, -(-2 * APPEARANCES * classes // MOST_SPECIES))     # a scene draws 0 to MOST_SPECIES species, half of that on average
     events = plan_events(songs, held, count, seed)
-    truth = heard_rows(events, songs, count, held.targets.shape[1])
+    truth = scene_truth(events, songs, count, held.targets.shape[1])
     return Scenes(data.store, held, songs, calm, site_roll_offs(data.store, calm, songs), events, truth, seed)
 
 # %% ../nbs/lib/14a_scenes.ipynb #be9af680

@@ -22,7 +22,7 @@ from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_ro
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
 from .mounts import attached_files
 from .metrics import macro_auc
-from .post import check_post, expected, prior_table
+from .post import chance_at, check_post, prior_table
 from .recipe import PAIRS_OF_FIELDS, changes, check_infer, load_recipe, override
 from .rows import try_hearing
 from .runtime import MANIFEST, find_engine, made_at
@@ -252,8 +252,13 @@ def post_facts(
     rows = comp.soundscape_labels
     if rows.empty: return facts | dict(prior=np.full(len(classes), .5))      # log-odds of 0
     truth = pd.DataFrame([[float(c in labels) for c in classes] for labels in rows.labels], columns=list(classes))
-    at = lambda stems: zip(*map(place_and_hour, stems))
-    return facts | dict(prior=expected(prior_table(truth, *at(Path(f).stem for f in rows.filename)), *at(f.stem for f in files)))
+    counted = prior_table(truth, *_places_and_hours(rows.filename))
+    return facts | dict(prior=chance_at(counted, *_places_and_hours(files)))
+
+
+def _places_and_hours(files):
+    "Sites of some files, and their hours."
+    return zip(*(place_and_hour(Path(f).stem) for f in files))
 
 # %% ../nbs/lib/44_submit.ipynb #96ae6c61
 HIDDEN_FILES = {2024: 1100, 2025: 700, 2026: 700}   # Test soundscapes of the hidden run, about

@@ -108,9 +108,11 @@ def _learnt_fields(recipe, step):
     Students follow pseudo, too, but not how many rounds there are, nor how their labels, which `_digest` holds, came about.
     """
     passed = ("rounds", "keep", "patience", "labels", "given", "given_share", "combine", "unheard", "labelled", "share_from")
-    usual = {name: getattr(Pseudo(), name) for name in passed}
-    learnt = as_learnt(recipe) if step is supervised else replace(as_learnt(recipe), pseudo=replace(recipe.pseudo, **usual))
-    return {name: value for name, value in asdict(learnt).items() if name not in ("about", "pretrain", "infer", "ensemble", *["pseudo"] * (step is supervised))}
+    fields = asdict(recipe)
+    for name in ("about", "pretrain", "infer", "ensemble"): del fields[name]
+    if step is supervised: del fields["pseudo"]
+    else: fields["pseudo"] |= {name: value for name, value in asdict(Pseudo()).items() if name in passed}
+    return fields
 
 
 def reached_end(

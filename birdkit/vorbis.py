@@ -69,17 +69,33 @@ def _intact(path, size, mtime_ns):
     return is_intact(Path(path).read_bytes())
 
 
-class Vorbis:
-    "An intact Ogg Vorbis file that looks like soundfile's."
-    subtype, format = "VORBIS", "OGG"
-
+class _Sound:
+    "A file that miniaudio reads and that looks like soundfile's."
     def __init__(self,
         name,    # Path
-        handle,  # Of stb_vorbis
+        handle,  # Of miniaudio
     ):
-        self.name, self.handle, (self.ffi, self.lib) = str(name), handle, _stb()
-        info = self.lib.stb_vorbis_get_info(handle)
-        self.samplerate, self.channels, self.frames = info.sample_rate, info.channels, self.lib.stb_vorbis_stream_length_in_samples(handle)
+        self.name, self.handle, (self.ffi, self.lib) = os.fspath(name), handle, _stb()
+        self._tell()
+
+    def read(self,
+        frames,      # How many
+        **as_usual,  # dtype and always_2d of soundfile: they are always "float32" and True
+    ):               # (frames, channels) float32, fewer at the end
+        "Samples from here on."
+        x = np.empty((max(0, frames), self.channels), "float32")
+        return x[:self._fill(x, self.ffi.from_buffer("float[]", x, require_writable=True))]
+
+    def __enter__(self): return self
+
+
+class Vorbis(_Sound):
+    "An intact Ogg Vorbis file."
+    subtype, format = "VORBIS", "OGG"
+
+    def _tell(self):
+        info = self.lib.stb_vorbis_get_info(self.handle)
+        self.samplerate, self.channels, self.frames = info.sample_rate, info.channels, self.lib.stb_vorbis_stream_length_in_samples(self.handle)
 
     def seek(self,
         frame,  # From 0 to the last frame
@@ -87,17 +103,7 @@ class Vorbis:
         "The next read begins here, exactly."
         self.lib.stb_vorbis_seek(self.handle, frame)
 
-    def read(self,
-        frames,            # How many
-        dtype="float32",   # As soundfile has it; nothing else is given
-        always_2d=True,    # Likewise
-    ):                     # (frames, channels) float32, fewer at the end
-        "Samples from here on."
-        x = np.empty((max(0, frames), self.channels), "float32")
-        place, size = self.ffi.from_buffer("float[]", x, require_writable=True), min(x.size, 2**31 - 1)
-        return x[:self.lib.stb_vorbis_get_samples_float_interleaved(self.handle, self.channels, place, size)]
-
-    def __enter__(self): return self
+    def _fill(self, x, place): return self.lib.stb_vorbis_get_samples_float_interleaved(self.handle, self.channels, place, min(x.size, 2**31 - 1))
 
     def __exit__(self, *_): self.lib.stb_vorbis_close(self.handle)
 
@@ -119,16 +125,11 @@ def open_vorbis(
 UNTOLD = 2**48   # Frames of a file that does not tell how many it has: more than it can hold
 
 
-class Mp3:
-    "An MP3 that does not tell its length, and looks like soundfile's."
+class Mp3(_Sound):
+    "An MP3 that does not tell its length."
     subtype, format, frames = "MPEG_LAYER_III", "MP3", UNTOLD
 
-    def __init__(self,
-        name,    # Path
-        handle,  # Of dr_mp3
-    ):
-        self.name, self.handle, (self.ffi, self.lib) = os.fspath(name), handle, _stb()
-        self.samplerate, self.channels = handle.sampleRate, handle.channels
+    def _tell(self): self.samplerate, self.channels = self.handle.sampleRate, self.handle.channels
 
     def seek(self,
         frame,  # From 0 to the last frame
@@ -136,16 +137,7 @@ class Mp3:
         "The next read begins here."
         self.lib.ma_dr_mp3_seek_to_pcm_frame(self.handle, frame)
 
-    def read(self,
-        frames,            # How many
-        dtype="float32",   # As soundfile has it; nothing else is given
-        always_2d=True,    # Likewise
-    ):                     # (frames, channels) float32, fewer at the end
-        "Samples from here on."
-        x = np.empty((max(0, frames), self.channels), "float32")
-        return x[:self.lib.ma_dr_mp3_read_pcm_frames_f32(self.handle, len(x), self.ffi.from_buffer("float[]", x, require_writable=True))]
-
-    def __enter__(self): return self
+    def _fill(self, x, place): return self.lib.ma_dr_mp3_read_pcm_frames_f32(self.handle, len(x), place)
 
     def __exit__(self, *_): self.lib.ma_dr_mp3_uninit(self.handle)
 

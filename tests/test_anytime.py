@@ -181,8 +181,8 @@ def test_models_of_one_frontend_decode_each_file_once(tmp_path, monkeypatch):
     comp, export, files = world(tmp_path, 20)
     decoded, decode = [], hear.decode
     monkeypatch.setattr(hear, "decode", lambda path, *given: decoded.append(path) or decode(path, *given))
-    monkeypatch.setattr("birdkit.anytime.make_plan", lambda sheet, members, *rest: (members, {m.name: stub()(m.path, None, 0)[0] for m in members},
-                                                                                   pd.DataFrame(dict(model=list(VALUES), plan="", minutes=1.))))
+    monkeypatch.setattr("birdkit.anytime.plan_models", lambda sheet, members, *rest: (members, {m.name: stub()(m.path, None, 0)[0] for m in members},
+                                                                                     pd.DataFrame(dict(model=list(VALUES), plan="", minutes=1.))))
     run_submission(comp, export, files, tmp_path / "submission.csv", Clock(90), load=stub())
     assert sorted(decoded) == sorted(files)
 
@@ -195,7 +195,7 @@ def test_a_model_left_out_of_the_plan_takes_no_memory_from_those_in_it(tmp_path,
     members = [Member(f"{kind}{i}", RECIPE if kind == "a" else other, 1., 1., tmp_path / f"{kind}{i}", 1., CLASSES) for i, kind in enumerate("abba")]
     words = ["", "", "", "left out: no time"]
     network = lambda x: (np.full((len(x), 2), .5), np.full((len(x), 3, 2), .5))
-    monkeypatch.setattr("birdkit.anytime.make_plan",
+    monkeypatch.setattr("birdkit.anytime.plan_models",
                         lambda *given: (members, {m.name: network for m in members},
                                         pd.DataFrame(dict(model=[m.name for m in members], plan=words, minutes=1.))))
     room_gb = 20 * listen(np.zeros(5 * SR, "float32"), 1, other).bytes / 1e9              # for one sound of all files
