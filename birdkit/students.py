@@ -133,9 +133,10 @@ class Beside(nn.Module):
 
     def save(self,
         folder,  # Folder of a run
+        outdated=(),   # Files that tell of the weights before
     ):
         "Write the model; the other one beside it, if both are kept."
-        self.model.save(folder)
+        self.model.save(folder, outdated)
         if self.pair and self.keep: self.other.save(folder.with_name(f"{folder.name}-partner"))
 
 

@@ -50,7 +50,8 @@ def test_public_run_without_test_files_rehearses(tmp_path, capsys):
 
 
 def test_no_readable_recording_is_one_line(tmp_path):
-    toy_folder(tmp_path / "data", 2025)
+    toy_folder(tmp_path / "data", 2025, audio=True)
+    for path in (tmp_path / "data/train_audio").rglob("*.ogg"): path.write_text("no sound")
     with pytest.raises(KitError, match=r"no recording of .* is readable \(.*\.ogg: .*\): see .*bad_files.csv"):
         prepare(Competition.find(str(tmp_path / "data")), Workspace.find(tmp_path / "work"))
 
