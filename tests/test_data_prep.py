@@ -15,7 +15,7 @@ import competition, extra_species, fetch, inaturalist, past_years, soundscapes, 
 from birdkit.audio import decode
 from birdkit.competition import RECORDING_COLUMNS, Competition
 from birdkit.core import KitError
-from birdkit.detect import write_audacity, write_raven
+from birdkit.findings import write_audacity, write_raven
 from birdkit.kaggle import find_owner
 
 toy = partial(toy_folder, test_s=())
