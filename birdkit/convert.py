@@ -54,7 +54,7 @@ def to_openvino(
 def _unconverted(path, recipe, shapes):
     "What to do about a network that OpenVINO cannot convert: mostly its maps have shrunk to nothing."
     pictures = " and ".join(" x ".join(map(str, s[1:])) for s in shapes)
-    return (f"{path}: OpenVINO cannot convert {recipe.model.backbone} for pictures of {pictures}: "
+    return (f"{path.name}: OpenVINO cannot convert {recipe.model.backbone} for pictures of {pictures}: "
             "take more mels and frames, or another backbone, and train again")
 
 
@@ -131,7 +131,7 @@ def check_gap(
 ):         # The gap; KitError above MAX_GAP, or where it is no number
     "Refuse a network whose probabilities differ from those of the one it was made from."
     if not gap <= MAX_GAP:
-        raise KitError(f"{path} differs from torch by {gap:.1e}, {MAX_GAP:.0e} is allowed: export it on another machine or version of its engine")
+        raise KitError(f"{path.name} differs from torch by {gap:.1e}, {MAX_GAP:.0e} is allowed: export it on another machine or version of its engine")
     return gap
 
 

@@ -316,9 +316,9 @@ def summary(
              f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {report.threshold:g} on"]
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
-    if report.changed: lines.append(f"{count(report.changed, 'label file')} changed by hand, left as found: to have one written anew, delete it")
+    if report.changed: lines.append(f"{count(report.changed, 'label file')} changed since detect wrote it, left as found: to have one written anew, delete it")
     if report.gone:
-        lines.append(f"not in this run: {count(report.gone, 'recording')} heard before, whose labels are removed; "
+        lines.append(f"not in this run: {count(report.gone, 'recording')} heard before, whose labels are removed unless changed; "
                      "give each set of recordings an --out of its own")
     if failed: lines.append(f"{failed} could not be heard, such as {report.failed.recording[0]} ({report.failed.reason[0]}): see failed.csv")
     if len(report.flaws):

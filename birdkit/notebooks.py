@@ -227,7 +227,7 @@ def _told(name, parameters):
 
 def _silent(data):
     "Is this a competition folder without a soundscape?"
-    folder = Path(data).expanduser()
+    folder = input_folder(data)
     return folder.is_dir() and not any(any((folder / f"{kind}_soundscapes").glob("*")) for kind in ("test", "train", "unlabeled"))
 
 

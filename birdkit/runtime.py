@@ -103,7 +103,7 @@ def _ask(free, inputs):
         result = request.infer(inputs, share_inputs=True)
         return [np.array(output) for output in result.to_tuple()]
     except RuntimeError as error:
-        raise KitError(f"the network cannot take inputs of shapes {[x.shape for x in inputs]} ({_reason(error)}): give those it was exported for") from None
+        raise KitError(f"the network failed on inputs of shapes {[x.shape for x in inputs]} ({_reason(error)}): give those it was exported for") from None
     finally: free.put(request)
 
 # %% ../nbs/lib/43_runtime.ipynb #ba2d181e

@@ -8,6 +8,7 @@ __all__ = ['NAMELESS_S', 'open_study', 'trials_of', 'Prune', 'one_trial', 'best_
 
 # %% ../nbs/lib/36_search.ipynb #2b9264d8
 import argparse, json, math, os, shlex, socket, time
+from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -72,7 +73,12 @@ def trials_of(
     study,  # Optuna's study
 ):          # {name: Optuna's frozen trial}
     "The trials of a study; where one was begun again, the last try."
-    return {t.user_attrs.get("name", f"t{t.number:03}"): t for t in study.trials}
+    return {_name(t): t for t in study.trials}
+
+
+def _name(trial):
+    "That of its first try."
+    return trial.user_attrs.get("name", f"t{trial.number:03}")
 
 # %% ../nbs/lib/36_search.ipynb #e8bcd390
 def _give_out_again(study, name, trial):
@@ -192,7 +198,7 @@ def search(
     folder,        # Where the runs of the trials are kept
     trials=20,     # How many there shall be in the end, with those of earlier calls
     minutes=None,  # Time there is; None: no limit
-    most=3,        # Failures in a row that end the search; the next call tries them again
+    most=3,        # Failures in a row that end the search; the next call tries them once more
 ):                 # {dotted field: value} of the best; KitError where no trial came to an end
     "Try until there are enough trials or the time is up."
     clock, failed = Clock(math.inf if minutes is None else minutes), []
@@ -200,7 +206,9 @@ def search(
         name, error = one_trial(study, train, recipe, space, folder, clock)
         failed = [*failed, name] if error else []
         if len(failed) < most: continue
-        for name in failed: _give_out_again(study, name, trials_of(study)[name])
+        tries = Counter(map(_name, study.trials))
+        for name in failed:
+            if tries[name] == 1: _give_out_again(study, name, trials_of(study)[name])
         raise KitError(f"{most} trials in a row failed, the last with: {error}")
     best = best_trial(study)
     if best is None: raise KitError("no trial came to its end: give the search more minutes, or fewer optim.epochs")

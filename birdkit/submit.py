@@ -10,6 +10,7 @@ __all__ = ['REHEARSAL', 'AT_EXPORT', 'WHERE_WHEN', 'SONOTYPE', 'HIDDEN_FILES', '
 
 # %% ../nbs/lib/44_submit.ipynb #2cdf4680
 import platform, re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -203,8 +204,9 @@ def make_sheet(
 ):                # Sheet
     "A sheet of priors for these files."
     asked, full = _asked_rows(sample), names_all(sample, files)
-    told = {stem: n for stem, n in asked.items() if full or n > 1}      # a stub with one row of a file does not tell how many there are
-    rows = [told.get(f.stem) or comp.rows(f) for f in files]
+    times = Counter(stem for stem, _ in _asked(sample))
+    told = {stem: n for stem, n in asked.items() if full or times[stem] > 1}      # a stub with one row of a file does not tell how many there are
+    rows = [told.get(f.stem) or max(comp.rows(f), asked.get(f.stem, 0)) for f in files]
     beside = [f.name for f in files if f.stem not in asked]
     if 0 < len(beside) < len(files): print(f"the sample submission does not name {few(beside)}: rows are written for them all the same")
     ends = np.cumsum([0, *rows])
@@ -370,7 +372,8 @@ def keep_report(
     score,   # From score_submission
 ):           # The report as a dict, also kept as infer.json
     "What was run, how long it took and how well it did."
-    facts = dict(submission=str(path), rows=len(read_table(path, "run 06_infer", usecols=["row_id"])), files=len(sheet.files), heard=sheet.heard,
+    written = attempt(read_table, path, "run 06_infer", usecols=["row_id"])
+    facts = dict(submission=str(path), rows=len(sheet.ids if written is None else written), files=len(sheet.files), heard=sheet.heard,
                  seconds=clock.elapsed_s(), bad=sheet.bad, flaws=sheet.flaws, **score)
     attempt(write_json, space.root / "infer.json", facts | dict(models=report.to_dict("records")))
     return facts

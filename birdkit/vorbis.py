@@ -79,9 +79,10 @@ class _Sound:
         self._tell()
 
     def read(self,
-        frames,      # How many
-        **as_usual,  # dtype and always_2d of soundfile: they are always "float32" and True
-    ):               # (frames, channels) float32, fewer at the end
+        frames,            # How many
+        dtype="float32",   # As soundfile takes it; it is always this
+        always_2d=True,    # Likewise
+    ):                     # (frames, channels) float32, fewer at the end
         "Samples from here on."
         x = np.empty((max(0, frames), self.channels), "float32")
         return x[:self._fill(x, self.ffi.from_buffer("float[]", x, require_writable=True))]

@@ -8,7 +8,7 @@ first. Credentials come from KAGGLE_USERNAME and KAGGLE_KEY, KAGGLE_API_TOKEN, o
 file is extracted whole or not at all, and one that is there with the right size is left alone, as are labels of soundscapes.py. The data
 keep their licence: see the competition's rules and the columns author, license and url of its table.
 """
-import shutil, stat, subprocess, sys, zlib
+import os, shutil, stat, subprocess, sys, zlib
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -131,6 +131,17 @@ def check(
     return pd.Series(facts, dtype=object, name=Path(folder).name).to_frame()
 
 
+def _count_files(folder):
+    "Files of a folder, all the way down."
+    return sum(len(names) for *_, names in os.walk(folder))
+
+
+def _is_whole(folder, mark, archive):
+    "Was this archive extracted here, and are there as many files as there were?"
+    made = read_json(mark, "run this again") if mark.exists() else {}
+    return made.get("archive") == archive and _count_files(folder) >= made["files"]
+
+
 def fetch_competition(
     out,               # Competition folder to make
     competition=None,  # Name on Kaggle, such as birdclef-2025
@@ -139,13 +150,13 @@ def fetch_competition(
     "Download, extract and check."
     out = Path(out).absolute()
     path, mark = Path(archive or out.parent / f"{competition}.zip"), out.with_name(f".{out.name}.complete.json")
-    if not path.exists() and out.is_dir() and mark.exists() and read_json(mark, "run this again") == path.name: print(f"{out} is there already")
+    if not path.exists() and _is_whole(out, mark, path.name): print(f"{out} is there already")
     else: extract(path if archive else download(competition, out.parent), out)
     try: facts = check(out)
     except KitError:
         mark.unlink(missing_ok=True)
         raise
-    write_json(mark, path.name)
+    write_json(mark, dict(archive=path.name, files=_count_files(out)))
     print(facts.to_string(), f"{out} is complete; {path} may be removed", sep="\n")
     return facts
 

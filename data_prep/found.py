@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 import fetch
+from birdkit.audio import UNREAD
 from birdkit.competition import RECORDING_COLUMNS
 from birdkit.core import KitError, check_name, read_table
 from tables import TAXA_COLUMNS, at_least, extend_collection, run_script, script_parser
@@ -17,7 +18,6 @@ FOUND_COLUMNS = [*RECORDING_COLUMNS, *MORE_COLUMNS]
 NUMBERS = ("rating", "latitude", "longitude", "duration_s")
 OGG_BYTES_PER_S = 9_000   # Of 32 kHz mono Vorbis as birdkit writes it, about
 NAMES = "give a table with a column scientific_name"
-M4A = (".m4a", ".mp4", ".aac", ".3gp")
 LICENCES = ("cc0", "pdm", "pd", "gfdl", "cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nc-sa", "cc-by-nd", "cc-by-nc-nd")
 CC = re.compile(r"creativecommons\.org/(?:licenses/([a-z-]+)|publicdomain/(zero|mark))(?:/(\d\.\d))?")
 
@@ -171,7 +171,7 @@ def describe(
     kept_s = table.duration_s.fillna(seconds or 0.).clip(upper=seconds)
     unknown = int(table.duration_s.isna().sum())
     licences = ", ".join(f"{name or 'all rights reserved'} ({n})" for name, n in table.license.value_counts().items())
-    m4a = 0 if shutil.which("ffmpeg") else sum(Path(name).suffix in M4A for name in table.original)
+    m4a = 0 if shutil.which("ffmpeg") else sum(Path(name).suffix in UNREAD for name in table.original)
     return "\n".join([
         f"recordings: {len(table)} of {table.primary_label.nunique()} species by {table.author.nunique()} recordists",
         f"length:     {table.duration_s.sum() / 3600:.1f} h, not stated for {unknown}; at most {kept_s.sum() / 3600:.1f} h are kept",

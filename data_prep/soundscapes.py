@@ -18,7 +18,7 @@ import pandas as pd
 
 from birdkit.audio import ROW_S, n_rows, seconds_of
 from birdkit.competition import Competition
-from birdkit.core import KitError, few, nearest, progress, read_table, write_table
+from birdkit.core import KitError, atomic, few, nearest, progress, read_table, write_table
 from tables import at_least, run_script, script_parser
 from taxonomy import look_up, name_keys
 
@@ -193,7 +193,8 @@ def soundscape_labels(
     durations = _durations(files, set().union(*(names for _, names in parts)), events)
     table, out = label_table(_known(events, comp, rename), durations, least_s), Path(out or comp.folder / TABLE)
     old, first = read_table(out, "", na_filter=False) if out.exists() else table[:0], Path(f"{out}{ORIGINAL}")
-    if out.exists() and not first.exists(): shutil.copyfile(out, first)
+    if out.exists() and not first.exists():
+        with atomic(first) as part: shutil.copyfile(out, part)
     write_table(out, pd.concat([old[~old.filename.isin(durations)], table]))
     print(f"{out}: {len(table)} rows of {len(durations)} soundscapes, {(table.primary_label != '').sum()} with a label")
     return table

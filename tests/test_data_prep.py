@@ -323,6 +323,9 @@ def test_kaggles_client_downloads(tmp_path, monkeypatch, kaggle_server, capsys):
     for command in (["--competition", "birdclef-2025"], ["--zip", str(tmp_path / "birdclef-2025.zip")]):
         competition.main([*command, "--out", str(tmp_path / "out")])
         assert len(kaggle_server.asked) == asked and f"{tmp_path / 'out'} is there already" in capsys.readouterr().out
+    next((tmp_path / "out").glob("*_soundscapes/*")).unlink()
+    fetch()
+    assert len(kaggle_server.asked) > asked
 
 
 @pytest.mark.parametrize("answer, login, line", [

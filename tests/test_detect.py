@@ -55,13 +55,14 @@ def scored(path, models):
 
 def test_rows_are_those_of_the_whole_recording(tmp_path, models):
     folder = recordings(tmp_path / "in", (12, 31.4, 700))
+    sf.write(folder / "d.ogg", calls(31, 32_000), 32_000)
     report = detect(folder, models, tmp_path / "out", all_scores=True)
     table = pd.read_csv(tmp_path / "out/scores.csv")
-    for name in ("hill/a.wav", "hill/b.flac", "c.mp3"):
+    for name in ("hill/a.wav", "hill/b.flac", "c.mp3", "d.ogg"):
         rows = table[table.recording == name]
         np.testing.assert_allclose(rows[LABELS], scored(folder / name, models), atol=1e-5)
         assert rows.start_s.tolist() == list(range(0, 5 * len(rows), 5))
-    assert (report.new, report.kept, report.failed.recording.tolist()) == (3, 0, ["torn.ogg"])
+    assert (report.new, report.kept, report.failed.recording.tolist()) == (4, 0, ["torn.ogg"])
 
 
 def damaged(path, source, at=.9):
