@@ -42,7 +42,7 @@ class Mel:
     norm: str = "slaney"         # Filters of equal area; "" = of equal height
     scale: str = "z-score"       # Of the dB picture: "z-score", "min-max", "db80" = (dB + 80) / 80, "db"; of log(mel + 1e-6): "log", "log z-score"
     wave: str = "rms"            # A window is first brought to unit "rms", "peak" or "std", or left as it is: "none"
-    channels: str = "mono"       # "mono"; "rgb": three times the same; "delta": with first and second differences along the bands (2023 2nd)
+    channels: str = "mono"       # "mono"; "rgb": three times the same; "deltas": with first and second differences along the bands (2023 2nd)
     stack: tuple = ()            # Further n_fft, each seen as channels of its own: several resolutions in one model
     size: tuple = ()             # (height, width) the picture is resized to; () leaves it
 

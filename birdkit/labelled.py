@@ -106,7 +106,8 @@ def hear_labelled(
     score,  # Function: samples (T,), number of rows -> (rows, classes)
 ):          # Labels and scores of the labelled rows, (rows, classes) both
     "What a model says of the rows that people labelled; the next soundscape is read while it listens."
-    known, rows = ~np.isnan(truth.labels[..., 0]), -(-truth.lengths // (ROW_S * SR))
+    known = ~np.isnan(truth.labels[..., 0])
+    rows = np.minimum(known.shape[1], -(-truth.lengths // (ROW_S * SR)))      # a rest that is no row
     waves = ahead(store.window, truth.keys, 1)
     said = [score(wave, int(n))[there[:n]] for wave, n, there in zip(waves, rows, known)]
     return truth.labels[known], np.concatenate(said)

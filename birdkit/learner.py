@@ -142,7 +142,7 @@ class Learner:
         "Seed everything random."
         seed = derived_seed(self.seed, number)
         torch.manual_seed(seed)
-        self.gen.manual_seed(seed + 2**40)    # what is dropped out does not follow what is augmented
+        self.gen.manual_seed(seed + 2**31)    # what is dropped out does not follow what is augmented
 
     def epoch_row(self):  # dict
         "The epoch's line of the history."

@@ -167,7 +167,7 @@ def with_channels(
     xp,   # The array module
 ):        # (..., channels, height, width); KitError for unknown channels
     "One channel, three times the same, or the picture and its first and second differences."
-    check_name("frontend.channels=", mel.channels, ("mono", "rgb", "delta"))
+    check_name("frontend.channels=", mel.channels, ("mono", "rgb", "deltas"))
     if mel.channels == "mono": return x[..., None, :, :]
     if mel.channels == "rgb": return xp.stack([x, x, x], -3)
     return xp.stack([x, deltas(x, xp), deltas(deltas(x, xp), xp)], -3)

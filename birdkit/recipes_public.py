@@ -27,7 +27,7 @@ plain = base.but(
 birdclef2023_02 = plain.but(
     name="birdclef2023_02",
     about="the SED that most gold teams of 2024 and 2025 started from",
-    frontend=dict(n_mels=128, n_fft=2048, hop=5 * 32_000 // 383, fmin_hz=0., fmax_hz=16_000., htk=False, scale="db80", channels="delta", wave="none"),
+    frontend=dict(n_mels=128, n_fft=2048, hop=5 * 32_000 // 383, fmin_hz=0., fmax_hz=16_000., htk=False, scale="db80", channels="deltas", wave="none"),
     model=dict(backbone="tf_efficientnetv2_s.in21k_ft_in1k", head="sed", drop=.5, drop_path=.2, mel_norm=True, options=(("clip", "probability"),)),
     loss=dict(name="soft_ce", options=(("smooth", .1), ("smooth_how", "classes")), then=((.67, "bce"),), frame=.5, secondary=.9),
     augment=dict(

@@ -297,10 +297,10 @@ def sound_digest(
     store,  # AudioStore
     keys,   # Recordings
 ):          # Text; empty where the store has no index
-    "A short name of the sound of recordings, the same wherever it is decoded: size of the file, what of it is kept, and its peak to .1 dB."
+    "A short name of the sound of recordings: size of the file, what of it is kept, and its peak to 1 dB, as decoders of two machines may differ a little."
     if not hasattr(store, "index"): return ""
     lines = store.index.reindex(sorted(set(keys)))[["size", "spans", "peak_db"]]
-    return short_hash(lines.assign(peak_db=lines.peak_db.round(1)).to_csv())
+    return short_hash(lines.assign(peak_db=lines.peak_db.round()).to_csv())
 
 
 def same_mark(

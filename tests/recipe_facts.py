@@ -18,7 +18,7 @@ FACTS = {
         "origin": {"year": 2023, "rank": 2},
         "frontend.n_mels": 128, "frontend.n_fft": 2048, "frontend.hop": 417, "frontend.fmin_hz": 0.,
         "frontend.fmax_hz": 16_000., "frontend.htk": False, "frontend.norm": "slaney",
-        "frontend.top_db": 80., "frontend.scale": "db80", "frontend.channels": "delta", "sampling.window_s": 10.,
+        "frontend.top_db": 80., "frontend.scale": "db80", "frontend.channels": "deltas", "sampling.window_s": 10.,
         "model.head": "sed", "model.drop": .5, "model.options.pool": "mean", "model.options.joined": True, "model.options.clip": "probability",
         "model.mel_norm": True, "model.drop_path": .2,      # its code: bn0 over the bands, drop_path_rate of timm
         "loss.name": "soft_ce", "loss.options.smooth": .1, "loss.options.smooth_how": "classes", "loss.frame": .5, "loss.secondary": .9,
