@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, check_name, cores, count, on_kaggle, progress, short_hash, write_table
+from .core import KEPT, SCRATCH, KitError, atomic, check_name, cores, count, on_kaggle, progress, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
@@ -69,10 +69,22 @@ def _bytes(path): return path.stat().st_size if path.exists() else -1
 
 
 def _tidy(folder, index):
-    "Write the index anew, then remove shards that no line names."
+    "Write the index anew, then cut off or remove what no line names."
     write_table(folder / "index.csv", index)
-    named = {shard_path(folder, s) for s in index["shard"][index.samples > 0]}
-    for path in set(folder.glob("shard-*.i16")) - named: path.unlink()
+    ends = (index.offset + index.samples).groupby(index["shard"]).max()
+    for path in folder.glob("shard-*.i16"):
+        end = int(ends.get(int(path.stem[6:]), 0))
+        if not end: path.unlink()
+        elif _bytes(path) > 2 * end: _cut_off(path, 2 * end)
+
+
+def _cut_off(path, size):
+    "Leave the beginning of a shard; a process that reads it keeps the whole one. A full disk leaves it."
+    try:
+        with atomic(path) as part:
+            shutil.copyfile(path, part)
+            os.truncate(part, size)
+    except OSError: pass
 
 
 def _thin_out(folder, index):

@@ -158,12 +158,13 @@ list(side_by_side(range(4), start, 2))
 
 def test_interrupt_ends_all_children():
     heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # what is started in the background may have been told to ignore it
-    parent = subprocess.Popen([sys.executable, "-c", CHILDREN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
-    for _ in range(2): assert parent.stdout.readline() == "started\n"
-    process, until = psutil.Process(parent.pid), time.monotonic() + 30
-    while len(family := process.children(recursive=True)) < 4 and time.monotonic() < until: time.sleep(.1)
-    os.kill(parent.pid, signal.SIGINT)
-    assert parent.wait(30) != 0
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", CHILDREN], cwd=ROOT, preexec_fn=heeds, **pipes) as parent:
+        for _ in range(2): assert parent.stdout.readline() == "started\n"
+        process, until = psutil.Process(parent.pid), time.monotonic() + 30
+        while len(family := process.children(recursive=True)) < 4 and time.monotonic() < until: time.sleep(.1)
+        os.kill(parent.pid, signal.SIGINT)
+        assert parent.wait(30) != 0
     _, alive = psutil.wait_procs(family, 10)
     assert len(family) == 4 and not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
