@@ -75,8 +75,11 @@ def _order(lines, gaps):
     keys.reshape(-1)[gaps] = 0xffff_ffff
     # numpy counts numbers of 16 bits (radix sort): two turns of it take a third of the time of comparing
     low, high = keys.astype("u2"), (keys >> 16).astype("u2")
-    order = np.argsort(low, 1, kind="stable") + first
-    return _take(order, np.argsort(_take(high, order), 1, kind="stable") + first)
+    order = np.argsort(low, 1, kind="stable")
+    order += first
+    again = np.argsort(_take(high, order), 1, kind="stable")
+    again += first
+    return _take(order, again)
 
 
 def _take(values, places):
@@ -140,18 +143,11 @@ def spread(
     return np.where(high > low, (x - low) / np.where(high > low, high - low, 1), stack)
 
 
-def _at(goal, places):
-    "Values of a sorted line at places between two, or beyond its ends."
-    places = places.clip(0, len(goal) - 1)
-    low = places.astype(int)
-    return goal[low] + (places - low) * (goal[np.minimum(low + 1, len(goal) - 1)] - goal[low])
-
-
 def _match(stack, reference=0):
     "`match` of a stack whose rows lie side by side in memory."
     goals = [goal[~np.isnan(goal)] for goal in np.sort(stack[reference].T, 1)]
     known, goals = [len(goal) > 0 for goal in goals], [goal for goal in goals if len(goal)]
-    turn = lambda shares: np.reshape([_at(goal, s * len(goal) - 1) for goal, s in zip(goals, shares)], shares.shape)
+    turn = lambda shares: np.reshape([np.interp(s * len(goal) - 1, np.arange(len(goal)), goal) for goal, s in zip(goals, shares)], shares.shape)
     out = stack.copy("K")
     for other in np.delete(np.arange(len(stack)), reference): out[other].T[known] = _by_rank(stack[other].T[known], turn)
     return out
