@@ -38,17 +38,16 @@ class Probabilities(torch.nn.Module):
 
 
 def to_openvino(
-    model,       # TrainedModel
-    path,        # Where to, an .xml file; the weights go beside it as .bin
-    fp16=False,  # Halve the file; what is computed stays float32
-):               # The path
+    model,  # TrainedModel
+    path,   # Where to, an .xml file; the weights go beside it as .bin
+):          # The path
     "Convert a network to OpenVINO, number of windows free."
     shapes = input_shapes(model.recipe)
     example = tuple(torch.zeros(2, *s) for s in shapes)
     try: graph = ov.convert_model(Probabilities(model), example_input=example, input=[(-1, *s) for s in shapes])
     except OpConversionFailure as error: raise KitError(_unconverted(path, model.recipe, shapes)) from error
     for output, name in zip(graph.outputs, ("clip", "frames")): output.get_tensor().set_names({name})
-    return write_network(graph, Path(path), fp16)
+    return write_network(graph, Path(path))
 
 
 def _unconverted(path, recipe, shapes):
@@ -61,7 +60,7 @@ def _unconverted(path, recipe, shapes):
 def write_network(
     graph,       # OpenVINO model
     path,        # Where to, an .xml file
-    fp16=False,  # Compress the weights
+    fp16=False,  # Halve the file; what is computed stays float32
 ):               # The path
     "Write .xml and .bin; the .xml, which is looked for, comes last."
     path.parent.mkdir(parents=True, exist_ok=True)

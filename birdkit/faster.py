@@ -16,7 +16,7 @@ import openvino as ov
 import torch
 
 from .audio import ROW_S, SR
-from .convert import Probabilities, parity, time_windows, to_openvino, write_network
+from .convert import Probabilities, parity, time_windows, write_network
 from .core import KitError
 from .metrics import mean_auc
 from .recipe import check_dense
@@ -76,6 +76,13 @@ def _heard(recipe, clip, frames):
     return window_scores(clip, frames, "frames" if i.average == "frames" else i.output, infer_window_s(recipe), i.shift_frames)
 
 
+def _settle(path, part, kept):
+    "A faster network takes the place of the one at path, or goes."
+    for suffix in (".bin", ".xml"):
+        if kept: part.with_suffix(suffix).replace(path.with_suffix(suffix))
+        else: part.with_suffix(suffix).unlink()
+
+
 def try_int8(
     path,        # Of the float32 network, an .xml file
     recipe,      # Recipe by which it will be heard
@@ -87,9 +94,7 @@ def try_int8(
     scale, judge = to_scale_and_judge(clip)
     part = quantise(path, [x[scale] for x in inputs], path.with_name(f"int8-{path.name}"))
     facts = compare_int8(load_network(path), load_network(part), [x[judge] for x in inputs], targets[judge], partial(_heard, recipe)) | dict(held_out=held_out)
-    for suffix in (".bin", ".xml"):
-        if facts["kept"]: part.with_suffix(suffix).replace(path.with_suffix(suffix))
-        else: part.with_suffix(suffix).unlink()
+    _settle(path, part, facts["kept"])
     told = f"{facts['speed_gain']:.2f} times as fast, AUC {facts['auc']:.4f} -> {facts['auc_int8']:.4f}" + ("" if held_out else " on clips it has learnt from")
     print(f"{path.stem}: int8 {'kept' if facts['kept'] else 'refused'}: {told}")
     return facts
@@ -104,9 +109,10 @@ def try_fp16(
     inputs,  # Real windows, (windows, channels, height, width) each
 ):           # dict of what was measured, with "kept"
     "Halve the weights of a network in place if it says nearly the same; what was measured."
-    gap = parity(model, load_network(to_openvino(model, path, fp16=True)), *inputs)
+    part = write_network(ov.Core().read_model(path), path.with_name(f"fp16-{path.name}"), fp16=True)
+    gap = parity(model, load_network(part), *inputs)
     facts = dict(gap=gap, kept=gap <= MAX_FP16_GAP)
-    if not facts["kept"]: to_openvino(model, path)
+    _settle(path, part, facts["kept"])
     print(f"{path.stem}: fp16 {'kept' if facts['kept'] else 'refused'}: probabilities differ by up to {gap:.1e}")
     return facts
 
@@ -117,7 +123,7 @@ MAX_DENSE_GAP = .05   # Largest difference of a row's probability that the dense
 def to_trunk_and_head(
     model,  # TrainedModel
     path,   # Path of the whole network's .xml file
-    fp16=False,  # As in to_openvino
+    fp16=False,  # As in write_network
 ):          # Paths of both halves
     "Convert backbone and head by themselves, number of frames free."
     check_dense(model.recipe)
