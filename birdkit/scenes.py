@@ -20,11 +20,12 @@ from scipy.signal import oaconvolve
 
 from .audio import ROW_S, SR
 from .batches import has_label, read_window
-from .core import KitError, ahead
+from .core import KitError
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
                             noise_shape, roll_off, row_noise)
 from .plots import mel_image
+from .threads import ahead
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
 @dataclass(frozen=True)
