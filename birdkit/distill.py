@@ -20,10 +20,10 @@ from .core import KitError, read_json, write_json
 from .heldout import split_clips
 from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
+from .limits import check_rounds
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .recipe import check_rounds
 from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .steps import by_people
 from .students import as_student, check_lessons, make_student

@@ -23,8 +23,8 @@ from .blend import SCALES, check_blend
 from .convert import check_gap, parity, real_windows, time_windows, to_openvino, write_formats
 from .core import KitError, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
+from .limits import check_precision
 from .post import check_post
-from .recipe import check_precision
 from .rounds import held_out_scores, runs_that_judge
 from .rows import infer_window_s, input_shapes, try_hearing
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head

@@ -17,8 +17,8 @@ import torch
 from .batches import read_window
 from .core import read_json, write_json, write_table
 from .groups import Data
+from .limits import check_fold
 from .metrics import mean_auc
-from .recipe import check_fold
 from .sampling import balance, recency
 from .store import same_mark, sound_digest
 from .threads import ahead

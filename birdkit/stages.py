@@ -25,11 +25,12 @@ from .heldout import split_clips
 from .mounts import attached_folders, input_folder
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
+from .limits import check_recipe
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .metrics import mean_auc
 from .models import borrow_backbone
 from .prepare import prepare
-from .recipe import check_recipe, find_recipe, load_recipe
+from .recipe import find_recipe, load_recipe
 from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
 from .scenes import make_scenes, score_scenes

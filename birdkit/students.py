@@ -24,12 +24,13 @@ from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .labelled import labels_read
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
+from .limits import check_recipe
 from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS, sample_weight
 from .optimiser import OPTIMISERS
 from .precision import PRECISIONS
 from .pseudo import check_labels
-from .recipe import changes, check_recipe
+from .recipe import changes
 from .rows import try_hearing
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import at_peak, load_teacher
