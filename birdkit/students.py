@@ -18,7 +18,6 @@ from torch import nn
 
 from .augment import late_mixes
 from .batches import batch_parts
-from .callbacks import Schedule
 from .core import KitError, check_name, short_hash
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
@@ -32,6 +31,7 @@ from .precision import PRECISIONS
 from .pseudo import check_labels
 from .recipe import changes
 from .rows import try_hearing
+from .schedule import Schedule
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import at_peak, load_teacher
 from .trained import TrainedModel, choose_device, share_weights
