@@ -32,8 +32,13 @@ def _band_energy(samples):
     "(frames, 17) energies of 32-ms frames."
     x = soxr.resample(samples, SR, 16_000)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(x, (0, max(0, 1024 - len(x)))), 1024)[::512]
-    power = lambda f: np.add.reduceat(np.square(np.abs(np.fft.rfft(f * _WINDOW)[:, :_EDGES[-1]])), _EDGES[:-1], axis=1)
-    return np.concatenate([power(frames[i:i + _BLOCK]) for i in range(0, len(frames), _BLOCK)])
+    return np.concatenate([_in_bands(frames[i:i + _BLOCK]) for i in range(0, len(frames), _BLOCK)])
+
+
+def _in_bands(frames):
+    "(frames, 17) energies of some frames, (frames, 1024)."
+    spectra = np.abs(np.fft.rfft(frames * _WINDOW)[:, :_EDGES[-1]])
+    return np.add.reduceat(np.square(spectra), _EDGES[:-1], axis=1)
 
 
 def fingerprint(

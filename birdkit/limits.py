@@ -17,9 +17,9 @@ from .core import KitError, check_name, few
 # Fields of which a training needs more than 0
 POSITIVE = ("optim.epochs", "pretrain.epochs", "pseudo.epochs", "optim.batch", "optim.accumulate", "optim.cycle_epochs", "optim.lr", "pseudo.lr",
             "optim.head_lr_mult", "optim.keep", "sampling.best_of", "sampling.window_s", "model.hidden", "pseudo.keep", "ensemble.seeds")
-SHARES = {"the training": ("optim.warmup", "optim.freeze", "optim.average_from"),                 # Neither steps nor epochs
-          "what is heard": ("sampling.labelled", "pseudo.labelled", "pseudo.mix_p", "pseudo.share"),
-          "the labels": ("pseudo.given_share",), "the loss": ("loss.frame",)}
+SHARES = {**dict.fromkeys(("optim.warmup", "optim.freeze", "optim.average_from"), "the training"),         # Neither steps nor epochs
+          **dict.fromkeys(("sampling.labelled", "pseudo.labelled", "pseudo.mix_p", "pseudo.share"), "what is heard"),
+          "pseudo.given_share": "the labels", "loss.frame": "the loss"}
 
 
 def _check_pictures(recipe):
@@ -37,9 +37,13 @@ def _check_numbers(recipe):
     for path in POSITIVE:
         if not (value := attrgetter(path)(recipe)) > 0:
             raise KitError(f"{path}={value!r} is nothing to train with: give {'1 or more' if isinstance(value, int) else 'a number above 0'}")
-    for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
+    for path, whole in SHARES.items():
         value = attrgetter(path)(recipe)
         if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
+
+
+def _check_settings(recipe):
+    "Refuse what means nothing beside another field, or has a range of its own."
     o, s, d = recipe.optim, recipe.sampling, recipe.data
     if d.folds < 2: raise KitError(f"data.folds={d.folds} leaves nothing to train on: give 2 or more")
     if d.seconds and not d.seconds >= 1: raise KitError(f"data.seconds={d.seconds:g} leaves nothing to hear: give 1 or more, or 0 for whole clips")
@@ -120,6 +124,7 @@ def check_recipe(
     for member in recipe.members():
         _check_folder(member.name)
         _check_numbers(member)
+        _check_settings(member)
         check_infer(member)
         check_precision(member.infer)
         check_further_formats(member.infer.formats)

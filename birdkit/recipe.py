@@ -230,14 +230,21 @@ def list_recipes():  # DataFrame, one line a recipe
 
 def _line(recipe):
     "One line of the table; members that only label are not counted."
-    members, facts, p = [m for m in recipe.members() if m.ensemble.weight], dict(recipe.ensemble.origin), recipe.pseudo
-    of_each = lambda read: _once(read(m) for m in members)
-    post = _once(name for steps in (*(m.infer.post for m in members), recipe.ensemble.post) for name, *_ in steps)
-    labels = f"{p.rounds} x {p.how}: {_once(name for name, *_ in p.labels)}".removesuffix(": ")
-    return dict(recipe=recipe.name, **{name: facts.get(name, "") for name in ("year", "rank", "public", "private")},
-        models=sum(m.ensemble.seeds * kept_rounds(m) for m in members), backbones=of_each(lambda m: m.model.backbone.split(".")[0]),
-        window_s=of_each(lambda m: f"{m.sampling.window_s:g}"), loss=of_each(lambda m: m.loss.name),
-        soft_labels=labels if any(m.pseudo.rounds for m in members) else "", post=post, about=recipe.about)
+    members, facts = [m for m in recipe.members() if m.ensemble.weight], dict(recipe.ensemble.origin)
+    chains = [*(m.infer.post for m in members), recipe.ensemble.post]
+    return dict(
+        recipe=recipe.name, **{name: facts.get(name, "") for name in ("year", "rank", "public", "private")},
+        models=sum(m.ensemble.seeds * kept_rounds(m) for m in members),
+        backbones=_once(m.model.backbone.split(".")[0] for m in members),
+        window_s=_once(f"{m.sampling.window_s:g}" for m in members),
+        loss=_once(m.loss.name for m in members),
+        soft_labels=_soft_labels(recipe.pseudo) if any(m.pseudo.rounds for m in members) else "",
+        post=_once(name for steps in chains for name, *_ in steps), about=recipe.about)
+
+
+def _soft_labels(pseudo):
+    "Rounds, the kind of student, and steps on labels, in words."
+    return f"{pseudo.rounds} x {pseudo.how}: {_once(name for name, *_ in pseudo.labels)}".removesuffix(": ")
 
 
 def _once(words):
