@@ -16,12 +16,13 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .blend import align, possible_blend
 from .budget import measure, plan
-from .core import KitError, ahead, atomic, on_kaggle, progress, what_failed
+from .core import KitError, atomic, on_kaggle, progress, what_failed
 from .hear import SoundCache, hear_files
 from .post import apply_sheet, possible_steps
 from .rows import sound_key, try_hearing
 from .runtime import fastest
 from .submit import make_sheet, post_facts
+from .threads import ahead
 
 # %% ../nbs/lib/44a_anytime.ipynb #3bfbc3fe
 def write_submission(

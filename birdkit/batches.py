@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 
 from .audio import ROW_S, SR, cut
-from .core import KitError, ahead, cores
+from .core import KitError
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
+from .threads import ahead, cores
 
 # %% ../nbs/lib/13a_batches.ipynb #9f55bff0
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from inspect import signature
 
 import numpy as np
 
-from .core import KitError, ahead, check_dims, check_name, few, what_failed
+from .core import KitError, check_dims, check_name, few, what_failed
 from .post import EPS, logit, sigmoid, widen
+from .threads import ahead
 
 # %% ../nbs/lib/42a_blend.ipynb #82af3584
 def _weights(weights, stack):

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, heard_rows
-from .core import KitError, ahead, atomic, check_dims, few, progress, read_json
+from .core import KitError, atomic, check_dims, few, progress, read_json
 from .store import AudioStore
+from .threads import ahead
 
 # %% ../nbs/lib/12_cleaning.ipynb #cd1fa364
 DROP_TYPES = dict(recording=str, start_s=float, end_s=float, reason=str, spare=bool)

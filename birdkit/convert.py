@@ -17,7 +17,7 @@ from openvino.frontend import OpConversionFailure
 
 from .audio import ROW_S, SR
 from .core import KitError, atomic
-from .recipe import check_further_formats
+from .limits import check_further_formats
 from .rows import input_shapes, listen, window_inputs
 from .runtime import load_network
 

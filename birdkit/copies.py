@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from .audio import SR
 from .cleaning import kept_spans
-from .core import ahead, progress
+from .core import progress
+from .threads import ahead
 
 # %% ../nbs/lib/12b_copies.ipynb #62a75ff1
 FRAME_S = .032  # s, one word

@@ -22,10 +22,11 @@ import pandas as pd
 from .audio import SR
 from .commands import command, connect, distributed
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, ahead, atomic, check_name, cores, count, in_words, progress, read_json, short_hash, write_table
+from .core import BROKEN, KitError, atomic, check_name, count, in_words, progress, read_json, short_hash, write_table
 from .findings import Labels, detections, row_table, short_name, write_labels
 from .runtime import MANIFEST, SERVED, load_export
 from .stretches import FileScores, hear_recording, open_ensemble
+from .threads import ahead, cores
 
 # %% ../nbs/lib/47_detect.ipynb #5e662884
 def export_id(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Round', 'round_count', 'label_round', 'Start', 'train_student', 'distill_round', 'validation_auc', 'round_scores',
-           'has_stalled', 'until_best', 'final_models', 'final_values', 'final_infer']
+           'has_stalled', 'until_best', 'FinalModel', 'final_models']
 
 # %% ../nbs/lib/34a_distill.ipynb #d8c66c00
 import math
@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from .core import KitError, read_json, write_json
+from .groups import Infer
 from .heldout import split_clips
 from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
+from .limits import check_rounds
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .recipe import check_rounds
 from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .steps import by_people
 from .students import as_student, check_lessons, make_student
@@ -303,34 +304,30 @@ def until_best(
 # %% ../nbs/lib/34a_distill.ipynb #ed7f3121
 def _kept(rounds, member):
     "{name: folder} of a member's last `pseudo.keep` rounds, the latest first."
-    return {"-".join(f.parts[-2:]): f for runs in rounds[::-1][:member.pseudo.keep] for f in runs[member.name]}
+    last = rounds[::-1][:member.pseudo.keep]
+    return {"-".join(run.parts[-2:]): run for runs in last for run in runs[member.name]}
+
+
+class FinalModel(NamedTuple):
+    "A model as it is exported."
+    run: Path                # Folder of its run
+    weight: float = 1.       # Of its scores in the blend; one of weight 0 is left out
+    value: float = math.nan  # What it is worth to the ensemble; NaN: the held-out AUC of its run, 1 where there is none
+    infer: Infer = None      # How it is heard; by default as its run was trained with
 
 
 def final_models(
     rounds,   # The {member: folders} of the teachers, then of each round
-    members,  # Recipes of the members
-):            # {name: folder} and {name: weight}, the latest round first
-    "Models to export: those of the last `pseudo.keep` rounds of each member, its weight shared among them."
-    found, weights = {}, {}
-    for m in members:
-        kept = _kept(rounds, m)
-        found |= kept
-        weights |= dict.fromkeys(kept, m.ensemble.weight / len(kept))
-    return found, weights
-
-
-def final_values(
-    rounds,   # As of final_models
-    members,  # Recipes of the members
-):            # {name: mean AUC of what its member's first models held out; NaN where nothing was}
-    "What the models to export are worth to the ensemble: students, which learn from all clips, as much as their teachers."
-    return {name: validation_auc({m.name: rounds[0][m.name]}) for m in members for name in _kept(rounds, m)}
-
-
-def final_infer(
-    rounds,   # As of final_models
     members,  # Recipes of the members, as they are now
-):            # {name: Infer}
-    "How the models to export are heard: as the recipe says now, whatever they were trained with."
-    heard = lambda m, folder: m if folder in rounds[0][m.name] else as_student(m)
-    return {name: heard(m, folder).infer for m in members for name, folder in _kept(rounds, m).items()}
+):            # {name: FinalModel}, the latest round first
+    """Models to export: those of the last `pseudo.keep` rounds of each member, its weight shared among them.
+
+    Students, which learn from all clips, are worth as much as their teachers. All are heard as the recipe says now, whatever they were trained with.
+    """
+    found = {}
+    for m in members:
+        kept, value = _kept(rounds, m), validation_auc({m.name: rounds[0][m.name]})
+        for name, run in kept.items():
+            heard = m if run in rounds[0][m.name] else as_student(m)
+            found[name] = FinalModel(run, m.ensemble.weight / len(kept), value, heard.infer)
+    return found

@@ -23,8 +23,9 @@ from .blend import SCALES, check_blend
 from .convert import check_gap, parity, real_windows, time_windows, to_openvino, write_formats
 from .core import KitError, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
+from .limits import check_precision
 from .post import check_post
-from .recipe import check_precision
+from .recipe import Recipe
 from .rounds import held_out_scores, runs_that_judge
 from .rows import infer_window_s, input_shapes, try_hearing
 from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
@@ -54,7 +55,8 @@ def weight_advice(
     truth = clips.targets[pd.Index(clips.keys).get_indexer(common)] >= .5
     found = search_weights(truth, np.stack([table.loc[common].to_numpy("float32") for table in said.values()]), common.to_numpy(str), how)
     now = pd.Series({m.name: m.ensemble.weight for m in members})[list(said)]
-    return f"{', '.join(f'{name} {w:.2f} (now {n:.2f})' for name, w, n in zip(said, found.weights, now / now.sum()))}: {found.verdict}"
+    told = ", ".join(f"{name} {w:.2f} (now {n:.2f})" for name, w, n in zip(said, found.weights, now / now.sum()))
+    return f"{told}: {found.verdict}"
 
 
 def _held_out(folders, classes):
@@ -74,7 +76,7 @@ def check_ahead(
     for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     for member in recipe.members():
         if lessons and member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
-    _check_ensemble(recipe.ensemble.blend, blend_options(recipe), recipe.ensemble.post)
+    _check_ensemble(recipe)
 
 
 def _check_heard(*recipes):
@@ -84,10 +86,10 @@ def _check_heard(*recipes):
         check_post(recipe.infer.post)
 
 
-def _check_ensemble(how, options, steps):
+def _check_ensemble(recipe):
     "The same of what makes one score of many."
-    check_blend(how, options)
-    check_post(steps)
+    check_blend(recipe.ensemble.blend, blend_options(recipe))
+    check_post(recipe.ensemble.post)
 
 
 def blend_options(
@@ -116,33 +118,34 @@ def _prior_of(prior, classes):
     return [round(float(p), 6) for p in own]
 
 
-def _value(run, told=None):
-    "What a model is worth: as told, else its run's validation AUC, 1 where nothing was held out."
-    if told is not None and np.isfinite(told): return told
-    auc = read_json(run / "metrics.json", "run 04_train").get("auc") if (run / "metrics.json").exists() else None
+def _value(model):
+    "What a FinalModel is worth: as told, else its run's validation AUC, 1 where nothing was held out."
+    if np.isfinite(model.value): return model.value
+    path = model.run / "metrics.json"
+    auc = read_json(path, "run 04_train").get("auc") if path.exists() else None
     return auc if auc is not None and np.isfinite(auc) else 1.
 
 # %% ../nbs/lib/41_export.ipynb #1b6b900e
-def _one(run, name, folder, samples, weight, formats, validation, infer, value):
-    "Convert one run; its classes and its manifest entry."
-    model = load_model(run)
-    if infer is not None: model.recipe = model.recipe.but(infer=infer)
+def _one(name, final, folder, samples, validation):
+    "Convert one run; its manifest entry."
+    model = load_model(final.run)
+    if final.infer is not None: model.recipe = model.recipe.but(infer=final.infer)
     recipe, path = model.recipe, folder / f"{name}.xml"
     _check_precision(recipe.infer, validation)
     _check_heard(recipe)
     inputs = real_windows(recipe, samples)
     gap = check_gap(path, parity(model, load_network(to_openvino(model, path)), *inputs))
-    facts = dict(int8=try_int8(path, recipe, validation, run)) if recipe.infer.precision == "int8" else {}
+    facts = dict(int8=try_int8(path, recipe, validation, final.run)) if recipe.infer.precision == "int8" else {}
     if recipe.infer.precision == "fp16": facts["fp16"] = try_fp16(model, path, inputs)
     if recipe.infer.dense:
         facts["dense"] = try_dense(model, path, samples, facts.get("fp16", {}).get("kept", False))
         recipe = recipe.but({"infer.dense": facts["dense"]["kept"]})           # what it will do is what plans of its time go by
     parts = [path, *(p for p in trunk_and_head(path) if p.exists())]
-    further = write_formats(model, path, (*recipe.infer.formats, *formats), *inputs)
+    further = write_formats(model, path, recipe.infer.formats, *inputs)
     files = [*parts, *(p.with_suffix(".bin") for p in parts), *further]
     network = load_network(path)
-    return model.classes, dict(
-        name=name, file=path.name, recipe=asdict(recipe), weight=weight, value=value, classes=list(model.classes),
+    return dict(
+        name=name, file=path.name, recipe=asdict(recipe), weight=final.weight, value=_value(final), classes=list(model.classes),
         parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
         ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=infer_window_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})
@@ -195,38 +198,42 @@ def _move_in(new, folder, before, manifest):
     write_json(folder / MANIFEST, manifest)
 
 
+def _with_weight(models):
+    "The models that the blend hears; those of weight 0 are named and left out."
+    silent = [name for name, model in models.items() if not model.weight]
+    if len(silent) == len(models): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
+    for name in silent: print(f"{name} is left out: its weight in the blend is 0")
+    return {name: model for name, model in models.items() if model.weight}
+
+
+def _rank(entries):
+    "Put what is worth most first; the classes of all entries, in the order of the models that know most."
+    classes = list(dict.fromkeys(c for entry in sorted(entries, key=lambda e: -len(e["classes"])) for c in entry["classes"]))     # perhaps of specialists alone
+    for entry in entries: entry["value"] *= len(entry["classes"]) / len(classes)             # a specialist alone makes no submission
+    entries.sort(key=lambda e: -e["value"] * e["weight"])
+    return classes
+
+
 def export_runs(
-    runs,             # Folders of trained runs, by the name their networks shall have
+    models,           # {name: FinalModel}; files are called by these names
     folder,           # Where to
     samples,          # Real sound for the parity check, (T,) float32 at 32 kHz
     prior,            # Chance of each class where nothing can be heard, Series by label; or (classes,) in the models' order
+    recipe=None,      # Recipe of the ensemble: its blend, with options, and its post-processing; by default the plain mean
     data_notes="",    # Where the training data came from and under which licence
-    weights=None,     # Weight of each model in the blend, by name; by default all alike; one of weight 0 is left out
-    blend="mean",     # How models are blended, a name of birdkit.blend
-    post=(),          # Steps of birdkit.post on the blend
-    options=(),       # Further arguments of the blend, from blend_options
-    formats=(),       # Further FORMATS beside OpenVINO, and those of the recipes
     validation=None,  # Function of a run's folder and of how it will be heard, a Recipe: handover.Judging of int8
-    values=None,      # What each model is worth to the ensemble, by name; by default the held-out AUC of its run, 1 where there is none
-    infer=None,       # Infer of each model, by name; by default as its run was trained with
 ):                    # The manifest, as a dict
     "Write the model folder that 06_infer and Kaggle use; what is worth most, value times weight, comes first and is heard first."
-    _check_ensemble(blend, options, post)
-    folder, weights = Path(folder), {name: (weights or {}).get(name, 1.) for name in runs}
-    before = _files(folder)
-    silent = [name for name, weight in weights.items() if not weight]
-    if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
-    for name in silent: print(f"{name} is left out: its weight in the blend is 0")
+    recipe, folder = recipe or Recipe("mean"), Path(folder)
+    _check_ensemble(recipe)
+    models, before = _with_weight(models), _files(folder)
     with _beside(folder) as new:
-        entries = [_one(Path(run), name, new, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name)))
-                   for name, run in runs.items() if weights[name]]
-        classes = list(dict.fromkeys(c for own, _ in sorted(entries, key=lambda e: -len(e[0])) for c in own))      # specialists alone may know all together
-        for c, entry in entries: entry["value"] *= len(c) / len(classes)         # a specialist alone makes no submission
-        entries.sort(key=lambda e: -e[1]["value"] * e[1]["weight"])
+        entries = [_one(name, model, new, samples, validation) for name, model in models.items()]
+        classes = _rank(entries)
         manifest = dict(birdkit=__version__, made=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                         openvino=ov.__version__, torch=torch.__version__,
-                        classes=classes, prior=_prior_of(prior, classes), blend=blend, options=options,
-                        post=post, models=[e for _, e in entries], data_notes=data_notes)
+                        classes=classes, prior=_prior_of(prior, classes), blend=recipe.ensemble.blend, options=blend_options(recipe),
+                        post=recipe.ensemble.post, models=entries, data_notes=data_notes)
         (new / "MODEL_CARD.md").write_text(model_card(manifest))
         _move_in(new, folder, before, manifest)
     return manifest

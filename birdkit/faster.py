@@ -18,8 +18,8 @@ import torch
 from .audio import ROW_S, SR
 from .convert import Probabilities, parity, time_windows, write_network
 from .core import KitError
+from .limits import check_dense
 from .metrics import mean_auc
-from .recipe import check_dense
 from .rows import infer_window_s, input_shapes, listen, score_rows, window_scores
 from .runtime import DenseNetwork, load_network, trunk_and_head
 

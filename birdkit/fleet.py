@@ -18,14 +18,16 @@ from typing import NamedTuple
 from .callbacks import TIME_UP
 from .commands import add_places, command, read_yaml, yaml_line
 from .competition import Competition
-from .core import KitError, Workspace, cores, count, project_root, read_json, short_hash
+from .core import KitError, Workspace, count, project_root, read_json, short_hash
+from .limits import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import MORE_SOURCES, Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
-from .recipe import Recipe, check_fold, load_recipe
+from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
 from .stages import choose_recipe, fits_pretrained, held_scenes, in_time, judge_scenes, lead_of, train_fold
+from .threads import cores
 from .together import train_together, world_size
 from .training import as_learnt, reached_end, why_stopped
 

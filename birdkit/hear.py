@@ -11,8 +11,9 @@ from threading import Lock
 import numpy as np
 
 from .audio import ROW_S, decode
-from .core import BROKEN, ahead, in_words
+from .core import BROKEN, in_words
 from .rows import infer_window_s, listen, score_rows, sound_key, suits
+from .threads import ahead
 
 # %% ../nbs/lib/43a_hear.ipynb #9dba1ab6
 class SoundCache:

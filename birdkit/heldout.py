@@ -15,12 +15,13 @@ import psutil
 import torch
 
 from .batches import read_window
-from .core import ahead, read_json, write_json, write_table
+from .core import read_json, write_json, write_table
 from .groups import Data
+from .limits import check_fold
 from .metrics import mean_auc
-from .recipe import check_fold
 from .sampling import balance, recency
 from .store import same_mark, sound_digest
+from .threads import ahead
 
 # %% ../nbs/lib/31d_heldout.ipynb #f100277c
 def split_clips(

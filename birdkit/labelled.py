@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR
-from .core import ahead, few
+from .core import few
 from .groups import Data
 from .places import site_of
 from .prepare import assign_folds
+from .threads import ahead
 
 # %% ../nbs/lib/14b_labelled.ipynb #39eb8896
 def without_clips(

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, SR, n_rows
-from .core import KitError, ahead, atomic, check_dims, check_name, count, few, progress, read_json, write_table
+from .core import KitError, atomic, check_dims, check_name, count, few, progress, read_json, write_table
 from .groups import Ensemble, Pseudo
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
 from .store import sound_digest
+from .threads import ahead
 
 # %% ../nbs/lib/32a_labels.ipynb #006f669e
 @dataclass(frozen=True)

@@ -241,7 +241,8 @@ def check_ahead(
     **others,        # Parameters that are not looked at
 ):
     "Refuse what a notebook would refuse when its turn comes, hours later."
-    from birdkit.recipe import check_fold, check_rounds, find_recipe
+    from birdkit.limits import check_fold, check_rounds
+    from birdkit.recipe import find_recipe
     # all that "auto" may be have as many folds
     changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}
     check_fold(fold, find_recipe(recipe, changes).data.folds)

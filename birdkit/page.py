@@ -15,10 +15,11 @@ import numpy as np
 from matplotlib.image import imsave
 
 from .audio import SR, encode_ogg
-from .core import KitError, ahead, atomic, data_url, progress, short_hash
+from .core import KitError, atomic, data_url, progress, short_hash
 from .mel import mel_picture, mel_places, mel_power
 from .recipe import Mel
 from .review import review_sheet
+from .threads import ahead
 
 # %% ../nbs/lib/12g_page.ipynb #61bf47e7
 VIEW = Mel(n_mels=96, hop=640, fmin_hz=100., fmax_hz=16_000., scale="db", size=(96, 480))   # For looking, whatever the recipe uses

@@ -12,9 +12,10 @@ import pandas as pd
 from scipy.ndimage import uniform_filter1d
 
 from .audio import ROW_S, SR
-from .core import KitError, ahead
+from .core import KitError
 from .mel import mel_filters, mel_power
 from .recipe import Mel
+from .threads import ahead
 
 # %% ../nbs/lib/14_places.ipynb #8ab7d049
 BANDS = Mel(n_mels=32, n_fft=2048, hop=1024, fmin_hz=200., norm="")

@@ -15,9 +15,9 @@ import numpy as np
 
 from .audio import ROW_S, SR
 from .core import KitError, check_dims, check_name
+from .limits import check_dense
 from .mel import cut_windows, mel_picture, mel_power, mel_windows, resolutions, wave_level
 from .raw import decimate, raw_windows
-from .recipe import check_dense
 
 # %% ../nbs/lib/25_rows.ipynb #56d3c1d9
 def row_frames(

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import KitError, ahead, check_name, cores, count, in_words, last_line, read_json
+from .core import KitError, check_name, count, in_words, last_line, read_json
 from .recipe import Recipe, load_recipe
+from .threads import ahead, cores
 
 # %% ../nbs/lib/43_runtime.ipynb #23f91631
 class Setting(NamedTuple):

@@ -20,11 +20,12 @@ from scipy.signal import oaconvolve
 
 from .audio import ROW_S, SR
 from .batches import has_label, read_window
-from .core import KitError, ahead
+from .core import KitError
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
                             noise_shape, roll_off, row_noise)
 from .plots import mel_image
+from .threads import ahead
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
 @dataclass(frozen=True)
@@ -142,8 +143,10 @@ def plan_events(
     rng, label = np.random.default_rng([seed, 1]), clips.primary
     of = {c: [i for i in songs if label[i] == c] for c in sorted({label[i] for i in songs})}
     pack = chain.from_iterable(rng.permutation(list(of)) for _ in repeat(0))
-    rows = [row for scene in range(count) for c in dict.fromkeys(islice(pack, int(rng.integers(MOST_SPECIES + 1))))
-            for row in _calls(scene, int(c), int(rng.choice(of[c])), songs, rng)]
+    rows = []
+    for scene in range(count):
+        species = dict.fromkeys(islice(pack, int(rng.integers(MOST_SPECIES + 1))))
+        for c in species: rows += _calls(scene, int(c), int(rng.choice(of[c])), songs, rng)
     table = pd.DataFrame(rows, columns=["scene", "column", "clip", "first", "frames", "at", "snr_db", "distance_m"])
     return table.assign(start_s=table["at"] * FRAME_S, end_s=(table["at"] + table.frames) * FRAME_S)
 
@@ -227,14 +230,18 @@ def site_roll_offs(
 ):          # {site: (bands,) dB}
     "What the recorder of each site does not pass, compared with those of the clips."
     focal = np.median([noise_shape(song.power) for song in songs.values()], 0)
-    row = lambda key, start_s: noise_shape(band_power(store.window(key, round(start_s * SR), ROW_S * SR)))
-    shapes = np.stack([row(*place) for place in zip(calm.recording, calm.start_s)])
+    shapes = np.stack([noise_shape(power) for power in _row_powers(store, calm)])
     return {site: roll_off(np.median(shapes[rows], 0), focal) for site, rows in calm.groupby("site").indices.items()}
+
+
+def _row_powers(store, rows):
+    "The energy in bands of each row, (bands, frames)."
+    for key, start_s in zip(rows.recording, rows.start_s): yield band_power(store.window(key, round(start_s * SR), ROW_S * SR))
 
 
 def _sounding(store, rows):
     "Rows that hold sound."
-    heard = [np.isfinite(busyness(band_power(store.window(key, round(start_s * SR), ROW_S * SR)))).all() for key, start_s in zip(rows.recording, rows.start_s)]
+    heard = [np.isfinite(busyness(power)).all() for power in _row_powers(store, rows)]
     if not any(heard): raise KitError("none of the rows given as calm holds sound: scenes need some for their background")
     return rows[heard]
 

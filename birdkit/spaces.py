@@ -34,8 +34,9 @@ def default_space(
              "model.drop": dict(low=0., high=.5),
              "loss": [own, *(dict(name=name, options=()) for name in LOSSES if name != own["name"])], "sampling.window_s": [5., 10.],
              "sampling.class_power": dict(low=0., high=1.)} | {path: span for path, span in STEPS.items() if present(recipe, path) is not None}
-    with_own = lambda path, span: span if isinstance(span, dict) or path == "loss" else list(dict.fromkeys([present(recipe, path), *span]))
-    return {path: with_own(path, span) for path, span in space.items()}
+    for path, span in space.items():
+        if not isinstance(span, dict) and path != "loss": space[path] = list(dict.fromkeys([present(recipe, path), *span]))      # the recipe's own value first
+    return space
 
 
 def present(
@@ -107,7 +108,8 @@ def own_values(
     space,   # From load_space
 ):           # {dotted field: what Optuna calls the value}, of those that lie in the space
     "Where the recipe itself lies in a space: the first trial, so that others are measured against it."
-    same = lambda field, value: recipe.but({field: value}) == recipe
-    lists = {field: label for field, span in space.items() if isinstance(span, list) for label, value in _labels(span).items() if same(field, value)}
-    ranges = {field: present(recipe, field) for field, span in space.items() if isinstance(span, dict)}
-    return lists | {field: x for field, x in ranges.items() if x is not None and space[field]["low"] <= x <= space[field]["high"]}
+    own = {}
+    for field, span in space.items():
+        if isinstance(span, list): own |= {field: label for label, value in _labels(span).items() if recipe.but({field: value}) == recipe}
+        elif (x := present(recipe, field)) is not None and span["low"] <= x <= span["high"]: own[field] = x
+    return own

@@ -25,11 +25,12 @@ from .heldout import split_clips
 from .mounts import attached_folders, input_folder
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
+from .limits import check_recipe
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .metrics import mean_auc
 from .models import borrow_backbone
 from .prepare import prepare
-from .recipe import check_recipe, find_recipe, load_recipe
+from .recipe import find_recipe, load_recipe
 from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
 from .scenes import make_scenes, score_scenes
@@ -333,8 +334,8 @@ def lead_of(
 ):            # Folder of the run whose backbone it borrows, as text; "" where it learns a backbone of its own
     "The run from which a member with a frozen backbone takes it: another member, of all classes, with the same frontend and backbone."
     if member.optim.freeze < 1: return ""
-    same = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs) == (member.frontend, member.raw, member.model.backbone, member.model.inputs)
-    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and same(m)]
+    hears = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs)
+    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and hears(m) == hears(member)]
     found = next((str(r) for r in runs if (r / "weights.pt").exists()), "")
     if not found: print(f"{member.name}: no trained member has the same backbone; it keeps its own pretrained weights")
     return found

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, atomic, check_name, cores, count, on_kaggle, progress, short_hash, write_table
+from .core import KEPT, SCRATCH, KitError, atomic, check_name, count, on_kaggle, progress, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
+from .threads import cores
 
 # %% ../nbs/lib/02_store.ipynb #95b6e667
 COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_ns", "settings", "full_s", "spans",

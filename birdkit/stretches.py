@@ -20,10 +20,11 @@ import soxr
 
 from .audio import ROW_S, SR, all_flaws, cut, heard_rows, mend, mono, opened
 from .blend import align, blend, possible_blend
-from .core import KitError, ahead
+from .core import KitError
 from .post import ACROSS, apply_post, possible_steps
 from .rows import infer_window_s, input_shapes, listen, score_rows, sound_key
 from .runtime import fastest, load_export
+from .threads import ahead
 
 # %% ../nbs/lib/46a_stretches.ipynb #d13c3464
 PIECE = 2**14   # Frames read at a time: a fault costs no more than its piece, and what follows

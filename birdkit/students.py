@@ -18,19 +18,20 @@ from torch import nn
 
 from .augment import late_mixes
 from .batches import batch_parts
-from .callbacks import Schedule
 from .core import KitError, check_name, short_hash
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .labelled import labels_read
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
+from .limits import check_recipe
 from .losses import bce, find_loss, frame_loss, mld
 from .mixing import JOINS, sample_weight
 from .optimiser import OPTIMISERS
 from .precision import PRECISIONS
 from .pseudo import check_labels
-from .recipe import changes, check_recipe
+from .recipe import changes
 from .rows import try_hearing
+from .schedule import Schedule
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import at_peak, load_teacher
 from .trained import TrainedModel, choose_device, share_weights

@@ -21,10 +21,11 @@ import pandas as pd
 from .audio import ROW_S, decode
 from .competition import TRUTH_FILES, USUAL_ROWS, audio_files, row_ids, split_row_id, unread
 from .core import KEPT, KitError, Workspace, few, in_words, on_kaggle, read_json, read_table, what_failed, write_json
+from .limits import check_infer
 from .mounts import attached_files
 from .metrics import macro_auc
 from .post import chance_at, check_post, prior_table
-from .recipe import PAIRS_OF_FIELDS, changes, check_infer, load_recipe, override
+from .recipe import PAIRS_OF_FIELDS, changes, load_recipe, override
 from .rows import try_hearing
 from .runtime import MANIFEST, find_engine, made_at
 

@@ -14,11 +14,12 @@ import pandas as pd
 
 from .commands import PLACES, add_places, command, connect, distributed, read_yaml, yaml_line
 from .competition import Competition
-from .core import KitError, Workspace, cores, count, write_table
+from .core import KitError, Workspace, count, write_table
 from .fleet import Place, beside, check_runs, first_folder, fold_of, is_finished, make_runs, start_run, why_unfinished, with_trained_members
 from .processes import choose_devices, log_end
 from .runs import SCORES, read_run, show_table
 from .sessions import session_is_over
+from .threads import cores
 
 # %% ../nbs/lib/37a_sweep.ipynb #95bdc942
 @contextmanager

@@ -17,16 +17,18 @@ import torch
 from .augment import late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes, has_label
-from .callbacks import Checkpoint, ClipGrad, Deadline, Report, Schedule, SkipBadLoss, Validate
+from .callbacks import Checkpoint, ClipGrad, Deadline, Report, SkipBadLoss, Validate
 from .core import KitError, few, read_json, read_table, short_hash, write_json, write_table
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
+from .limits import check_recipe
 from .loggers import loggers_from_env
 from .optimiser import Freeze, make_optimiser
 from .precision import Compile, Layout, Precision, choose_precision
 from .prepare import fold_digest
-from .recipe import check_recipe, load_recipe
+from .recipe import load_recipe
+from .schedule import Schedule
 from .steps import check_last_mix, hears_beside, supervised
 from .store import same_mark, sound_digest
 from .trained import choose_device, load_model, on_device

@@ -17,7 +17,8 @@ import pandas as pd
 
 from birdkit import __version__
 from birdkit.audio import SR, decode, write_ogg
-from birdkit.core import KitError, ahead, progress, read_json, read_table, write_json, write_table
+from birdkit.core import KitError, progress, read_json, read_table, write_json, write_table
+from birdkit.threads import ahead
 
 AGENT = f"birdkit/{__version__} (https://github.com/birdkit/birdkit)"
 DAY_S = 86_400

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import ROW_S, SR, cut, decode, n_rows, write_ogg
-from birdkit.core import KitError, ahead, read_json, write_json, write_table
+from birdkit.core import KitError, read_json, write_json, write_table
+from birdkit.threads import ahead
 from tables import at_least, run_script, script_parser
 from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, individual, reverberate, song, sounding,
                    speech)

@@ -134,7 +134,7 @@ class SlowMachine:
     (dict.fromkeys([f"m{i}" for i in range(30)], 20), []),            # nor does trying them take all the time
 ])
 def test_a_slow_model_never_breaks_the_budget(tmp_path, monkeypatch, seconds, heard):
-    monkeypatch.setattr("birdkit.core.cores", lambda: 1)              # more would hear more files in the self-test
+    monkeypatch.setattr("birdkit.threads.cores", lambda: 1)              # more would hear more files in the self-test
     monkeypatch.setattr(sys.modules[__name__], "VALUES", {name: .2 * (i + 1) for i, name in enumerate(seconds)})
     comp, export, files = world(tmp_path, 40)
     machine = SlowMachine(**seconds)
@@ -298,7 +298,7 @@ def test_one_slow_file_costs_no_others(tmp_path, monkeypatch):
 def test_times_are_predicted_as_they_will_be(tmp_path, monkeypatch, minutes, seconds):
     import birdkit.hear as hear
     machine, listen = SlowMachine(first=.1, second=.2, listen=.6), hear.listen
-    monkeypatch.setattr("birdkit.core.cores", lambda: 1)
+    monkeypatch.setattr("birdkit.threads.cores", lambda: 1)
     monkeypatch.setattr(hear, "listen", lambda *given: machine.tick("listen") or listen(*given))
     comp, export, files = world(tmp_path, 60, rows=2)
     members = [replace(m, recipe=RECIPE.but({"infer.stride_s": 2.5})) for m in export.members[:2]]

@@ -13,6 +13,7 @@ from birdkit.audio import SR, decode, write_ogg
 from birdkit.averages import batch_norms
 from birdkit.convert import real_windows
 from birdkit.core import KitError
+from birdkit.distill import FinalModel
 from birdkit.export import export_runs
 from birdkit.recipe import Recipe, find_recipe
 from birdkit.trained import TrainedModel
@@ -135,7 +136,7 @@ def test_modes_table(tmp_path, capsys, monkeypatch):
                                      "frontend": dict(n_mels=32, hop=1600, wave="none", scale="log"), "infer.post": []}), tmp_path / "run"
     run.mkdir()
     TrainedModel(recipe, LABELS).save(run)
-    export_runs({"net": run}, tmp_path / "refused", np.zeros(12 * SR, "float32"), [.1] * len(LABELS))
+    export_runs({"net": FinalModel(run)}, tmp_path / "refused", np.zeros(12 * SR, "float32"), [.1] * len(LABELS))
     monkeypatch.setattr(sys, "argv", ["modes", str(data), str(tmp_path / "refused"), "--turns", "1", "--run", str(run)])
     modes.main()
     said = capsys.readouterr().out

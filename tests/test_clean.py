@@ -54,7 +54,7 @@ def noise_cleaning(n):
 
 @pytest.mark.parametrize("name", LISTENING)
 def test_listening_keeps_no_samples(name, monkeypatch):
-    monkeypatch.setattr("birdkit.core.cores", lambda: 2)
+    monkeypatch.setattr("birdkit.threads.cores", lambda: 2)
     start = noise_cleaning(40)
     clean(start, [(name,)])
     assert set(start.store.reads.values()) == {1} and len(start.store.reads) == 40

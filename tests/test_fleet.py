@@ -171,7 +171,7 @@ def test_interrupt_ends_all_children():
 
 def test_cores_are_those_that_the_process_may_use():
     modules = sorted((ROOT / "birdkit").glob("*.py"))
-    assert [m.name for m in modules if "cpu_count" in m.read_text()] == ["core.py"]        # core.cores: in a batch job they are fewer than the machine's
+    assert [m.name for m in modules if "cpu_count" in m.read_text()] == ["threads.py"]     # threads.cores: in a batch job they are fewer than the machine's
 
 
 @pytest.mark.parametrize("words, said",

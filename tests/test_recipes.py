@@ -12,7 +12,7 @@ from birdkit.cleaning import Cleaning, lay_segments
 from birdkit.competition import Competition, row_ids
 from birdkit.core import Clock, KitError, Workspace, write_table
 from birdkit.distill import distill_round, final_models, round_count
-from birdkit.export import blend_options, export_runs
+from birdkit.export import export_runs
 from birdkit.prepare import prepare
 from birdkit.pseudo import LABEL_STEPS
 from birdkit.recipe import all_recipes, find_recipe, list_recipes
@@ -80,15 +80,15 @@ def test_recipe_goes_from_clips_to_submission(name, world, tmp_path):
     if round_count("auto", members, data):
         models.append(distill_round(models[0], 1, members, data, cleaned_clips(data, space, config), space).runs)
         assert models[1] != models[0]
-    networks, weights = final_models(models, members)
+    networks = final_models(models, members)
     clips = cleaned_clips(data, space, config)
-    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), "", weights,
-                           config.ensemble.blend, config.ensemble.post, blend_options(config), validation=judging_windows(data, clips))
+    manifest = export_runs(networks, tmp_path / "export", parity_sound(data), class_prior(clips, data.classes), config,
+                           validation=judging_windows(data, clips))
     assert max(m["parity"] for m in manifest["models"]) < 1e-4 and any("int8" in m for m in manifest["models"]) == (name == QUANTISED)
     sheet, report = run_submission(comp, load_export(tmp_path / "export"), comp.test_files, tmp_path / "submission.csv", Clock(90), find_sample(comp))
     table = pd.read_csv(tmp_path / "submission.csv")
     assert check_submission(table, find_sample(comp), row_ids=[i for f in comp.test_files for i in row_ids(f.stem, comp.rows(f))]) == []
-    assert set(report.model) == {name for name, weight in weights.items() if weight}
+    assert set(report.model) == {name for name, model in networks.items() if model.weight}
     assert (report.what == "heard all files").all() and table.iloc[:, 1:].std().max() > 0
 
 

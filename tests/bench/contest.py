@@ -10,7 +10,7 @@ from birdkit.audio import decode, n_rows
 from birdkit.clean import clean
 from birdkit.cleaning import Cleaning, changed_labels, lay_segments
 from birdkit.competition import Competition, split_row_id
-from birdkit.core import KitError, Workspace, cores
+from birdkit.core import KitError, Workspace
 from birdkit.material import cleaned_clips
 from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
@@ -18,6 +18,7 @@ from birdkit.processes import log_end, side_by_side
 from birdkit.review import clip_weights, no_review
 from birdkit.rows import score_rows
 from birdkit.rules import BY_CLEAN, keep_cleaning, kept_rules, other_rules
+from birdkit.threads import cores
 from birdkit.trained import choose_device, load_model
 
 

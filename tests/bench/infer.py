@@ -25,6 +25,7 @@ from birdkit.anytime import run_submission
 from birdkit.audio import SR, decode, write_ogg
 from birdkit.convert import real_windows, to_onnx, to_openvino
 from birdkit.core import Clock
+from birdkit.distill import FinalModel
 from birdkit.export import export_runs
 from birdkit.faster import quantise
 from birdkit.hear import hear_files
@@ -171,7 +172,7 @@ def ensemble(count, files, folder, cores=2, net="tf_efficientnet_b0"):
     "Models of one frontend, pass by pass."
     model = make_model(net)
     folder.mkdir(exist_ok=True)
-    runs = {f"{net}-{k}": _saved(model, folder / f"run{k}") for k in range(count)}
+    runs = {f"{net}-{k}": FinalModel(_saved(model, folder / f"run{k}")) for k in range(count)}
     export_runs(runs, folder / "export", decode(files[0]).samples, np.full(206, 1 / 206))
     export = load_export(folder / "export")
     floors = [floor_s([m.path for m in export.members], files, export.members[0].recipe, cores)]
@@ -197,7 +198,7 @@ def long_run(count, folder):
     "How much memory a whole BirdCLEF 2024 takes: files of four minutes, two small models, 182 classes."
     files, rows = make_files(folder, count, distinct=4, minutes=4), 48
     model = make_model("mnasnet_small", 182)
-    runs = {f"small-{k}": _saved(model, folder / f"run{k}") for k in range(2)}
+    runs = {f"small-{k}": FinalModel(_saved(model, folder / f"run{k}")) for k in range(2)}
     export_runs(runs, folder / "export", decode(files[0]).samples, np.full(182, 1 / 182))
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     sheet, report = run_submission(_competition(load_export(folder / "export").classes, rows),

@@ -142,9 +142,9 @@ def compete(
     models, histories = learn(world, recipe, world.space)
     minutes = sum(len(h) * h.seconds.median() for h in histories) / 60     # a pause counts for one epoch
     print(f"{minutes:.1f} min in epochs, {(time.process_time() - begin) / 60:.1f} min of a core now", flush=True)
-    networks, weights = final_models(models, [recipe])
-    export_runs(networks, world.space.root / "export", parity_sound(world.data),
-                class_prior(world.clips(recipe), world.data.classes), weights=weights, post=recipe.ensemble.post)
+    mean = recipe.but({"ensemble.blend": "mean", "ensemble.options": []})      # of one system alone
+    export_runs(final_models(models, [recipe]), world.space.root / "export", parity_sound(world.data),
+                class_prior(world.clips(recipe), world.data.classes), mean)
     write_json(world.space.root / "done.json", dict(minutes=minutes, epochs=[len(h) for h in histories], passes=passes(models, world.clips(recipe))))
 
 

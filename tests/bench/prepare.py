@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from birdkit.audio import SR, write_ogg
-from birdkit.core import cores
+from birdkit.threads import cores
 
 BARE = """
 import os, sys, soundfile
