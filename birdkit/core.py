@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'KEPT', 'SCRATCH', 'KitError', 'in_words', 'what_failed',
            'last_line', 'count', 'few', 'derived_seed', 'check_dims', 'nearest', 'check_name', 'step_arguments',
-           'apply_steps', 'atomic', 'write_json', 'read_json', 'write_table', 'check_commas', 'read_table',
+           'apply_steps', 'atomic', 'alone', 'write_json', 'read_json', 'write_table', 'check_commas', 'read_table',
            'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs', 'Workspace', 'quiet',
            'progress', 'Clock']
 
@@ -160,6 +160,24 @@ def atomic(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(
+    path,     # Lock file; it stays, empty. Its folder is made
+    busy="",  # KitError's text where another process holds the lock; "" waits until nobody does
+):            # Yields the file's descriptor; whoever inherits it holds the lock, too
+    "Keep other processes out. However this one ends, its lock ends with it; where a disk has no locks, who would wait gets a KitError, and others are told."
+    import fcntl    # Windows has none
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError: raise KitError(busy) from None
+        except OSError as error:
+            told = f"{path} cannot be locked ({error.strerror})"
+            if not busy: raise KitError(f"{told}: give a work folder on a disk with locks") from None
+            print(f"{told}: let no two processes write there at once")
+        yield file.fileno()
 
 # %% ../nbs/lib/00_core.ipynb #3c70d670
 def write_json(

@@ -22,9 +22,9 @@ import pandas as pd
 from .audio import SR
 from .commands import command, connect, distributed
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, atomic, check_name, count, in_words, progress, read_json, short_hash, write_table
+from .core import BROKEN, KitError, atomic, check_name, count, in_words, progress, short_hash, write_table
 from .findings import Labels, detections, row_table, short_name, write_labels
-from .runtime import MANIFEST, SERVED, load_export
+from .runtime import MANIFEST, SERVED, load_export, read_manifest
 from .stretches import FileScores, hear_recording, open_ensemble
 from .threads import ahead, cores
 
@@ -33,7 +33,7 @@ def export_id(
     models,  # An exported folder
 ):           # Text
     "Checksum of what an export's scores depend on, by which exports are told apart: a repeated export has the same."
-    manifest = read_json(Path(models) / MANIFEST, "give a folder that 05_distill exported as models")
+    manifest = read_manifest(Path(models) / MANIFEST)
     ensemble = [manifest.get(name) for name in ("classes", "blend", "options", "post")]
     members = [[m["weight"], m.get("classes"), m["sha256"], m["recipe"].get("sampling", {}).get("window_s"), [m["recipe"].get(name) for name in SERVED]]
                for m in manifest["models"]]

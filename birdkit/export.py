@@ -24,11 +24,12 @@ from .convert import check_gap, parity, real_windows, time_windows, to_openvino,
 from .core import KitError, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
 from .limits import check_precision
+from .models import check_size
 from .post import check_post
 from .recipe import Recipe
 from .rounds import held_out_scores, runs_that_judge
 from .rows import infer_window_s, input_shapes, try_hearing
-from .runtime import MANIFEST, file_sha256, load_network, trunk_and_head
+from .runtime import MANIFEST, file_sha256, load_network, read_manifest, trunk_and_head
 from .students import as_student, check_lessons
 from .trained import load_model
 from .weighing import search_weights
@@ -83,6 +84,7 @@ def _check_heard(*recipes):
     "Refuse what 06_infer would leave out, file by file, or model by model."
     for recipe in recipes:
         try_hearing(recipe)
+        check_size(recipe)
         check_post(recipe.infer.post)
 
 
@@ -175,7 +177,7 @@ def model_card(
 # %% ../nbs/lib/41_export.ipynb #aa2a9b07
 def _files(folder):
     "Networks that the manifest of a folder names."
-    models = read_json(folder / MANIFEST, "export the models again")["models"] if (folder / MANIFEST).exists() else []
+    models = read_manifest(folder / MANIFEST, "export the models again, to another folder")["models"] if (folder / MANIFEST).exists() else []
     return {folder / name for model in models for name in model["sha256"]}
 
 

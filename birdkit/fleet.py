@@ -22,7 +22,7 @@ from .core import KitError, Workspace, count, project_root, read_json, short_has
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import MORE_SOURCES, Prepared
-from .processes import choose_devices, log_end, run_environment, side_by_side
+from .processes import choose_devices, ends_with_us, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
@@ -184,12 +184,12 @@ def start_run(
     place,       # Place
     device="",   # As in run_environment
     threads=None,  # As in run_environment
-    keep=(),     # File descriptors that the run holds open
+    keep=(),     # File descriptors that the run holds open; with one it goes on where its caller is killed
 ):               # Popen
     "Start a training in a process of its own; what it says goes to a log."
     share_pretrained(run, place)
     with open(beside(run, place, ".log"), "w", encoding="utf-8") as log:
-        return subprocess.Popen(run_command(run, place), env=run_environment(device, threads), pass_fds=keep,
+        return subprocess.Popen(run_command(run, place), env=run_environment(device, threads), pass_fds=keep, preexec_fn=None if keep else ends_with_us(),
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 # %% ../nbs/lib/37_fleet.ipynb #3c26e4ef

@@ -251,11 +251,11 @@ def check_ahead(
     check_name("scores=", scores, ("auto", "new"))
 
 
-def _check_folders(data="auto", past="auto", soundscapes="auto", **others):
-    "Refuse a folder that is not there, or has no soundscape."
+def _check_folders(notebooks, data="auto", past="auto", soundscapes="auto", **others):
+    "Refuse a folder that is not there, or has no soundscape for 06_infer."
     for name, given, folder in (("past", past, input_folder(past)), ("soundscapes", soundscapes, Path(soundscapes).expanduser())):
         if given not in ("auto", "none") and not folder.is_dir(): raise KitError(f"{name}={given!r} is not a folder: give another, or leave it out")
-    if soundscapes == "auto" and data != "auto" and _silent(data):
+    if "06_infer" in notebooks and soundscapes == "auto" and data != "auto" and _silent(data):
         raise KitError(f"{data} has neither test nor training soundscapes: give soundscapes= a folder")
 
 
@@ -272,7 +272,7 @@ def run_pipeline(
     check_parameters(**parameters)
     if "04_train" in notebooks:
         check_ahead(**parameters)
-        _check_folders(**parameters)
+        _check_folders(notebooks, **parameters)
     Workspace.find(parameters.get("work", "auto"))
     for name in notebooks:
         seconds[name], said = run_notebook(folder / f"{name}.ipynb", _told(name, parameters))

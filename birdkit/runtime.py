@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENGINES', 'MANIFEST', 'LARGE', 'TURNS', 'SERVED', 'REMEDY', 'Setting', 'Network', 'find_engine', 'load_network',
            'trunk_and_head', 'DenseNetwork', 'settings_to_try', 'windows_per_s', 'fastest', 'file_sha256', 'Member',
-           'Export', 'made_at', 'load_export']
+           'Export', 'made_at', 'read_manifest', 'load_export']
 
 # %% ../nbs/lib/43_runtime.ipynb #64acb447
 import hashlib, time
@@ -350,14 +350,22 @@ def _served(saved):
 REMEDY = "give a folder that 05_distill exported as models"
 
 
+def read_manifest(
+    path,           # Where it lies
+    remedy=REMEDY,  # What to do where it is missing, or another tool's
+):                  # dict; KitError where it is missing, or another tool's
+    "What an export says of itself."
+    manifest = read_json(path, remedy)
+    if isinstance(manifest, dict) and all(manifest.get(name) for name in ("models", "classes", "prior")): return manifest
+    raise KitError(f"{path} is not that of exported models: {remedy}")
+
+
 def load_export(
     folder,  # A folder that birdkit.export wrote
 ):           # Export
     "Read the manifest and check every file it names."
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST, REMEDY)
-    if not isinstance(manifest, dict) or not all(manifest.get(name) for name in ("models", "classes", "prior")):
-        raise KitError(f"{folder / MANIFEST} is not that of exported models: {REMEDY}")
+    manifest = read_manifest(folder / MANIFEST)
     for model in manifest["models"]:
         for name, digest in model["sha256"].items(): _check_file(folder / name, digest)
     members = [Member(m["name"], _served(m["recipe"]), m["weight"], m["ms_per_window"], folder / m["file"], m.get("value", 1.), tuple(m.get("classes", ())))

@@ -7,8 +7,7 @@ __all__ = ['COLUMNS', 'TEXT', 'PROBES', 'SOUND_PER_S', 'FEW_S', 'RESERVE', 'KAGG
            'make_plan', 'build_store', 'AudioStore', 'sound_digest', 'same_mark']
 
 # %% ../nbs/lib/02_store.ipynb #e95638c8
-import csv, fcntl, io, itertools, os, shutil
-from contextlib import contextmanager
+import csv, io, itertools, os, shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, atomic, check_name, count, on_kaggle, progress, short_hash, write_table
+from .core import KEPT, SCRATCH, KitError, alone, atomic, check_name, count, on_kaggle, progress, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 from .threads import cores
 
@@ -25,17 +24,6 @@ from .threads import cores
 COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_ns", "settings", "full_s", "spans",
            "peak_db", "rms_db", "clipped_pct", "dc", "flaws", "error")
 TEXT = ("key", "path", "settings", "spans", "flaws", "error")
-
-
-@contextmanager
-def _alone(folder):
-    "Keep a second process from writing the same store."
-    with open(folder / ".lock", "w") as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KitError(f"{folder} is being written by another process: wait for it or give another work folder") from None
-        except OSError as error: print(f"{folder} cannot be locked ({error.strerror}): let no two processes prepare it at once")
-        yield
 
 
 def _read_index(path):
@@ -197,8 +185,7 @@ def build_store(
     if numbers: raise KitError(f"keys of recordings must be text, not {numbers[0]!r}: give {{str(key): path}}")
     folder, whole, capped = Path(folder), frozenset(whole), f"{part} {seconds:g}"
     wanted = lambda key: "all" if key in whole or not seconds else capped
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder / ".lock", f"{folder} is being written by another process: wait for it or give another work folder"):
         index = _good(_read_index(folder / "index.csv"), files, wanted, folder)
         there = set(index.key)
         todo = {key: path for key, path in files.items() if key not in there}

@@ -200,4 +200,4 @@ def _help(train):
     "Take part without a word; what is written is thrown away."
     os.environ.pop("BIRDKIT_LOG", None)
     with TemporaryDirectory() as own, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), suppress(Released):
-        train(Path(own), [Together()])
+        train(Path(own) / "run", [Together()])

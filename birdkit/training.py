@@ -18,7 +18,7 @@ from .augment import late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes, has_label
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, SkipBadLoss, Validate
-from .core import KitError, few, read_json, read_table, short_hash, write_json, write_table
+from .core import KitError, alone, few, read_json, read_table, short_hash, write_json, write_table
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
@@ -216,13 +216,22 @@ def _run_facts(learner, data, learn, fold, epochs, history):
                 stopped=learner.stopped, minutes=history.seconds.sum() / 60)
 
 
-def _keep(model, history, folder):
+def _its_own(folder):
+    "Keep a second training out of a run's folder. The lock lies beside it: what is in it may be deleted."
+    name = f"{folder.parent.name}/{folder.name}"
+    return alone(folder.with_name(f".{folder.name}.lock"),
+                 f"{name} is being trained by another process: wait for that one, or give this one a name: overrides {{name: ...}}")
+
+
+def _keep(learner, folder):
     "Weights and curves, in place of those of another training; weights that no sound can be heard with are refused."
+    model, history = learner.averaged.eval(), pd.DataFrame(learner.history)
     odd = next((name for name, x in model.state_dict().items() if not x.isfinite().all()), None)
     if odd: raise KitError(f"training of {folder} has failed, {odd} is not finite: lower optim.lr, or train with optim.precision=f32")
     model.save(folder, ("windows.npz", "metrics.json"))
     write_table(folder / "history.csv", history)            # not before: a training that is given up leaves those of the model there is
     (folder / "last.csv").unlink(missing_ok=True)
+    return model, history
 
 # %% ../nbs/lib/32_training.ipynb #204df21d
 def train_run(
@@ -251,17 +260,17 @@ def train_run(
     heard = scapes if batches.beside or scapes and scapes.labels is not None else None
     mark = _marked(data, learn, heard, _learnt_fields(recipe, step), model.classes, fold, seed, step.__name__, epochs, lr,
                    _digest(model, learn, heard, scores, bank))
-    if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
-    (_make_room if anew else _tell_replaced)(folder, mark)
-    _tell_unlearnt(learn, held, model.classes, fold)
-    score, device = held_scorer(data, held, model.frontend), choose_device()
-    usual = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])),
-                           minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
-    learner = Learner(model, batches, step, make_optimiser(model, lr), [*usual, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
-    learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
-    with _room(recipe.optim): learner.fit(epochs)
-    averaged, history = learner.averaged.eval(), pd.DataFrame(learner.history)
-    _keep(averaged, history, folder)
-    keep_scores(folder, averaged, held, score, dict(mark=_short(mark), **_run_facts(learner, data, learn, fold, epochs, history)), data.store)
-    learner.call("tidy")
+    with _its_own(folder):
+        if _finished(folder, mark): return _again(folder, recipe, data, held), read_table(folder / "history.csv", f"delete {folder} to train again")
+        (_make_room if anew else _tell_replaced)(folder, mark)
+        _tell_unlearnt(learn, held, model.classes, fold)
+        score, device = held_scorer(data, held, model.frontend), choose_device()
+        own = make_callbacks(recipe, folder, mark, device, epochs, score and (lambda m: dict(auc=score(m)[0])),
+                             minutes() if callable(minutes) else minutes, [tower.backbone.name for tower in model.backbone])
+        learner = Learner(model, batches, step, make_optimiser(model, lr), [*own, *callbacks, *loggers_from_env(folder)], device, seed, recipe.optim.accumulate)
+        learner.bank = None if bank is None else torch.from_numpy(bank).to(device)
+        with _room(recipe.optim): learner.fit(epochs)
+        averaged, history = _keep(learner, folder)
+        keep_scores(folder, averaged, held, score, dict(mark=_short(mark), **_run_facts(learner, data, learn, fold, epochs, history)), data.store)
+        learner.call("tidy")
     return averaged.cpu(), history

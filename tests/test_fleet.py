@@ -169,6 +169,28 @@ def test_interrupt_ends_all_children():
     assert len(family) == 4 and not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from birdkit.core import Workspace
+from birdkit.fleet import Place, make_runs, train_all
+here, nap = Path(sys.argv[1]), (sys.executable, "-S", "-c", "import time; time.sleep(300)")
+train_all(make_runs(["tiny"], SimpleNamespace(folder=here), [0, 1]), Place(here, Workspace.find(here / "work"), program=nap), ["cpu", "cpu"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent was killed")
+def test_a_fleet_that_is_killed_leaves_no_training_behind(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline().startswith("2 runs")
+        process, until = psutil.Process(parent.pid), time.monotonic() + 60
+        while len(family := [p for p in process.children() if "-S" in p.cmdline()]) < 2 and time.monotonic() < until: time.sleep(.1)
+        parent.kill()
+    _, alive = psutil.wait_procs(family, 10)
+    assert len(family) == 2 and not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
 def test_cores_are_those_that_the_process_may_use():
     modules = sorted((ROOT / "birdkit").glob("*.py"))
     assert [m.name for m in modules if "cpu_count" in m.read_text()] == ["threads.py"]     # threads.cores: in a batch job they are fewer than the machine's
