@@ -220,7 +220,7 @@ class Batches:
         number,   # Of the epoch
         first=0,  # Batch to begin with
     ):            # Iterator of Batch
-        """One epoch: as many windows as there are clips, drawn with replacement (torch's WeightedRandomSampler).
+        """One epoch: as many windows as there are clips (or pieces), in whole batches, drawn with replacement (torch's WeightedRandomSampler).
 
         Begun later, it gives the batches it would have given.
         """

@@ -32,6 +32,7 @@ from .rows import infer_window_s, input_shapes, try_hearing
 from .runtime import MANIFEST, file_sha256, load_network, read_manifest, trunk_and_head
 from .students import as_student, check_lessons
 from .trained import load_model
+from .training import check_training
 from .weighing import search_weights
 
 # %% ../nbs/lib/41_export.ipynb #cd4ae1c6
@@ -70,11 +71,14 @@ def check_ahead(
     recipe,        # Recipe, of one model or of an ensemble
     lessons=True,  # Will there be students?
 ):
-    """Refuse what 05_distill or 06_infer would stop at, before anything is trained.
+    """Refuse a recipe that 04_train, 05_distill or 06_infer would stop at, before anything is trained.
 
-    Settings with which nothing could be heard, students that could not learn, a blend that there is not, and post-processing that cannot be run.
+    Names that a training would not find, settings with which nothing could be heard, students that could not learn, a blend that there is not,
+    and post-processing that cannot be run.
     """
-    for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
+    for member in recipe.members():
+        check_training(member)
+        _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     for member in recipe.members():
         if lessons and member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
     _check_ensemble(recipe)

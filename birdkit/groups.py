@@ -33,11 +33,11 @@ class Mel:
     n_fft: int = 2048            # Samples of one spectrum; 64 ms at 32 kHz
     win: int = 0                 # Samples its window covers; 0 = n_fft
     hop: int = 512               # Samples between spectra
-    width: int = 0               # Frames wanted of a window; the hop is then samples // (width - 1) (2023 2nd)
+    width: int = 0               # Frames wanted of a window; a Recipe then sets the hop to samples // (width - 1) (2023 2nd), a Mel alone keeps its own
     fmin_hz: float = 50.         # Wind and handling noise lie below
     fmax_hz: float = 15_000.     # OGG at low rates holds nothing above
     power: float = 2.            # 2 = energy, 1 = amplitude
-    top_db: float = 80.          # Range kept below the loudest point of a window, dB; 0 keeps all
+    top_db: float = 80.          # Range that a picture in dB keeps below the loudest point of its window, dB; 0 keeps all, as "log" and "log z-score" do
     htk: bool = True             # HTK mel scale; False = Slaney's
     norm: str = "slaney"         # Filters of equal area; "" = of equal height
     scale: str = "z-score"       # Of the dB picture: "z-score", "min-max", "db80" = (dB + 80) / 80, "db"; of log(mel + 1e-6): "log", "log z-score"
@@ -131,7 +131,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Optim:
     "How the weights are found."
-    epochs: int = 30             # Epochs, 1 or more; each draws as many windows as there are clips, with replacement
+    epochs: int = 30             # Epochs, 1 or more; each draws, with replacement, as many windows as there are clips (or pieces), in whole batches
     batch: int = 32              # Windows a step
     accumulate: int = 1          # Batches whose gradients are added up before the weights move (2025 8th: 4)
     name: str = "adamw"          # "adamw", "adam" or "radam" (2025 2nd)

@@ -197,9 +197,12 @@ def build(
 
 
 def _known_here(training, recipe="auto", overrides={}, fold=0, **others):
-    "What can be checked before a session waits for a GPU, with which \"auto\" is base: a recipe.json lies over there, and 06_infer's `recipe` names an export."
+    """What can be checked before a session waits for a GPU, with which "auto" is base.
+
+    A recipe.json and a student's teacher lie over there, and 06_infer's `recipe` names an export.
+    """
     if not training or recipe.endswith(".json"): return others
-    return others | dict(recipe="base" if recipe == "auto" else recipe, overrides=overrides, fold=fold)
+    return others | dict(recipe="base" if recipe == "auto" else recipe, overrides=overrides, fold=fold, here=False)
 
 # %% ../nbs/lib/46_kaggle.ipynb #1daf55de
 def upload_commands(

@@ -59,7 +59,7 @@ def mel_filters(
 ):        # (n_mels, n_fft // 2 + 1) float32; KitError where the edges do not rise or pass half the rate
     "Triangular filters, equal in spacing on the mel scale."
     if not 0 <= mel.fmin_hz < mel.fmax_hz <= SR / 2:
-        raise KitError(f"frontend.fmin_hz={mel.fmin_hz} and fmax_hz={mel.fmax_hz} must rise and stay within {SR // 2} Hz")
+        raise KitError(f"fmin_hz={mel.fmin_hz} and fmax_hz={mel.fmax_hz} must rise and stay within {SR // 2} Hz: mend those of frontend, or infer.fmax_hz")
     edges = _mel_to_hz(np.linspace(*hz_to_mel([mel.fmin_hz, mel.fmax_hz], mel.htk), mel.n_mels + 2), mel.htk)
     bins, width = np.arange(mel.n_fft // 2 + 1) * SR / mel.n_fft, np.diff(edges)
     rise = (bins - edges[:-2, None]) / width[:-1, None]
@@ -115,7 +115,7 @@ def log_mel(
     power,  # Mel energies, (..., n_mels, frames); numpy or torch
     mel,    # Mel group of a recipe
     xp,     # The array module, numpy or torch
-):          # Same shape: dB (or natural logarithms), no lower than top_db below the window's peak; KitError for an unknown scale
+):          # Same shape: dB, no lower than top_db below the window's peak, or natural logarithms; KitError for an unknown scale
     "Log-mel: decibels (librosa's power_to_db) or natural logarithm."
     check_name("frontend.scale=", mel.scale, SCALES)
     if mel.scale.startswith("log"): return xp.log(power + 1e-6)
@@ -196,7 +196,7 @@ def wave_level(
     xp,    # The array module
 ):         # (...,): what the wave is divided by; 1e-5 and more, so that silence stays silence; KitError for an unknown `how`
     "Level of a waveform."
-    check_name("wave=", how, ("rms", "peak", "std", "none"))
+    check_name("frontend.wave or raw.wave=", how, ("rms", "peak", "std", "none"))
     if how == "none": return wave[..., 0] * 0 + 1
     if how == "rms": return xp.sqrt((wave * wave).mean(-1)) + 1e-5
     if how == "peak": return xp.maximum(xp.amax(wave, -1), -xp.amin(wave, -1)) + 1e-5

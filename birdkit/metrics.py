@@ -26,7 +26,8 @@ def auc_columns(
     if known.shape != y.shape: raise KitError(f"known of shape {known.shape} and truth of shape {y.shape}: give the same rows and classes")
     names = np.arange(y.shape[1]) if names is None else np.asarray(names)
     hit = y.astype(bool)
-    _refuse(((hit != y) & known).any(0), names, "truth is neither 0 nor 1 in classes", "binarise it, such as truth >= 0.5, and where it is NaN give known=")
+    _refuse(((hit != y) & known).any(0), names, "truth is neither 0 nor 1 in classes",
+            "binarise it, such as truth >= 0.5; where it is NaN, leave the rows out, or give auc_columns or mean_auc known=")
     _refuse(~np.isfinite(s).all(0), names, "scores are NaN or infinite in classes", "mend the model or fill them first")
     n_pos = hit.sum(0)
     n_pairs = n_pos * (len(y) - n_pos)

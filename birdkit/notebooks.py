@@ -238,17 +238,20 @@ def check_ahead(
     minutes="auto",  # As the notebooks take them
     rounds="auto",   # As the notebooks take them
     scores="auto",   # As the notebooks take them
+    here=True,       # False: what a student needs, such as a teacher's file, may lie on another machine
     **others,        # Parameters that are not looked at
 ):
-    "Refuse what a notebook would refuse when its turn comes, hours later."
+    "Refuse parameters that a notebook would refuse when its turn comes, hours later; of the recipe that is `birdkit.export.check_ahead`."
     from birdkit.limits import check_fold, check_rounds
     from birdkit.recipe import find_recipe
-    # all that "auto" may be have as many folds
-    changes = overrides if recipe != "auto" else {k: v for k, v in overrides.items() if k in ("data", "data.folds")}
-    check_fold(fold, find_recipe(recipe, changes).data.folds)
+    config = find_recipe(recipe, overrides)                # all that "auto" may be have the same steps and folds
+    check_fold(fold, config.data.folds)
     training_minutes(minutes)
     check_rounds(rounds)
     check_name("scores=", scores, ("auto", "new"))
+    if recipe == "auto" and not overrides: return
+    from birdkit import export
+    export.check_ahead(config, here and rounds != 0)
 
 
 def _check_folders(notebooks, data="auto", past="auto", soundscapes="auto", **others):

@@ -7,6 +7,7 @@ __all__ = ['MORE_SOURCES', 'NUMBERS', 'source_groups', 'assign_folds', 'fold_dig
 
 # %% ../nbs/lib/11_prepare.ipynb #41f20a98
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -96,8 +97,8 @@ def _listed(told, keys, column):
     return told[told.index.isin(keys)].rename(column).rename_axis("recording").reset_index()
 
 
-MORE_SOURCES = ('a class is held out where it has two sources or more: fill in the column url of train.csv (author, with data.group="author"), '
-                'any text of its own for each source, and run 01_prepare again')
+MORE_SOURCES = ('a class is held out where it has two sources or more: fill in the column url (author, with data.group="author") of train.csv, '
+                'of train_metadata.csv in 2024, with any text of its own for each source, and run 01_prepare (03_pretrain for other species) again')
 
 
 def prepare(
@@ -109,7 +110,7 @@ def prepare(
     scapes=True,   # The soundscapes too; False where nothing learns from them
 ):                 # Prepared; KitError where there is none of the recordings
     "Decode, measure and split a competition's recordings; unreadable ones are listed and left out."
-    folder, audio = folder or space.prepared, comp.folder / "train_audio"
+    folder, audio = Path(folder or space.prepared), comp.folder / "train_audio"
     clips = {f"train_audio/{f}": audio / f for f in comp.recordings.filename}
     if not any(path.exists() for path in clips.values()):
         raise KitError(f"{audio} has none of the {len(clips)} files of the table, such as {comp.recordings.filename.iloc[0]!r}: "
@@ -149,8 +150,9 @@ class Prepared:
         data=None,  # The competition folder that is expected, if any
     ):              # Prepared; KitError where 01_prepare has not run, or ran on other data
         "Read what 01_prepare left."
+        folder = Path(folder)
         facts = read_json(folder / "prepared.json", "run 01_prepare")
-        if data is not None and str(data.resolve()) != facts["data"]:
+        if data is not None and str(Path(data).resolve()) != facts["data"]:
             raise KitError(f"{folder} was prepared from {facts['data']}, not from {data}: run 01_prepare again or give another work folder")
         store = AudioStore(folder / "store")
         tables = [read_table(folder / f"{n}.csv", "run 01_prepare", keep_default_na=False, na_values=dict.fromkeys(NUMBERS, [""]))

@@ -172,11 +172,12 @@ def _changed(step, value, whole):
 # %% ../nbs/lib/04a_recipe.ipynb #17d52b5d
 def load_recipe(
     source,  # Path of a recipe.json, or its content as a dict
-):           # Recipe; KitError where it was written for other fields
+):           # Recipe; KitError where it holds none, or one of other fields
     "Read a saved recipe."
     saved = source if isinstance(source, dict) else read_json(source, "run the notebook that writes it, or give the name of a recipe")
-    try: return Recipe(saved["name"]).but({k: v for k, v in saved.items() if k != "name"})
-    except (KitError, KeyError) as error:
+    if not isinstance(saved, dict): raise KitError(f"{source} holds no recipe but a {type(saved).__name__}: give a recipe.json")
+    try: return Recipe("").but({"name": None, **saved})
+    except KitError as error:
         name = saved.get("name", "without a name") if isinstance(source, dict) else source
         raise KitError(f"recipe {name} was written by another version of birdkit: {error}") from None
 
@@ -253,12 +254,12 @@ def _once(words):
 
 
 def find_recipe(
-    name,            # Name of a recipe, or the path of a recipe.json; "auto" chooses by the data and the machine
+    name,            # Name of a recipe, "auto", or the path of a recipe.json
     overrides=None,  # Changes, such as {"optim.epochs": 3}
-    auto="small",    # What "auto" means here
+    auto="small",    # What "auto" means; stages.choose_recipe chooses it by the data and the machine
 ):                   # Recipe; KitError with the nearest names where there is none, and where nothing can be learnt with it
     "The recipe of this name, with changes."
-    recipe = _named(auto if name == "auto" else name)
+    recipe = _named(auto if name == "auto" else str(name))
     members = tuple((name, dict(_flat(changes))) for name, changes in recipe.ensemble.members)
     recipe, = override([recipe.but({"ensemble.members": members})], overrides or {})
     _check_hop(recipe, dict(_flat(overrides or {})))

@@ -33,14 +33,17 @@ def row_frames(
 def window_starts(
     rows,      # Number of 5-s rows
     recipe,    # Recipe
-):             # Start of each window, s: centred on the rows, and between them; KitError where infer.stride_s does not divide a row
+):             # Start of each window, s: centred on the rows, and between them; KitError where infer.stride_s does not divide a row, or frames would not meet
     "Where windows begin; the first and the last are centred on the first and the last row."
     stride_s = recipe.infer.stride_s
     if not stride_s > 0: raise KitError(f"infer.stride_s={stride_s:g} is not a step from window to window: give seconds above 0, such as {ROW_S:g}")
-    steps = ROW_S / stride_s
-    if recipe.infer.average == "windows" and abs(steps - round(steps)) > 1e-6:
-        raise KitError(f'infer.stride_s={stride_s:g} does not divide a row of {ROW_S:g} s: give {ROW_S / np.ceil(steps):.8g}, or infer.average="frames"')
-    return np.arange(int(np.ceil((rows - 1) * steps - 1e-6)) + 1) * stride_s + (ROW_S - infer_window_s(recipe)) / 2
+    steps, window_s, of_windows = ROW_S / stride_s, infer_window_s(recipe), recipe.infer.average == "windows"
+    if not of_windows and stride_s > window_s:
+        raise KitError(f"infer.stride_s={stride_s:g} is more than a window of {window_s:g} s: parts would not be heard, give {window_s:g} or less")
+    if of_windows and abs(steps - round(steps)) > 1e-6:
+        other = ', or infer.average="frames"' if stride_s <= window_s else ""
+        raise KitError(f"infer.stride_s={stride_s:g} does not divide a row of {ROW_S:g} s: give {ROW_S / np.ceil(steps):.8g}{other}")
+    return np.arange(int(np.ceil((rows - 1) * steps - 1e-6)) + 1) * stride_s + (ROW_S - window_s) / 2
 
 
 def infer_window_s(

@@ -26,6 +26,11 @@ COLUMNS = ("key", "shard", "offset", "samples", "scale", "path", "size", "mtime_
 TEXT = ("key", "path", "settings", "spans", "flaws", "error")
 
 
+def _again(folder):
+    "How a store of a workspace is made anew."
+    return f"run {'03_pretrain' if Path(folder).parent.name == 'past' else '01_prepare'} again"
+
+
 def _read_index(path):
     "The index as a table, without a last line that is not complete; empty where there is none."
     text = path.read_text() if path.exists() else ",".join(COLUMNS) + "\n"
@@ -33,7 +38,7 @@ def _read_index(path):
     table = pd.read_csv(lines, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=empty)
     # they did not note the scale of what has no room
     if set(COLUMNS) - set(table) or ((table["shard"] < 0) & (table.samples > 0) & (table.scale == 1)).any():
-        raise KitError(f"{path} was written by another version of birdkit: delete {path.parent} and run 01_prepare again")
+        raise KitError(f"{path} was written by another version of birdkit: delete {path.parent} and {_again(path.parent)}")
     return table.drop_duplicates("key", keep="last").astype(dict.fromkeys(("shard", "offset", "samples"), "int64"))
 
 # %% ../nbs/lib/02_store.ipynb #ab7f79f6
@@ -223,7 +228,7 @@ def _decoders(folder, workers):
     first = _next_shard(folder)
     if workers == 1: return Shard(folder, first)
     try: return Decoders(folder, itertools.count(first), workers)
-    except KitError as error: print(error)
+    except KitError as error: print(f"{error}, as this process does now")
     return Shard(folder, first + workers)
 
 # %% ../nbs/lib/02_store.ipynb #268ce421
@@ -233,7 +238,7 @@ class AudioStore:
         folder,  # A folder that build_store wrote
     ):
         self.folder = Path(folder)
-        if not (self.folder / "index.csv").exists(): raise KitError(f"{folder} holds no audio store: run 01_prepare")
+        if not (self.folder / "index.csv").exists(): raise KitError(f"{folder} holds no audio store: {_again(folder)}")
         self.index = _read_index(self.folder / "index.csv").set_index("key")
         cells = (self.index[c].tolist() for c in ("shard", "offset", "samples", "scale"))
         self._place = dict(zip(self.index.index, zip(*cells)))
@@ -245,7 +250,7 @@ class AudioStore:
         "Samples of each shard."
         shards = {s: shard_path(self.folder, s) for s in set(self.index["shard"][self.index.samples > 0]) if s >= 0}
         for path in shards.values():
-            if not path.exists(): raise KitError(f"{path} is missing: run 01_prepare again")
+            if not path.exists(): raise KitError(f"{path} is missing: {_again(self.folder)}")
         return {s: np.memmap(path, "<i2", "r").view(np.ndarray) for s, path in shards.items()}
 
     @property
@@ -289,7 +294,7 @@ class AudioStore:
         return in_steps(pieces, scale) * np.float32(scale)
 
     def _where(self, key):
-        if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: run 01_prepare again")
+        if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: {_again(self.folder)}")
         return self._place[key]
 
 # %% ../nbs/lib/02_store.ipynb #822da17a

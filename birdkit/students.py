@@ -24,17 +24,15 @@ from .heads import freeze
 from .labelled import labels_read
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .limits import check_recipe
-from .losses import bce, find_loss, frame_loss, mld
+from .losses import bce, frame_loss, mld
 from .mixing import JOINS, sample_weight
-from .optimiser import OPTIMISERS
-from .precision import PRECISIONS
 from .pseudo import check_labels
 from .recipe import changes
 from .rows import try_hearing
-from .schedule import Schedule
 from .steps import check_last_mix, heard_loss, inputs_of
 from .teachers import at_peak, load_teacher
 from .trained import TrainedModel, choose_device, share_weights
+from .training import check_training
 
 # %% ../nbs/lib/33d_students.ipynb #58f49090
 class Online(Mix):
@@ -297,13 +295,10 @@ def _check_start(teacher, student):
 
 def _check_training(student):
     "Refuse what would else stop a student when everything is labelled; online students are built when they begin, with their teachers."
-    p, o = student.pseudo, student.optim
+    p, size = student.pseudo, student.optim.batch
     check_labels(p.labels, p.rounds)
-    batch_parts(o.batch, p.share, o.batch)
-    find_loss(student.loss)
-    check_name("optim.name=", o.name, OPTIMISERS)
-    check_name("optim.precision=", o.precision, ("auto", *PRECISIONS))
-    Schedule(o.schedule)
+    batch_parts(size, p.share, size)
+    check_training(student)
     try_hearing(student)
     _check_options(p)
     if p.how != "online": make_student(student)

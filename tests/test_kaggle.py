@@ -78,9 +78,11 @@ def test_parameters_are_written_into_the_notebooks(tmp_path):
     with pytest.raises(KitError, match="minutes='auto540' is not a time"): build(["birdkit-train"], tmp_path, parameters=dict(minutes="auto540"))
     for wrong, told in ((dict(recipe="smal"), "recipe 'smal' is unknown; did you mean small"), (dict(fold=5), 'fold=5 does not exist: give 0 to 4, or "all"'),
                         (dict(fold="0"), "fold='0' does not exist"), (dict(overrides={"optim.epoch": 3}), "optim.epoch"),
+                        (dict(overrides={"model.head": "sad"}), "model.head='sad' is unknown; did you mean sed"),
                         (dict(rounds="atuo"), "rounds='atuo' is not a number of rounds"), (dict(scores="nwe"), "scores='nwe' is unknown; did you mean new")):
         with pytest.raises(KitError, match=told): build(["birdkit-train"], tmp_path, ["birdkit-train"], wrong)
-    for right in (dict(fold="all"), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")):
+    outside = {"pseudo": dict(how="embed", options=[["path", "/kaggle/input/perch/perch.onnx"]])}
+    for right in (dict(fold="all"), dict(overrides=outside), dict(fold=7, overrides={"data.folds": 8}), dict(recipe="/kaggle/input/mine/recipe.json")):
         assert build(["birdkit-train"], tmp_path, parameters=right)
     assert build(["birdkit-train", "birdkit-submit"], tmp_path, ["birdkit-submit"], dict(recipe="mine"))           # the name of an export
 

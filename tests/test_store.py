@@ -213,7 +213,7 @@ def test_where_processes_do_not_start_it_decodes_here(tmp_path, monkeypatch, cap
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert len(build_store(recordings(tmp_path, 3), tmp_path / "store", workers=2).index) == 3
-    assert "decoding processes do not start (killed)" in capsys.readouterr().out
+    assert "decoding processes do not start (killed): decode with workers=1, as this process does now" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_read_from_its_own_file(tmp_path, capsys):
