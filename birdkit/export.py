@@ -71,6 +71,7 @@ def check_ahead(
 
     Settings with which nothing could be heard, students that could not learn, a blend that there is not, and post-processing that cannot be run.
     """
+    _without_weight({m.name: m.ensemble.weight or m.ensemble.teach for m in recipe.members()})
     for member in recipe.members(): _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
     for member in recipe.members():
         if lessons and member.pseudo.rounds and member.ensemble.weight: check_lessons(member)             # the others only label
@@ -87,7 +88,14 @@ def _check_heard(*recipes):
 def _check_ensemble(how, options, steps):
     "The same of what makes one score of many."
     check_blend(how, options)
-    check_post(steps)
+    check_post(steps, "ensemble.post")
+
+
+def _without_weight(weights):
+    "Models of weight 0; KitError where there are no others."
+    silent = [name for name, weight in weights.items() if not weight]
+    if len(silent) == len(weights): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
+    return silent
 
 
 def blend_options(
@@ -97,6 +105,7 @@ def blend_options(
     names = {name: f"{recipe.name}-{name}" for name, _ in recipe.ensemble.members}
     def _named(value):
         if isinstance(value, (list, tuple)): return tuple(map(_named, value))
+        if isinstance(value, str) and not names: raise KitError(f"ensemble.options: there is no member {value!r}: {recipe.name} is one model")
         if isinstance(value, str): check_name("ensemble.options: member ", value, names)
         return names[value] if isinstance(value, str) else value
     return tuple((option, _named(value)) for option, value in recipe.ensemble.options)
@@ -214,9 +223,7 @@ def export_runs(
     _check_ensemble(blend, options, post)
     folder, weights = Path(folder), {name: (weights or {}).get(name, 1.) for name in runs}
     before = _files(folder)
-    silent = [name for name, weight in weights.items() if not weight]
-    if len(silent) == len(runs): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
-    for name in silent: print(f"{name} is left out: its weight in the blend is 0")
+    for name in _without_weight(weights): print(f"{name} is left out: its weight in the blend is 0")
     with _beside(folder) as new:
         entries = [_one(Path(run), name, new, samples, weights[name], formats, validation, (infer or {}).get(name), _value(Path(run), (values or {}).get(name)))
                    for name, run in runs.items() if weights[name]]

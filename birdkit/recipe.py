@@ -196,8 +196,9 @@ def check_further_formats(
 def check_dense(
     recipe,  # Recipe
 ):
-    "Refuse the dense mode where a window's picture depends on the window."
+    "Refuse the dense mode where a window's picture depends on the window, or the head looks at several maps."
     mel = recipe.frontend
+    if recipe.model.head == "deep": raise KitError('infer.dense takes one map, model.head="deep" looks at several: take another head')
     fixed = mel.wave == "none" and (mel.scale == "log" or mel.scale in ("db", "db80") and not mel.top_db) and not mel.size
     if not fixed or recipe.model.inputs != "mel" or recipe.model.parts > 1 or recipe.infer.peak:
         raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, '
@@ -283,6 +284,8 @@ def _check_numbers(recipe):
     for whole, path in ((whole, path) for whole, paths in SHARES.items() for path in paths):
         value = _value(recipe, path)
         if isinstance(value, bool) or not 0 <= value <= 1: raise KitError(f"{path}={value!r} is not a share of {whole}: give 0 to 1")
+    for path in ("ensemble.weight", "ensemble.teach"):
+        if not (value := _value(recipe, path)) >= 0: raise KitError(f"{path}={value:g} is no weight: give 0 or more")
     o, s, d = recipe.optim, recipe.sampling, recipe.data
     if d.folds < 2: raise KitError(f"data.folds={d.folds} leaves nothing to train on: give 2 or more")
     if d.seconds and not d.seconds >= 1: raise KitError(f"data.seconds={d.seconds:g} leaves nothing to hear: give 1 or more, or 0 for whole clips")
