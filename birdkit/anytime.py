@@ -215,7 +215,7 @@ def _known_post(steps, sheet, facts):
     "Steps for the joined scores; none where one of them cannot be run."
     try:
         steps = possible_steps(steps, facts, name="the blend")
-        apply_sheet(np.full((sheet.spans[0].stop, len(sheet.classes)), .5, "float32"), sheet.spans[:1], steps, **facts)
+        apply_sheet(np.full((sheet.spans[0].stop, len(sheet.classes)), .5, "float32"), sheet.spans[:1], steps, "ensemble.post", **facts)
         return steps
     except Exception as error: print(f"scores are joined without post-processing: {what_failed(error)}")
     return ()
@@ -225,7 +225,7 @@ def _joined(passes, start, how, spans, steps, facts):
     "What passes, triples of scores, weight and name, say together; the start where none does, which no step touches."
     stack, weights, names = zip(*passes)
     scores, silent = how(np.stack(stack), weights, fallback=start, names=names), np.isnan(stack).all((0, 2))[:, None]
-    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, **facts)) if steps else scores
+    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, "ensemble.post", **facts)) if steps else scores
 
 
 def _written(path, sheet, passes, join):

@@ -9,6 +9,7 @@ __all__ = ['MAX_GAP', 'FORMATS', 'Probabilities', 'to_openvino', 'write_network'
 # %% ../nbs/lib/40a_convert.ipynb #03dc0753
 import copy, time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import openvino as ov
@@ -78,7 +79,7 @@ def to_onnx(
     "Write a network as ONNX, for machines without OpenVINO."
     example = tuple(torch.zeros(2, *s) for s in input_shapes(model.recipe))
     names = [f"input{i}" for i in range(len(example))]
-    with atomic(path) as part:
+    with atomic(path) as part, patch("torch._C._jit_onnx_log"):        # which prints the whole graph where this fails
         try:
             torch.onnx.export(Probabilities(model), example, part, input_names=names,
                               output_names=["clip", "frames"], opset_version=17, dynamo=False,

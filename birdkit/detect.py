@@ -202,7 +202,7 @@ def _hear(files, models, out, workers, client):
     marks = {name: stamp(path, mark) for name, path in files.items()}
     todo = {name: path for name, path in files.items() if load_part(_part(out, name))[1] != marks[name]}
     if not todo: return {}, 0
-    if isinstance(client, str): client = connect(client, "--dask")
+    if isinstance(client, str): client = connect(client, "--dask (client)")
     said, failed = hear_dask(todo, models, client) if client else hear_here(todo, open_ensemble(models), workers), {}
     for name, (heard, reason) in progress(said, "hear", len(todo)):
         if reason: failed[name] = reason.replace(in_words(todo[name]), name)
@@ -338,7 +338,7 @@ def _parser():
     add("--threshold", type=float, help="lowest score that counts as a detection (default: .5, or .2 where the models' post-processing has top_scale, "
         "which multiplies scores by the highest of their label in the recording)")
     add("--top", type=int, metavar="N", help="keep only the N best labels of each row")
-    add("--min-gap", type=float, default=0., dest="min_gap_s", metavar="SECONDS", help="join detections of one label up to this far apart")
+    add("--min-gap-s", type=float, default=0., metavar="SECONDS", help="join detections of one label up to this far apart")
     add("--formats", nargs="+", default=["csv", "raven", "audacity"], help=f"of {', '.join(FORMATS)} (default: csv raven audacity); "
         "what an earlier run left in others is removed")
     add("--all-scores", action="store_true", help="write all rows and labels, too")

@@ -61,7 +61,7 @@ def round_count(
     "How many rounds of distillation there will be."
     check_rounds(rounds)
     if rounds != "auto": return rounds
-    return max(m.pseudo.rounds if m.pseudo.on == "clips" or len(data.soundscapes) else 0 for m in _exported(members))
+    return max(m.pseudo.rounds if m.pseudo.on != "soundscapes" or len(data.soundscapes) else 0 for m in map(as_student, _exported(members)))
 
 # %% ../nbs/lib/34a_distill.ipynb #10dedc47
 def _specialists(runs, data):

@@ -76,6 +76,7 @@ def check_ahead(
     Names that a training would not find, settings with which nothing could be heard, students that could not learn, a blend that there is not,
     and post-processing that cannot be run.
     """
+    _without_weight({m.name: m.ensemble.weight or m.ensemble.teach for m in recipe.members()})
     for member in recipe.members():
         check_training(member)
         _check_heard(member, *([as_student(member)] if member.pseudo.rounds else []))
@@ -95,7 +96,14 @@ def _check_heard(*recipes):
 def _check_ensemble(recipe):
     "The same of what makes one score of many."
     check_blend(recipe.ensemble.blend, blend_options(recipe))
-    check_post(recipe.ensemble.post)
+    check_post(recipe.ensemble.post, "ensemble.post")
+
+
+def _without_weight(weights):
+    "Models of weight 0; KitError where there are no others."
+    silent = [name for name, weight in weights.items() if not weight]
+    if len(silent) == len(weights): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
+    return silent
 
 
 def blend_options(
@@ -105,6 +113,7 @@ def blend_options(
     names = {name: f"{recipe.name}-{name}" for name, _ in recipe.ensemble.members}
     def _named(value):
         if isinstance(value, (list, tuple)): return tuple(map(_named, value))
+        if isinstance(value, str) and not names: raise KitError(f"ensemble.options: there is no member {value!r}: {recipe.name} is one model")
         if isinstance(value, str): check_name("ensemble.options: member ", value, names)
         return names[value] if isinstance(value, str) else value
     return tuple((option, _named(value)) for option, value in recipe.ensemble.options)
@@ -206,9 +215,7 @@ def _move_in(new, folder, before, manifest):
 
 def _with_weight(models):
     "The models that the blend hears; those of weight 0 are named and left out."
-    silent = [name for name, model in models.items() if not model.weight]
-    if len(silent) == len(models): raise KitError(f"no model has a weight in the blend, of {few(silent)}: give one an ensemble.weight above 0")
-    for name in silent: print(f"{name} is left out: its weight in the blend is 0")
+    for name in _without_weight({name: model.weight for name, model in models.items()}): print(f"{name} is left out: its weight in the blend is 0")
     return {name: model for name, model in models.items() if model.weight}
 
 

@@ -127,7 +127,6 @@ def to_trunk_and_head(
 ):          # Paths of both halves
     "Convert backbone and head by themselves, number of frames free."
     check_dense(model.recipe)
-    if model.n_levels > 1: raise KitError(f'infer.dense takes one map, model.head={model.recipe.model.head!r} looks at several: take another head')
     (channels, mels, frames), = input_shapes(model.recipe)
     picture, tower = torch.zeros(2, channels, mels, frames), copy.deepcopy(model.backbone[0]).cpu().eval()
     with torch.no_grad(): maps, = tower(picture)

@@ -254,8 +254,11 @@ class DeepHead(nn.Module):
 
 
 def _to_frames(frames, n):
-    "Frame logits (B, F, C) averaged to n frames."
-    return F.adaptive_avg_pool1d(frames.transpose(1, 2), n).transpose(1, 2)
+    "Frame logits (B, F, C) averaged to n frames, as F.adaptive_avg_pool1d does, which ONNX has for few sizes."
+    have, start = frames.shape[1], torch.arange(n, device=frames.device)[:, None] * frames.shape[1]
+    j = torch.arange(have, device=frames.device)
+    own = (start // n <= j) & (j < (start + have + n - 1) // n)
+    return (own / own.sum(1, keepdim=True)).to(frames.dtype) @ frames
 
 # %% ../nbs/lib/23a_heads.ipynb #713f4ba9
 def _whole(clip, embedding):

@@ -51,6 +51,8 @@ def _check_settings(recipe):
     if not o.clip_norm >= 0: raise KitError(f"optim.clip_norm={o.clip_norm:g} would turn gradients round: give a norm above 0, or 0 for no limit")
     if s.pick in ("first", "ends") and not s.within_s > 0:
         raise KitError(f'sampling.pick="{s.pick}" needs sampling.within_s, the seconds it keeps to: give more than 0, or pick="random"')
+    for path in ("ensemble.weight", "ensemble.teach"):
+        if not (value := attrgetter(path)(recipe)) >= 0: raise KitError(f"{path}={value:g} is no weight: give 0 or more")
 
 # %% ../nbs/lib/04b_limits.ipynb #ff56d9c4
 def check_infer(
@@ -72,8 +74,9 @@ def check_infer(
 def check_dense(
     recipe,  # Recipe
 ):
-    "Refuse the dense mode where a window's picture depends on the window."
+    "Refuse the dense mode where a window's picture depends on the window, or the head looks at several maps."
     mel = recipe.frontend
+    if recipe.model.head == "deep": raise KitError('infer.dense takes one map, model.head="deep" looks at several: take another head')
     fixed = mel.wave == "none" and (mel.scale == "log" or mel.scale in ("db", "db80") and not mel.top_db) and not mel.size
     if not fixed or recipe.model.inputs != "mel" or recipe.model.parts > 1 or recipe.infer.peak:
         raise KitError('infer.dense needs mel pictures scaled alike everywhere: frontend.wave="none", scale="log" (or "db", "db80" with top_db=0), no size, '

@@ -17,7 +17,7 @@ from .audio import ROW_S
 from .commands import add_places, command
 from .competition import Competition
 from .core import KitError, Workspace, few, read_table, short_hash
-from .labels import Labels, in_turn, keep_labels, labels_of, rows_of
+from .labels import GIVE_LABELS, Labels, in_turn, keep_labels, labels_of, rows_of
 from .prepare import Prepared
 from .store import sound_digest
 from .teachers import SCORES, hear_rows, load_teacher, match_names, read_names
@@ -25,7 +25,7 @@ from .teachers import SCORES, hear_rows, load_teacher, match_names, read_names
 # %% ../nbs/lib/33e_outside.ipynb #282c1d97
 def _by_row_id(path):
     "A table by row_id as Labels."
-    table = read_table(path, "give pseudo.given an .npz of Labels, or a CSV with row_id and a column for each class")
+    table = read_table(path, GIVE_LABELS)
     if "row_id" not in table: raise KitError(f"{path} has no column row_id: give a row such as soundscape_20, and a column for each class")
     place = table.row_id.str.extract(r"(?P<recording>.+)_(?P<end_s>\d+)$")
     end_s = pd.to_numeric(place.end_s)
@@ -40,7 +40,7 @@ def read_labels(
 ):         # Labels of soundscapes and classes of the competition, perhaps not of all; KitError where there are none
     "Soft labels made elsewhere; columns of text are passed over."
     path = Path(path).expanduser()
-    given = Labels.load(path) if path.suffix == ".npz" else _by_row_id(path)
+    given = Labels.load(path, remedy=GIVE_LABELS) if path.suffix == ".npz" else _by_row_id(path)
     known = pd.Index(given.classes).isin(data.classes)
     if not known.any(): raise KitError(f"{path} has none of the competition's classes: its columns are {few(list(given.classes))}")
     ours = {Path(str(key)).stem: key for key in data.soundscapes.recording}

@@ -129,7 +129,7 @@ def list_runs(
 
 # %% ../nbs/lib/35_runs.ipynb #d84f2f5d
 def find_run(
-    name,   # Name in the table, its beginning where only one run has it, or a folder
+    name,   # Name in the table, or the recipe's part of it, where only one run has it; or a folder
     space,  # Workspace, or any folder with runs
 ):          # Its name and its folder; KitError with the nearest names where there is none, or more than one
     "A run by its name."

@@ -109,6 +109,11 @@ def _waiting(study):
     return [name for name, trial in trials_of(study).items() if trial.state == state.WAITING]
 
 # %% ../nbs/lib/36_search.ipynb #7a8f8089
+def _words(score):
+    "A score of metrics.json as it is printed."
+    return score.replace("_", " ").replace("auc", "AUC")
+
+
 class Prune(Callback):
     "Tell a trial the score of each validated epoch, and stop the training where it is not worth going on."
     order = 11   # After all that keep the epoch
@@ -131,7 +136,7 @@ class Prune(Callback):
         row = learner.history[-1]
         if not self._tell(row) or learner.epoch >= learner.epochs or not self.trial.should_prune(): return
         self.pruned = True
-        raise StopTraining(f"AUC {row[self.score]:.4f} is below the median of the other trials")
+        raise StopTraining(f"{_words(self.score)} {row[self.score]:.4f} is below the median of the other trials")
 
     def _tell(self, row):
         "Report the epoch's score to Optuna; False where it has none."
@@ -177,9 +182,9 @@ def _prune(study, trial, folder):
 def _line(name, facts, changes, study):
     "A line on a trial that is done."
     done = "" if reached_end(facts) else f" after {facts['epochs']} of {facts['of']} epochs"
-    best = best_trial(study)
+    best, score = best_trial(study), study.user_attrs["score"]
     leader = f"  (best {best[1].value:.4f}, {best[0]})" if best else ""
-    return f"{name}  AUC {facts[study.user_attrs['score']]:.4f}{done}{leader}  {yaml_line(changes)}"
+    return f"{name}  {_words(score)} {facts[score]:.4f}{done}{leader}  {yaml_line(changes)}"
 
 # %% ../nbs/lib/36_search.ipynb #2d0d1058
 def best_trial(
@@ -217,13 +222,14 @@ def search(
 
 def study_table(
     study,  # Optuna's study
-):          # DataFrame: trial, state, auc (of one that was pruned the last one told), and the overrides
+):          # DataFrame: trial, state, the study's score such as auc (of one that was pruned the last one told), and the overrides
     "The trials of a study, the best first."
     last = lambda t: t.value if t.value is not None else t.intermediate_values.get(t.last_step)
-    rows = [dict(trial=name, state=t.state.name.lower(), auc=last(t), **t.user_attrs.get("overrides", {})) for name, t in trials_of(study).items()]
+    score, overrides = study.user_attrs["score"], lambda t: t.user_attrs.get("overrides", {})
+    rows = [{"trial": name, "state": t.state.name.lower(), score: last(t), **overrides(t)} for name, t in trials_of(study).items()]
     table = pd.DataFrame(rows)
     rank = table.state.map({"complete": 0, "pruned": 1}).fillna(2)
-    return table.iloc[np.lexsort((-table.auc.astype(float).fillna(-1), rank))].reset_index(drop=True)
+    return table.iloc[np.lexsort((-table[score].astype(float).fillna(-1), rank))].reset_index(drop=True)
 
 # %% ../nbs/lib/36_search.ipynb #5c67666d
 class JudgeScenes(Callback):
@@ -327,7 +333,7 @@ def _search(given):
     judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)
-    print(study_table(study)[["trial", "state", "auc"]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print(study_table(study)[["trial", "state", score]].to_string(index=False, float_format="{:.4f}".format, na_rep=""))
     book = choose_recipe("auto", {}, comp).name if given.recipe == "auto" else given.recipe      # a changed name is none of the books'
     kept = start or recipe.but(best).sampling.pick == "scored"                  # under another name backbone and scores would not be found
     named = fixed if kept else dict(name=f"{recipe.name}-search") | fixed

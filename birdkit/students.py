@@ -22,6 +22,7 @@ from .core import KitError, check_name, short_hash
 from .distances import cosine_distance, mse_distance
 from .heads import freeze
 from .labelled import labels_read
+from .labels import COMBINE, GIVE_LABELS
 from .lessons import Domain, Mix, Pieces, Replace, SelfDistill
 from .limits import check_recipe
 from .losses import bce, frame_loss, mld
@@ -264,7 +265,8 @@ def check_lessons(
     "Refuse labels that its student would not read, mixes it could not learn from, and a student that could not be trained, before anybody labels."
     teacher, recipe = recipe, check_recipe(as_student(recipe))
     p = recipe.pseudo
-    for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS)):
+    for field, value, known in (("on", p.on, ("soundscapes", "clips", "both")), ("start", p.start, ("teacher", "backbone")), ("mix", p.mix, JOINS),
+                                ("combine", p.combine, COMBINE)):
         check_name(f"pseudo.{field}=", value, known)
     reads_clips = issubclass(_named(p.how), SelfDistill)
     if p.on != "soundscapes" and not reads_clips:
@@ -274,6 +276,7 @@ def check_lessons(
         raise KitError(f'{recipe.name}: pseudo.how="{p.how}" needs labels of the clips: set pseudo.on to "clips" or "both"')
     if p.on == "clips" and p.given:
         raise KitError(f'{recipe.name}: pseudo.given labels soundscapes, but with pseudo.on="clips" none are read: set pseudo.on="both"')
+    if p.given and not Path(p.given).expanduser().is_file(): raise KitError(f"pseudo.given={p.given!r} is missing: {GIVE_LABELS}")
     if p.how == "pieces" and "join_scape" in [name for name, *_ in recipe.augment.wave]:
         raise KitError(f'{recipe.name}: augment.wave.join_scape does nothing for students of pseudo.how="{p.how}": take it out, or set pseudo.how="mix"')
     by_people = recipe.sampling.labelled and labels_read(recipe, 1) in ("", "clips")
