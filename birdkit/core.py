@@ -145,15 +145,10 @@ def apply_steps(
             raise KitError(f"{where}: step {name!r}: {in_words(error)}; it takes {takes}") from error
         try: x = run()
         except Exception as error:
-            if _has_its_place(error): raise
+            if isinstance(error, KitError) or type(error).__module__.split(".")[0] in ("birdkit", "torch"): raise     # as of a GPU's full memory
             raise KitError(f"{where}: step {name!r}: {what_failed(error)} in {_place(error)}") from error
         if x is None: raise KitError(f"{where}: step {name!r} returns nothing: let it return what the next step is to get")
     return x
-
-
-def _has_its_place(error):
-    "Is this told elsewhere: the kit's own exceptions, and those of torch, such as that a GPU's memory is full?"
-    return isinstance(error, KitError) or type(error).__module__.split(".")[0] in ("birdkit", "torch")
 
 
 def _place(error):

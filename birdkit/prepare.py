@@ -109,7 +109,7 @@ def _listed(told, keys, column):
     return told[told.index.isin(keys)].rename(column).rename_axis("recording").reset_index()
 
 
-OWN_FOLDS = 'the column fold of train.csv is passed over: to hold clips out by it, give all notebooks overrides={"data.group": "fold"}'
+OWN_FOLDS = 'the column fold (or kfold) of train.csv is passed over: to hold clips out by it, give all notebooks overrides={"data.group": "fold"}'
 MORE_SOURCES = ('a class is held out where it has two sources or more: fill in the column url of train.csv (author, with data.group="author"), '
                 'any text of its own for each source, and run 01_prepare again')
 
@@ -128,6 +128,7 @@ def prepare(
     if not any(path.exists() for path in clips.values()):
         raise KitError(f"{audio} has none of the {len(clips)} files of the table, such as {comp.recordings.filename.iloc[0]!r}: "
                        "filename must be a path below that folder, such as owl/XC1.ogg")
+    if rules.group == "fold": assign_folds(comp.recordings, rules)         # a wrong one is refused before hours of decoding
     long = {f"{p.parent.name}/{p.name}": p for p in (comp.soundscapes if scapes else ())}
     files = clips | long
     store = build_store(files, folder / "store", rules.seconds, rules.part, whole=long, outdated=[folder / "prepared.json"])
