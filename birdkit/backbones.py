@@ -93,10 +93,15 @@ def _attached(name):
     return next((p for wanted in (name, arch) for p in files if _plain(wanted) in parts[p]), None)
 
 # %% ../nbs/lib/23_backbones.ipynb #59a6ff5c
+def _told(name, fact):
+    "What timm tells of a network's weights; None of one that was registered without a cfg."
+    return getattr(import_timm().get_pretrained_cfg(name), fact, None)
+
+
 def _cached(name):
     "timm's file in the Hugging Face cache."
     from huggingface_hub import try_to_load_from_cache
-    hub = import_timm().get_pretrained_cfg(name).hf_hub_id
+    hub = _told(name, "hf_hub_id")
     files = [try_to_load_from_cache(hub, f) for f in ("model.safetensors", "pytorch_model.bin")] if hub else []
     return next((Path(f) for f in files if isinstance(f, str)), None)
 
@@ -113,7 +118,7 @@ def _downloaded(name):
     from huggingface_hub import constants, hf_hub_download
     try:
         urlopen(constants.ENDPOINT, timeout=10).close()
-        return Path(hf_hub_download(import_timm().get_pretrained_cfg(name).hf_hub_id or "", "model.safetensors"))
+        return Path(hf_hub_download(_told(name, "hf_hub_id") or "", "model.safetensors"))
     except (OSError, RuntimeError, ValueError) as error:
         raise KitError(f"no weights for {name} on this machine and no download ({type(error).__name__}): attach a dataset with "
                        f'{name}.safetensors, give model.weights a path, or say "none" for a random start') from None
@@ -174,7 +179,7 @@ def has_fixed_size(
     name,  # As timm_id takes it
 ):         # bool
     "Is this a window transformer, which is built for one size of picture?"
-    return import_timm().get_pretrained_cfg(timm_id(name)).fixed_input_size
+    return bool(_told(timm_id(name), "fixed_input_size"))
 
 
 def _padded_size(name, size):

@@ -207,7 +207,7 @@ def _once(table, what):
 
 
 def _read_focal(path, classes, taxonomy):
-    "The table of focal clips in the columns of all years, and notes."
+    "The table of focal clips in the columns of all years, with folds where it has its own, and notes."
     table = _need(read_table(path, GIVE), ["primary_label", "filename"], path)
     odd = ~table.primary_label.isin(classes)
     early = "; of 2021 and 2022 data_prep/past_years.py makes a folder that can be read" if odd.all() else ""
@@ -219,7 +219,8 @@ def _read_focal(path, classes, taxonomy):
     if taxonomy is not None:
         names = taxonomy.set_index("primary_label")[["scientific_name", "common_name"]]
         table = table.join(names[names.columns.difference(table.columns)], on="primary_label")
-    return _typed(table.reindex(columns=RECORDING_COLUMNS)), notes + again
+    if "fold" not in table: table = table.rename(columns={"kfold": "fold"})
+    return _typed(table.reindex(columns=[*RECORDING_COLUMNS, *table.columns.intersection(["fold"])])), notes + again
 
 
 def _typed(table):
@@ -284,7 +285,7 @@ class Competition:
         return _read_focal(path, self.classes, None if self.year == 2024 else self.taxonomy)
 
     @property
-    def recordings(self):  # DataFrame with RECORDING_COLUMNS; secondary_labels are tuples of known labels
+    def recordings(self):  # DataFrame with RECORDING_COLUMNS, and `fold` where the table has it; secondary_labels are tuples of known labels
         "The focal clips, one row each; `filename` is below train_audio/."
         return self._focal[0]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from traceback import extract_tb
 
 from tqdm import tqdm
 
@@ -127,19 +128,29 @@ def apply_steps(
     table,     # {name: function}; each is called as function(x, *context, ...)
     where,     # The recipe's field, for errors
     *context,  # Further positional arguments of every function, such as a random generator
-):             # What comes out of the last step; KitError for an unknown step or arguments it does not take
+):             # What comes out of the last step; KitError for an unknown step, arguments it does not take, or one that fails or returns nothing
     "Run named steps in order."
     for name, *rest in steps:
         check_name(f"{where}: step ", name, table)
         arguments, keywords = step_arguments(rest)
         run = partial(table[name], x, *context, *arguments, **keywords)
-        try:
-            signature(table[name]).bind(*run.args, **run.keywords)
-            x = run()
+        try: signature(table[name]).bind(*run.args, **run.keywords)
         except TypeError as error:
             takes = ", ".join(_options(table[name], context))
             raise KitError(f"{where}: step {name!r}: {in_words(error)}; it takes {takes}") from error
+        try: x = run()
+        except Exception as error:
+            if isinstance(error, KitError) or type(error).__module__.split(".")[0] in ("birdkit", "torch"): raise     # as of a GPU's full memory
+            raise KitError(f"{where}: step {name!r}: {what_failed(error)} in {_place(error)}") from error
+        if x is None: raise KitError(f"{where}: step {name!r} returns nothing: let it return what the next step is to get")
     return x
+
+
+def _place(error):
+    "Where an exception arose: the innermost function outside of installed packages, its file and line."
+    frames = extract_tb(error.__traceback__)[1:]                # the first is apply_steps
+    inner = ([f for f in frames if "-packages" not in f.filename] or frames or extract_tb(error.__traceback__))[-1]
+    return f"{inner.name}, {Path(inner.filename).name}:{inner.lineno}"
 
 
 def _options(function, context):

@@ -177,6 +177,7 @@ def train_student(
     minutes=None,  # Time there is, as in train_run; None: no limit
     part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
     twin=0,        # Number among students that hear the same and differ in their seed
+    callbacks=(),  # Further Callback objects
 ):             # Folder of the student's run, history DataFrame
     """One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others.
 
@@ -195,7 +196,7 @@ def train_student(
     if mine.rows is not None: _check_taught(told, split_clips(data, mine, fold)[0])
     bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
     student, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
-                           scores=scores_to_draw(space, recipe, classes, data), bank=bank, anew=True)
+                           scores=scores_to_draw(space, recipe, classes, data), callbacks=callbacks, bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
     if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"):
@@ -230,6 +231,7 @@ def distill_round(
     seed=0,  # Of everything random
     minutes=None,  # Time there is for the labels and for each student, as in train_run; None: no limit
     name="",       # Of the whole system, under which its labels are kept; "" is that of the first member
+    callbacks=(),  # Further Callback objects; each student gets the same ones
 ):           # Round
     "Label with all teachers, train the students of each member that takes part in this round; what is stopped ends it."
     exported = _exported(members)
@@ -252,7 +254,7 @@ def distill_round(
         mine = _lesson(m, labels, given.get(m.pseudo.given), number, reads[m.name])
         lessons, after[m.name] = lessons or mine, []
         for i, start in enumerate(_starts(runs[m.name], m)):
-            run, history = train_student(m, start.run, mine, teachers, data, clips, space, number, seed + i, minutes, start.part, start.twin)
+            run, history = train_student(m, start.run, mine, teachers, data, clips, space, number, seed + i, minutes, start.part, start.twin, callbacks)
             after[m.name].append(run)
             histories[run] = history
             if why := why_stopped(run): return Round(number, labels, lessons, after, histories, why)

@@ -20,7 +20,7 @@ class Data:
     only: tuple = ()             # A specialist's animal classes (("Amphibia", "Insecta"), 2025 1st), or ("rare",): of fewer than `rare_below` recordings
     rare_below: int = 30         # `only=("rare",)` takes the classes with fewer recordings than this
     folds: int = 5               # Parts the recordings are dealt into
-    group: str = "source"        # Recordings of one "source" (address, else file name) or of one "author" stay in one fold
+    group: str = "source"        # Recordings of one "source" (address, else file name) or "author" stay in one fold; "fold": by the column fold of train.csv
     min_groups: int = 2          # Classes with fewer groups than this (or than 2) are always learnt from and never held out
     newest: int = 0              # Keep only this many of the newest recordings of each class (2024 3rd, 2025 11th: 500); 0 keeps all
     at_least: int = 0            # Upsample smaller classes: repeat their recordings until there are this many (10, 15, 20, 50 and 100 were used)

@@ -291,14 +291,22 @@ def find_loss(
 def _bound(name, options=()):
     "A loss with its options bound, of logits, targets and weight."
     check_name("loss.name=", name, LOSSES)
-    options = dict(options)
-    known = {*signature(LOSSES[name]).parameters, "smooth", "smooth_how"} - {"logits", "targets", "weight"}
+    options, takes = dict(options), signature(LOSSES[name]).parameters
+    if "weight" not in takes: raise KitError(f"loss {name!r} takes no weight=: give its function a last parameter weight=None, (B,) or (B, C)")
+    known = {*takes, "smooth", "smooth_how"} - {"logits", "targets", "weight"}
     for key in options:
         if key not in known: raise KitError(f"loss.options: {name} takes no {key!r}; {nearest(key, known)}")
     smooth = options.pop("smooth", 0.), options.pop("smooth_how", "labels")
-    return partial(_smoothed, partial(LOSSES[name], **options), smooth)
+    return partial(_smoothed, name, partial(LOSSES[name], **options), smooth)
 
 
-def _smoothed(loss, smooth, logits, targets, weight=None):
-    "A loss of smoothed labels."
-    return loss(logits, smooth_labels(targets, *smooth), weight=weight)
+def _smoothed(name, loss, smooth, logits, targets, weight=None):
+    "A loss of smoothed labels; KitError where it is not one number."
+    value = loss(logits, smooth_labels(targets, *smooth), weight=weight)
+    if not torch.is_tensor(value) or value.numel() != 1: raise KitError(f"loss {name!r} gives {_shape_of(value)}, not one number: take its mean over the batch")
+    return value
+
+
+def _shape_of(value):
+    "What a function gave, for errors."
+    return f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__

@@ -341,8 +341,12 @@ def _known(x, facts):
 
 
 def _run(probs, steps, field, facts):
-    "Run steps; scores may leave [0, 1]."
-    return apply_steps(probs, [(name, *(_known(a, facts) for a in rest)) for name, *rest in steps], POST, field)
+    "Run steps; scores may leave [0, 1], but keep their shape and stay finite."
+    for name, *rest in steps:
+        before, probs = np.shape(probs), apply_steps(probs, [(name, *(_known(a, facts) for a in rest))], POST, field)
+        makes = np.shape(probs) if np.shape(probs) != before else "" if np.isfinite(probs).all() else "NaN or infinite scores"
+        if makes != "": raise KitError(f"{field}: step {name!r} makes {makes} of {before}: give the same shape, finite")
+    return probs
 
 
 def apply_post(

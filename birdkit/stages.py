@@ -88,6 +88,7 @@ def pretrain(
     if set(past.recordings.primary_label) <= set(skip):
         raise KitError(f'{past.folder} has recordings of this year\'s species only: give past= another folder or "none"; '
                        'data_prep/past_years.py --map makes a folder for data= that has these too')
+    if recipe.data.group == "fold" and "fold" not in past.recordings: recipe = recipe.but({"data.group": "source"})    # the column is of this year's clips
     data, folder = prepare(past, space, recipe.data, seed, space.past, scapes=False), space.pretrained(recipe.name)
     if folder.is_symlink(): folder.unlink()                # birdkit.fleet let it begin at the backbone of another recipe, which keeps it
     clips = make_clips(data, secondary=recipe.loss.secondary)

@@ -13,6 +13,7 @@ import platform, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,21 @@ def _asked(sample):
     "File stem and number of the 5-s row that covers it, of each row of the sample submission."
     pairs = [] if sample is None else map(split_row_id, sample.row_id)
     return [(stem, max(0, -(-end_s // ROW_S) - 1)) for stem, end_s in pairs]
+
+
+def _row_s(sample):
+    "Length of the rows that the sample submission asks for, s, where it asks a file for its first two; else the kit's."
+    pairs = set() if sample is None else set(map(split_row_id, sample.row_id))
+    step = gcd(*(end_s for _, end_s in pairs))
+    return step if step and any((stem, 2 * step) in pairs for stem, end_s in pairs if end_s == step) else ROW_S
+
+
+def _shares(end_s, row_s):
+    "The kit's rows in which a row lies that ends at this second, {number: share}; of one that is out of step the last second counts."
+    end_s = max(1, end_s)
+    begin_s = end_s - (1 if end_s % row_s else row_s)
+    inside = range(begin_s // ROW_S, -(-end_s // ROW_S))
+    return {k: (min(end_s, ROW_S * (k + 1)) - max(begin_s, ROW_S * k)) / (end_s - begin_s) for k in inside}
 
 
 def _asked_rows(sample):
@@ -178,11 +194,12 @@ class Sheet:
     bad: dict = field(default_factory=dict)   # File name -> reason it could not be heard
     flaws: dict = field(default_factory=dict)   # File name -> what was odd about one that was heard
     heard: int = 0      # Files of which a model has scores in it; the others keep the prior
-    asked: list = None  # What is written, pairs of row_id and number of its row, in order; None: all rows as they are
+    asked: list = None  # What is written, in order: pairs of row_id and the rows it lies in, {number: share}; None: all rows as they are
 
     def written(self):  # Iterator over row_id and scores (classes,)
         "The rows of the submission."
-        return zip(self.ids, self.scores) if self.asked is None else ((i, self.scores[k]) for i, k in self.asked)
+        if self.asked is None: return zip(self.ids, self.scores)
+        return ((i, sum(share * self.scores[k] for k, share in rows.items())) for i, rows in self.asked)
 
     def table(self):  # DataFrame: row_id, then a column per class
         "All rows, file by file."
@@ -190,11 +207,12 @@ class Sheet:
 
 
 def _rows_to_write(sample, spans, ids, told):
-    "Pairs of row_id and number of its row: what the sample submission asks of these files, in its order, then all rows of files that it has not told of."
-    asked = [] if sample is None else zip(sample.row_id, _asked(sample))
-    pairs = [(i, spans[stem].start + row) for i, (stem, row) in asked if stem in spans]
+    "Pairs for Sheet.asked: what the sample submission asks of these files, in its order, then all rows of files that it has not told of."
+    row_s, asked = _row_s(sample), [] if sample is None else [(i, *split_row_id(i)) for i in sample.row_id]
+    if row_s != ROW_S: print(f"rows asked for end every {row_s} s; the kit hears rows of {ROW_S} s: each takes the mean of those it lies in, by overlap")
+    pairs = [(i, {spans[stem].start + k: share for k, share in _shares(end_s, row_s).items()}) for i, stem, end_s in asked if stem in spans]
     had = {i for i, _ in pairs}
-    return pairs + [(ids[k], k) for stem, span in spans.items() if stem not in told for k in range(span.start, span.stop) if ids[k] not in had]
+    return pairs + [(ids[k], {k: 1.}) for stem, span in spans.items() if stem not in told for k in range(span.start, span.stop) if ids[k] not in had]
 
 
 def make_sheet(

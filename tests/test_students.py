@@ -14,6 +14,7 @@ from birdkit.audio import SR
 from birdkit.batches import Batch, Clips, Scapes
 from birdkit.core import KitError
 from birdkit.examples import MemoryStore
+from birdkit.learner import Callback
 from birdkit.recipe import Recipe
 from birdkit.steps import student_sample, supervised
 from birdkit.students import STUDENTS, make_student
@@ -126,8 +127,7 @@ def test_supervised_reads_no_lone_windows(tmp_path):
     "pseudo.share is for students; labelled soundscapes of supervised training are mixed in."
     seen, (data, clips, scapes, _) = [], world()
 
-    class Look:
-        order = 0
+    class Look(Callback):
         def before_fit(self, learner): seen.append((learner.batches.size, learner.batches.alone))
 
     torch.manual_seed(0)
