@@ -172,7 +172,7 @@ class Pseudo:
     on: str = "soundscapes"      # What is labelled: "soundscapes", the focal "clips" (self-distillation, 2025 5th), or "both"
     unheard: bool = True         # A model labels only clips it has not learnt from (out-of-fold); False: those too (2025 14th, and 5th where it has no folds)
     combine: str = "mean"        # Labels of several teachers: their "mean", or their "min": what all agree on
-    given: str = ""              # Soft labels of soundscapes made elsewhere, beside the teachers': a CSV or Parquet by row_id or an .npz, see birdkit.outside (2024 7th)
+    given: str = ""              # Soft labels of soundscapes made elsewhere, beside the teachers': a CSV by row_id or an .npz, see birdkit.outside (2024 7th)
     given_share: float = .5      # Their weight where they say something; 1: in the teachers' place
     parts: int = 0               # Students per round; each leaves out one part of the soundscapes and alone labels it for the next. 0: one, which hears all
     labels: tuple = (            # Steps of pseudo.LABEL_STEPS on the labels; a tuple of numbers goes round by round
