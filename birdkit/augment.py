@@ -6,17 +6,18 @@
 __all__ = ['WAVE', 'PICTURE', 'POWER', 'late_mixes', 'apply_wave', 'apply_power', 'apply_picture']
 
 # %% ../nbs/lib/22c_augment.ipynb #8fc8aec0
+from collections import ChainMap
 from functools import partial
 
 from .core import apply_steps
-from .mixing import BACKGROUNDS, MIXES
+from .mixing import ANYWHERE, BACKGROUNDS, MIXES, cutmix
 from .pictures import PICTURE_STEPS, POWER_STEPS
 from .waves import WAVES
 
 # %% ../nbs/lib/22c_augment.ipynb #2471e729
-WAVE = MIXES | BACKGROUNDS | WAVES                                                   # On (B, T)
-PICTURE = {name: f for name, f in MIXES.items() if name != "mix_clips"} | PICTURE_STEPS                # On (B, channels, mels, frames)
-POWER = {name: f for name, f in MIXES.items() if name not in ("cutmix", "mix_clips")} | POWER_STEPS    # On (B, mels, frames)
+WAVE = ChainMap(WAVES, BACKGROUNDS, MIXES)                          # On (B, T)
+PICTURE = ChainMap(PICTURE_STEPS, ANYWHERE, {"cutmix": cutmix})     # On (B, channels, mels, frames)
+POWER = ChainMap(POWER_STEPS, ANYWHERE)                             # On (B, mels, frames)
 
 # %% ../nbs/lib/22c_augment.ipynb #07be10c6
 def late_mixes(

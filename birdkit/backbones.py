@@ -131,8 +131,9 @@ def find_weights(
     "Find pretrained weights on this machine, else download them."
     if weights == "none": return None
     if weights != "auto":
-        if not Path(weights).is_file(): raise KitError(f'model.weights={weights!r} is not a file: give a path, "auto", or "none" for a random start')
-        return Path(weights)
+        path = Path(weights).expanduser()
+        if not path.is_file(): raise KitError(f'model.weights={weights!r} is not a file: give a path, "auto", or "none" for a random start')
+        return path
     name = timm_id(backbone)
     return _attached(name) or _cached(name) or _packaged(name) or _downloaded(name)
 
@@ -141,7 +142,8 @@ def _read_state(path):
     "Tensors of a weights file."
     try: state = import_timm().models.load_state_dict(str(path))
     except Exception as error:
-        raise KitError(f"{path} is not a weights file ({type(error).__name__}): fetch it again") from None
+        raise KitError(f"{path} is not a weights file ({type(error).__name__}): fetch it again, or save a model's state_dict()") from None
+    state = state.get("model_state_dict", state)
     return {name: value for name, value in state.items() if torch.is_tensor(value)}
 
 
@@ -151,24 +153,46 @@ def _channels(tensor, own):
     return import_timm().models.adapt_input_conv(own.shape[1], tensor)
 
 
-def _by_order(state, own, path):
+def _prefixes(state, name):
+    "What stands before a tensor's name in a file."
+    return sorted(key.removesuffix(name) for key in state if key.endswith(name))
+
+
+def _own_names(state, needed, path):
+    "Tensors without what stands before the names of all of them, such as `backbone.` of a whole model; its other tensors are left out."
+    if set(needed) <= set(state): return state
+    found = [p for p in _prefixes(state, max(needed, key=len)) if all(p + name in state for name in needed)]
+    if len(found) > 1: raise KitError(f"{path} holds {len(found)} such backbones ({', '.join(found)}): save one of them to a file")
+    return {name.removeprefix(p): v for p in found for name, v in state.items() if name.startswith(p)} or state
+
+
+def _lacking(state, needed):
+    "What a file lacks, and the name in it that is most like that."
+    prefix = (_prefixes(state, needed[0]) or [""])[0]
+    lost = next(prefix + name for name in needed if prefix + name not in state)
+    return f"it lacks {lost}; it has {(get_close_matches(lost, state, 1, 0) or ['none'])[0]}"
+
+
+def _by_order(state, own, needed, path):
     "Tensors under the network's names, classifiers of ImageNet left out."
     theirs = [v for v in state.values() if v.ndim == 0 or v.shape[0] != 1000]
-    if len(theirs) != len(own): raise KitError(f"{path} does not fit this backbone: {len(theirs)} tensors for {len(own)}")
+    if len(theirs) != len(own):
+        raise KitError(f"{path} does not fit this backbone: {len(theirs)} tensors for {len(own)}; {_lacking(state, needed)}")
     return dict(zip(own, theirs))
 
 # %% ../nbs/lib/23_backbones.ipynb #25d3139d
 def fit_state(
-    state,  # {name: tensor} of a weights file, with a classifier or without
+    state,  # {name: tensor} of a weights file, with a classifier or without, also of a whole model that has such a network in it
     net,    # timm network without a classifier, of any number of input channels
     path,   # Where the tensors come from, for errors
 ):          # {name: tensor} for every tensor of the network
     "Match tensors to a network; KitError where one is missing or has another shape."
     own = net.state_dict()
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    state = _own_names(state, needed, path)
     rename = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)    # timm's, for files of other projects
     if rename: state = rename(state, net)
-    needed = {name for name in own if not name.endswith("num_batches_tracked")}
-    if not needed <= set(state): state = _by_order(state, own, path)
+    if not set(needed) <= set(state): state = _by_order(state, own, needed, path)
     fitted = {name: _channels(state[name], v) if name in state else v for name, v in own.items()}
     wrong = [name for name, v in own.items() if fitted[name].shape != v.shape]
     if wrong: raise KitError(f"{path} does not fit this backbone: {wrong[0]} is {tuple(fitted[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}")

@@ -229,8 +229,10 @@ TEXT_COLUMNS = ("primary_label", "secondary_labels", "label", "row_id", "filenam
 def check_commas(
     path,  # A .csv file
 ):
-    "Refuse a table that is separated by something else, as Excel writes it in many countries."
-    with open(path, encoding="utf-8-sig", errors="replace") as f: head = f.readline()
+    "Refuse a table that is separated by something else, as Excel writes it in many countries, or is no text."
+    with open(path, encoding="utf-8-sig", errors="replace") as f: start = f.read(8192)
+    if "\0" in start: raise KitError(f"{path} is not text in UTF-8: save it as CSV with commas, not packed")
+    head = start.partition("\n")[0]
     found = [name for mark, name in ((";", "';'"), ("\t", "tabs")) if mark in head and "," not in head]
     if found: raise KitError(f"{path} is separated by {found[0]}: save it with commas")
 

@@ -23,7 +23,7 @@ from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
 from .limits import check_rounds
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
-from .outside import given_alone, read_labels, with_given
+from .outside import covered, given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
 from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
 from .steps import by_people
@@ -214,6 +214,14 @@ def _given_alone(students, given, data):
     return {} if any(labels is None for labels in alone) else {"soundscapes": alone[0]}
 
 
+def _read_given(students, data):
+    "{path: Labels made elsewhere} that members ask for; how much they say, and with which weight, is told."
+    given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}
+    for path, share in sorted({(m.pseudo.given, m.pseudo.given_share) for m in students if m.pseudo.given}):
+        print(f"{Path(path).name} labels {covered(given[path], data)}, weight {share:g}")
+    return given
+
+
 def _lesson(student, labels, given, number, reads):
     "{source: Labels} that a member's students read: the teachers', joined with those made elsewhere, after the recipe's steps."
     p = student.pseudo
@@ -243,7 +251,7 @@ def distill_round(
     reads, first = {m.name: labels_read(m, number) for m in students}, students[0].pseudo
     read = set(reads.values()) - {""}
     on = "both" if len(read) > 1 else "".join(read)
-    given = {path: read_labels(path, data) for path in {m.pseudo.given for m in students} - {""}}
+    given = _read_given(students, data)
     folder = space.pseudo(name or members[0].name, number)
     try:
         labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes,

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ENGINES', 'MANIFEST', 'LARGE', 'TURNS', 'SERVED', 'REMEDY', 'Setting', 'Network', 'find_engine', 'load_network',
            'trunk_and_head', 'DenseNetwork', 'settings_to_try', 'windows_per_s', 'fastest', 'file_sha256', 'Member',
-           'Export', 'made_at', 'read_manifest', 'load_export']
+           'Export', 'made_at', 'read_manifest', 'load_export', 'join_exports']
 
 # %% ../nbs/lib/43_runtime.ipynb #64acb447
 import hashlib, time
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from queue import LifoQueue
@@ -373,3 +374,22 @@ def load_export(
     return Export(folder, tuple(manifest["classes"]), np.array(manifest["prior"]), members,
                   manifest.get("blend", "mean"), tuple(map(tuple, manifest.get("options", ()))),
                   tuple(map(tuple, manifest.get("post", ()))), manifest.get("made", ""), manifest.get("data_notes", ""))
+
+
+def join_exports(
+    exports,  # List of Export
+):            # Export of all their models and classes; KitError where a folder is there twice
+    "Several exports as one: each has the same weight, classes are met by name, and all are blended and post-processed as the first says."
+    if len(exports) == 1: return exports[0]
+    first, folders = exports[0], [str(e.folder) for e in exports]
+    if len(set(folders)) < len(exports): raise KitError(f"models= names a folder twice: {', '.join(folders)}")
+    short = [e.folder.name for e in exports]
+    if len(set(short)) == len(exports): folders = short
+    if any((e.blend, e.options, e.post) != (first.blend, first.options, first.post) for e in exports):
+        print(f"all are blended and post-processed as those of {folders[0]}")
+    times, priors = Counter(m.name for e in exports for m in e.members), {}
+    for c, p in (pair for e in exports for pair in zip(e.classes, e.prior)): priors.setdefault(c, []).append(p)
+    members = [replace(m, name=m.name if times[m.name] == 1 else f"{folder}/{m.name}", classes=m.classes or e.classes,
+                       weight=m.weight / (sum(other.weight for other in e.members) or 1)) for folder, e in zip(folders, exports) for m in e.members]
+    return replace(first, folder=Path(" + ".join(short)), classes=tuple(priors), prior=np.array([np.mean(p) for p in priors.values()]),
+                   members=sorted(members, key=lambda m: -m.value * m.weight), made="", notes="; ".join(filter(None, (e.notes for e in exports))))

@@ -72,6 +72,14 @@ class TrainedModel(Classifier):
         parts = [self(*(torch.from_numpy(np.ascontiguousarray(x[i:i + 32])).to(device) for x in inputs)) for i in range(0, len(inputs[0]), 32)]
         return tuple(torch.cat([p[i] for p in parts]).sigmoid().cpu().numpy() for i in (0, 1))
 
+    @torch.no_grad()
+    def embed(self,
+        waves,  # (windows, samples) at 32 kHz, windows as long as in training, sampling.window_s
+    ):          # (windows, features) numpy float32
+        "What the head pools of each window and decides by: for a search by likeness, or a classifier of one's own."
+        self.eval()
+        return self.hear(*self.frontend(torch.as_tensor(waves).to(next(self.parameters()).device))).embedding.cpu().numpy()
+
     def save(self,
         folder,  # Folder of a run
         outdated=(),   # Files that tell of the weights before; removed when there was room for the new ones

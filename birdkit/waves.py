@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from .audio import SR
-from .core import KitError, check_dims, check_name, nearest
+from .core import KitError, check_dims, check_name, in_words, nearest
 from .levels import at_level, unit_peak
 from .mixing import choose, coin, new_seed, uniform
 
@@ -182,7 +182,8 @@ def _transform(name, keywords):
     known = {n: t for n, t in vars(library).items() if isinstance(t, type) and issubclass(t, base.BaseWaveformTransform)}
     if name not in known: raise KitError(f"audiomentations has no transform {name!r}; {nearest(name, known)}")
     try: return known[name](p=1., **{**TRANSFORMS.get(name, {}), **keywords})
-    except (TypeError, ValueError) as error: raise KitError(f"audiomentations {name}: {error}") from None
+    except (TypeError, ValueError, AssertionError, OSError) as error:
+        raise KitError(f"audiomentations {name}: {in_words(error)}: check {keywords}") from None
 
 
 def _heard(transform, wave):

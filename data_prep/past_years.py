@@ -24,7 +24,7 @@ from taxonomy import match_taxa, read_synonyms, read_taxa
 TABLES = ("train.csv", "train_metadata.csv")           # Since 2025; until 2024
 AUDIO_FOLDERS = ("train_audio", "train_short_audio")   # Since 2022; 2021
 LENT = ("train_soundscapes_labels.csv", "recording_location.txt", *TRUTH_FILES)
-GIVE = "give the folder of a BirdCLEF competition"
+GIVE = "give the folder of a BirdCLEF competition, or one of your own: train_audio/<label>/, and a train.csv with filename and primary_label"
 
 
 def _first(folder, names):

@@ -13,7 +13,7 @@ from birdkit.audio import SR, write_ogg
 from birdkit.check import check_submission
 from birdkit.core import Clock, read_table
 from birdkit.recipe import Recipe
-from birdkit.runtime import Export, Member
+from birdkit.runtime import Export, Member, join_exports
 
 CLASSES = ("a", "b")
 VALUES = dict(first=.2, second=.4, third=.6)
@@ -318,3 +318,17 @@ def test_more_is_kept_back_on_kaggle(monkeypatch):
     assert [reserve_s(Clock(m)) for m in (1, 90)] == [6, 60]
     monkeypatch.setattr("birdkit.anytime.on_kaggle", lambda: True)
     assert [reserve_s(Clock(m)) for m in (1, 90)] == [6, 240]
+
+
+def test_exports_are_joined_by_the_names_of_their_classes(tmp_path):
+    comp, export, files = world(tmp_path, 2)
+    says = dict(ours=(.2, .4), theirs=(.8, .6))                                          # of a and b; of b and a
+
+    def load(path, source, seconds, setting=None):
+        return lambda x: (np.tile(says[path.name], (len(x), 1)), np.tile(says[path.name], (len(x), 3, 1))), []
+
+    one, other = (replace(export, folder=tmp_path / name, classes=classes, members=[Member("fold0", RECIPE, weight, 1., tmp_path / name)])
+                  for name, classes, weight in (("ours", CLASSES, 1.), ("theirs", CLASSES[::-1], 3.)))
+    report = run_submission(comp, join_exports([one, other]), files, tmp_path / "submission.csv", Clock(90), load=load)[1]
+    assert sorted(zip(report.model, report.what)) == [("ours/fold0", "heard all files"), ("theirs/fold0", "heard all files")]
+    assert read_table(tmp_path / "submission.csv", "")[list(CLASSES)].round(4).to_numpy().tolist() == [[.4, .6]] * 2

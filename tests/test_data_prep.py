@@ -385,6 +385,10 @@ def test_every_year_has_the_same_columns(tmp_path):
     now = past_years.read_year(toy(tmp_path / "2026", 2026))            # has no names of its own
     assert now.scientific_name[0] == "Ragoniella pulchella" and now.class_name[0] == "Insecta"
     with pytest.raises(KitError, match="has no train.csv and no train_metadata.csv: give"): past_years.read_year(tmp_path)
+    with pytest.raises(KitError, match="or one of your own: train_audio/<label>/, and a train.csv"): past_years.read_year(tmp_path)
+    put(tmp_path / "own/train_audio/owl1/yard.ogg", "0")
+    put(tmp_path / "own/train.csv", "filename,primary_label\nowl1/yard.ogg,owl1\n")
+    assert past_years.read_year(tmp_path / "own").source.map(os.path.isfile).tolist() == [True]
 
 
 def test_of_2021_and_2022_the_notebooks_are_given_a_collection(tmp_path):

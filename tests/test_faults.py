@@ -179,6 +179,9 @@ def test_06_infer_takes_changes_of_how_models_hear(tmp_path, monkeypatch):
     toy_folder(tmp_path / "data", 2025, test_s=(10,))
     toy_export(tmp_path / "models")
     assert infer_cells(tmp_path, overrides={"infer.stride_s": 2.5})["export"].members[0].recipe.infer.stride_s == 2.5
+    toy_export(tmp_path / "theirs")
+    joined = infer_cells(tmp_path, models=f"{tmp_path / 'models'}, {tmp_path / 'theirs'}")["export"]
+    assert [m.name for m in joined.members] == ["models/toy", "theirs/toy"]
     with pytest.raises(KitError, match="override 'optim.epochs': the models are trained and exported already"):
         infer_cells(tmp_path, overrides={"optim.epochs": 3})
     with pytest.raises(KitError, match="infer.post: step 'smoth' is unknown"): infer_cells(tmp_path, overrides={"infer.post": [["smoth"]]})
