@@ -75,7 +75,7 @@ def _spans(store, keys, segments):
     "Kept spans of each recording, (k, 2) samples."
     spans = {k: np.array([[0, store.length(k)]]) for k in keys}
     if segments is not None:
-        kept = segments[segments.keep.astype(bool) & segments.recording.isin(keys)]
+        kept = segments[segments.keep.astype(bool)]
         dropped = set(segments.recording) - set(kept.recording)
         edges = (kept[["start_s", "end_s"]] * SR).round().astype(int).to_numpy()
         spans |= {k: edges[rows] for k, rows in kept.groupby("recording").indices.items()}

@@ -195,7 +195,7 @@ def plan(
 
 def _in_order(way, chosen, minutes, cache_gb):
     "The chosen members' numbers in order; where memory cannot hold all sounds that several share, those of one sound in a row, so that it holds one at a time."
-    keys = {i: sound_key(way.members[i].recipe) for i in sorted(chosen)}
+    keys = {i: sound_key(way.members[i].recipe) for i in chosen}
     first = {k: i for i, k in reversed(keys.items())}
     shared = [k for k, n in Counter(keys.values()).items() if n > 1]
     if sum(way.speed.sound_mb[k] for k in shared) * minutes <= 1e3 * cache_gb: return list(keys)

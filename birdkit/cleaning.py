@@ -145,7 +145,7 @@ def _pieces(duration_s, drops):
     if spared and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S:
         return [(a, b, why or NOTHING_ELSE) for a, b, why in timeline(duration_s, firm)]
     pieces = timeline(duration_s, every)
-    if spared and firm and _left_s(pieces) < MIN_LEFT_S: return timeline(duration_s, [*every, (0, duration_s, firm[0][2])])
+    if spared and _left_s(pieces) < MIN_LEFT_S: return timeline(duration_s, [*every, (0, duration_s, firm[0][2])])
     return pieces
 
 # %% ../nbs/lib/12_cleaning.ipynb #656c3463

@@ -232,7 +232,7 @@ def smooth_labels(
     check_name("smoothing how=", how, SMOOTH)
     if not 0 <= s <= 1: raise KitError(f"smoothing s={s} must lie in [0, 1]")
     y = widen(targets)
-    return y * (1 - s) + s * SMOOTH[how](y) if s else targets
+    return y * (1 - s) + s * SMOOTH[how](y)
 
 # %% ../nbs/lib/24_losses.ipynb #4bad4636
 def dual(

@@ -100,7 +100,7 @@ def gaussian(
 ):              # Same shape; KitError where sigma is not above 0
     "Smooth by a Gaussian, cut off at four deviations (2026: .65 rows)."
     if sigma <= 0: raise KitError(f"sigma={sigma} rows is not a width: give more than 0")
-    reach = max(1, round(4 * sigma))
+    reach = round(4 * sigma)
     return smooth(probs, np.exp(-.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
 
 

@@ -51,7 +51,7 @@ def harden(
     at=.4,   # Above this a class is there for sure
 ):           # Labels of 0 and 1
     "Hard labels (2025 8th)."
-    return change(labels, lambda p: (p > at).astype(p.dtype))
+    return change(labels, lambda p: p > at)
 
 
 def sharpen(

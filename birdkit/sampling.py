@@ -64,7 +64,7 @@ def draw_weights(
     power,   # 0: every entry alike; 1: every class alike (g below)
 ):           # (N,), sum 1
     "Chance of each entry to be drawn: (n / N)^-g, scaled (the weights of a WeightedRandomSampler)."
-    chance = (np.bincount(labels)[labels] / len(labels)) ** -float(power)
+    chance = (np.bincount(labels)[labels] / len(labels)) ** -power
     return chance / chance.sum()
 
 # %% ../nbs/lib/13_sampling.ipynb #794b044f
