@@ -23,12 +23,12 @@ from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heads import HEADS
 from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
 from .learner import Learner
-from .limits import PRECISIONS, check_recipe
+from .limits import check_recipe
 from .loggers import loggers_from_env
 from .losses import find_loss
 from .models import INPUTS
 from .optimiser import OPTIMISERS, Freeze, make_optimiser
-from .precision import Compile, Layout, Precision, choose_precision
+from .precision import PRECISIONS, Compile, Layout, Precision, choose_precision
 from .prepare import fold_digest
 from .recipe import load_recipe
 from .sampling import PICKS
