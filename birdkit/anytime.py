@@ -225,7 +225,8 @@ def _joined(passes, start, how, spans, steps, facts):
     "What passes, triples of scores, weight and name, say together; the start where none does, which no step touches."
     stack, weights, names = zip(*passes)
     scores, silent = how(np.stack(stack), weights, fallback=start, names=names), np.isnan(stack).all((0, 2))[:, None]
-    return np.where(silent, scores, apply_sheet(np.where(silent, np.nan, scores), spans, steps, "ensemble.post", **facts)) if steps else scores
+    changed = apply_sheet(np.where(silent, np.nan, scores), spans, steps, "ensemble.post", **facts) if steps else scores
+    return np.where(np.isnan(changed), scores, changed)
 
 
 def _written(path, sheet, passes, join):

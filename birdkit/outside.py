@@ -26,9 +26,10 @@ from .teachers import SCORES, hear_rows, load_teacher, match_names, read_names
 def _table(path):
     "A CSV or Parquet file."
     if path.suffix != ".parquet" or not path.is_file(): return read_table(path, GIVE_LABELS)
-    try: return pd.read_parquet(path)
+    try: table = pd.read_parquet(path)
     except ImportError: raise KitError(f"{path} takes a package to read: pip install pyarrow, or save it as CSV") from None
     except (OSError, ValueError) as error: raise KitError(f"{path} is not a readable table ({last_line(str(error))}): save it again") from None
+    return table if "row_id" in table else table.reset_index()                         # pandas keeps an index
 
 
 def _numbers(path, cells):

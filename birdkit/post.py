@@ -318,7 +318,10 @@ def check_post(
 ):
     "Refuse a step that there is not, or one with wrong settings, before anything is heard."
     facts = {name: np.array(["a", "b", "c"]) if name in GROUPS else np.full(3, .5) for name in FACTS}
-    apply_post(np.full((1, 12, 3), .5, "float32"), steps, field, **facts)
+    probs = np.full((1, 12, 3), .5, "float32")
+    for step in steps:
+        probs = _run(probs, [step], field, facts)
+        if not np.isfinite(probs).all(): raise KitError(f"{field}: step {step[0]!r} makes NaN or infinite scores: give finite ones")
 
 
 def possible_steps(
@@ -341,11 +344,11 @@ def _known(x, facts):
 
 
 def _run(probs, steps, field, facts):
-    "Run steps; scores may leave [0, 1], but keep their shape and stay finite."
+    "Run steps; scores may leave [0, 1], but keep their shape."
     for name, *rest in steps:
-        before, probs = np.shape(probs), apply_steps(probs, [(name, *(_known(a, facts) for a in rest))], POST, field)
-        makes = np.shape(probs) if np.shape(probs) != before else "" if np.isfinite(probs).all() else "NaN or infinite scores"
-        if makes != "": raise KitError(f"{field}: step {name!r} makes {makes} of {before}: give the same shape, finite")
+        before = np.shape(probs)
+        probs = np.asarray(apply_steps(probs, [(name, *(_known(a, facts) for a in rest))], POST, field))
+        if probs.shape != before: raise KitError(f"{field}: step {name!r} makes {probs.shape} of {before}: give the same shape")
     return probs
 
 

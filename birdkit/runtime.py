@@ -391,5 +391,5 @@ def join_exports(
     for c, p in (pair for e in exports for pair in zip(e.classes, e.prior)): priors.setdefault(c, []).append(p)
     members = [replace(m, name=m.name if times[m.name] == 1 else f"{folder}/{m.name}", classes=m.classes or e.classes,
                        weight=m.weight / (sum(other.weight for other in e.members) or 1)) for folder, e in zip(folders, exports) for m in e.members]
-    return replace(first, folder=Path(" + ".join(short)), classes=tuple(priors), prior=np.array([np.mean(p) for p in priors.values()]),
+    return replace(first, folder=Path(" + ".join(folders)), classes=tuple(priors), prior=np.array([np.mean(p) for p in priors.values()]),
                    members=sorted(members, key=lambda m: -m.value * m.weight), made="", notes="; ".join(filter(None, (e.notes for e in exports))))
