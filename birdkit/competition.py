@@ -64,7 +64,7 @@ def _label_list(cell):
     "The labels in the text of a list, each once; None where it is not a list."
     cell = re.sub(r"(?<=[^\s\[,(]['\"])\s+(?=['\"])", ", ", cell.strip())      # numpy writes ['a' 'b'], which Python reads as one text
     try: labels = ast.literal_eval(cell or "[]")
-    except (ValueError, SyntaxError, TypeError): return None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): return None   # the last two: nested too deeply
     return tuple(dict.fromkeys(str(x) for x in labels if x != "")) if isinstance(labels, (list, tuple)) else None
 
 

@@ -265,7 +265,7 @@ def refuse_row(
     why,    # What is wrong, and what to do
 ):
     "Refuse a table that has a cell which is not as it should be; the first one is named, by its line in the file."
-    if bad.any(): raise KitError(f"{path}, row {bad.argmax() + 2}: {cells.name} {str(cells.iloc[bad.argmax()])!r} {why}")
+    if bad.any(): raise KitError(f"{path}, row {bad.argmax() + 2}: {cells.name} {str(cells.iloc[bad.argmax()])[:200]!r} {why}")
 
 
 def short_hash(
