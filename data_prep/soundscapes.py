@@ -10,7 +10,7 @@ that none is there at all. Labels may be primary labels, scientific or common na
 other soundscapes that the table has already stay as they are, and a table that was there first is kept beside it, with .original behind its
 name: competition.py leaves a file with one alone.
 """
-import math, shutil
+import csv, math, re, shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ BEGIN, END, OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 LABEL_COLUMNS = ("Species", "Label", "Annotation", "Species Code", "Common Name")   # The first one that is there
 FILE_COLUMNS = ("Begin Path", "Begin File", "File")
 EVENTS = ["filename", "start_s", "end_s", "label"]
+QUOTED = re.compile(r'^"(.*)"$')   # Raven quotes nothing, Excel and R whole cells; elsewhere " is a mark like others
 FORMATS = "a selection table of Raven or a label track of Audacity"
 
 
@@ -35,7 +36,8 @@ def read_raven(
     label_column=None,  # Column with the labels; None: the first of LABEL_COLUMNS
 ):                      # DataFrame: filename (empty where the table is of one recording), start_s, end_s, label
     "Read a selection table of Raven or BirdNET."
-    table = read_table(path, f"give {FORMATS}", sep="\t", keep_default_na=False)
+    table = read_table(path, f"give {FORMATS}", sep="\t", keep_default_na=False, quoting=csv.QUOTE_NONE)
+    table = table.rename(columns=lambda name: QUOTED.sub(r"\1", name)).replace(QUOTED, r"\1", regex=True)
     column = label_column or next((c for c in LABEL_COLUMNS if c in table), LABEL_COLUMNS[0])
     gone = [c for c in (BEGIN, END, column) if c not in table]
     if gone: raise KitError(f"{path} has no column {gone[0]!r}; {nearest(gone[0], table)}: choose one by --label-column")

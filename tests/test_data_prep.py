@@ -733,6 +733,16 @@ def test_raven_columns(tmp_path):
     assert soundscapes.read_events(path, "Who").label.tolist() == ["x", "x"]
 
 
+def test_quotes_in_a_selection_table_are_marks_like_others(tmp_path):
+    write = lambda *cells: put(tmp_path / "a.txt", "Begin Time (s)\tEnd Time (s)\tSpecies\tNotes\n" + "".join(
+        f"{i}\t{i + 1}\t{label}\t{note}\n" for i, (label, note) in enumerate(cells)))
+    path = write(("a", "loud"), ("b", '"'), ("c", ""), ("d", '"'), ("e", '"unsure'), ('"', ""))        # ditto marks
+    assert soundscapes.read_events(path).label.tolist() == ["a", "b", "c", "d", "e", '"']
+    path = write(('"Owl, Tawny"', '"loud, near"'))                                                     # as Excel saves it
+    path.write_text(path.read_text().replace("Begin Time (s)", '"Begin Time (s)"'))                    # as R does
+    assert soundscapes.read_events(path).values.tolist() == [["", 0, 1, "Owl, Tawny"]]
+
+
 def test_a_table_of_many_recordings(tmp_path, listened):
     text = ("Selection\tBegin Time (s)\tEnd Time (s)\tBegin Path\tFile Offset (s)\tSpecies Code\tCommon Name\n"
             "1\t3\t6\tC:\\data\\a.wav\t3\towl1\tTawny Owl\n2\t20.5\t23.5\t/data/a.b.wav\t.5\tredwin\tRedwing\n")
