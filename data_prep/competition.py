@@ -72,7 +72,7 @@ def _members(archive):
         name = PurePosixPath(info.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in info.filename or stat.S_ISLNK(info.external_attr >> 16):
             raise KitError(f"{archive.filename}: {info.filename!r} leaves the folder: this is not an archive of Kaggle's, extract nothing of it")
-        if not info.is_dir(): found[name] = info
+        if name.parts and not info.is_dir(): found[name] = info
     tops = {name.parts[0] for name in found}
     inside = len(tops) == 1 and any(name.parts[1:] == (table,) for name in found for table in TABLES)
     return {PurePosixPath(*name.parts[1:]) if inside else name: info for name, info in found.items()}
@@ -99,7 +99,10 @@ def extract(
             print(f"{len(files)} files, {len(files) - len(todo)} are there already", flush=True)
             for to, info in progress(todo.items(), "extract", len(todo)): _extract_one(archive, info, to)
     except FileNotFoundError: raise KitError(f"{path} is missing: give --zip the file you downloaded, or --competition") from None
-    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except RuntimeError as error:
+        raise KitError(f"{path} is encrypted, or packed in a way that Python does not read, as Windows does above 2 GB ({error}): "
+                       "extract it with another tool, such as 7-Zip, and give the folder as data=") from None
+    except (BadZipFile, zlib.error, EOFError) as error:
         raise KitError(f"{path} is damaged or not complete ({error}): remove it and download it again") from None
     return len(todo)
 

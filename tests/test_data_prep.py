@@ -281,6 +281,20 @@ def test_nothing_leaves_the_folder(tmp_path, name):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip"]
 
 
+@pytest.mark.parametrize("at, value", [(8, 9), (6, 1)])        # Deflate64, which Windows takes above 2 GB; a password
+def test_an_archive_that_needs_another_tool(tmp_path, at, value):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
+        z.writestr(".", "a file without a name")
+        z.writestr("train.csv", "x")
+    competition.extract(tmp_path / "a.zip", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["train.csv"]
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for start, further in ((data.index(b"PK\3\4", 4), 0), (data.rindex(b"PK\1\2"), 2)): data[start + at + further] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(KitError, match="a.zip is encrypted, or packed in a way .*: extract it with another tool, such as 7-Zip, and give the folder as data="):
+        competition.extract(tmp_path / "a.zip", tmp_path / "again")
+
+
 def test_the_disk_is_not_filled(tmp_path, monkeypatch):
     path = archive(tmp_path / "a.zip", whole(tmp_path / "source"))
     monkeypatch.setattr(competition.shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10, 9, 1))
