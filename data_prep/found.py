@@ -9,8 +9,8 @@ import pandas as pd
 import fetch
 from birdkit.audio import UNREAD
 from birdkit.competition import RECORDING_COLUMNS
-from birdkit.core import KitError, check_name, read_table
-from tables import TAXA_COLUMNS, at_least, extend_collection, run_script, script_parser
+from birdkit.core import KitError, check_name, read_table, short_hash
+from tables import TAXA_COLUMNS, at_least, check_inside, extend_collection, run_script, script_parser
 from taxonomy import match_taxa, name_keys, read_synonyms, read_taxa
 
 MORE_COLUMNS = ["class_name", "inat_taxon_id", "download_url", "original", "duration_s"]
@@ -116,9 +116,9 @@ def _other_names(taxa, pairs):
 
 def slug(
     name,  # Scientific name
-):         # Such as "turdus_merula"
+):         # Such as "turdus_merula"; of a name without Latin letters a number that is always the same
     "A label made of a name."
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or f"species_{short_hash(name, 8)}"
 
 
 def give_labels(
@@ -129,10 +129,12 @@ def give_labels(
     codes = read_codes() if codes is None else codes
     coded = match_taxa(table[TAXA_COLUMNS], codes).to
     own = table.inat_taxon_id.where(table.inat_taxon_id != "", table.scientific_name.map(slug))
-    table = table.assign(primary_label=coded.where(coded != "", own))
+    label = coded.where(coded != "", own)
+    table = table.assign(primary_label=label, filename=label + "/" + table.filename)
+    check_inside("what was found", table.filename)
     ids = dict(zip(codes.primary_label, codes.inat_taxon_id))
     return table.assign(
-        secondary_labels=_background(table, codes), filename=table.primary_label + "/" + table.filename,
+        secondary_labels=_background(table, codes),
         inat_taxon_id=[taxon or ids.get(label, "") for taxon, label in zip(table.inat_taxon_id, table.primary_label)])
 
 

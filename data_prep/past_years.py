@@ -18,7 +18,7 @@ import pandas as pd
 
 from birdkit.competition import TRUTH_FILES, Competition, audio_files, parse_labels
 from birdkit.core import KitError, atomic, few, progress, read_table
-from tables import COLUMNS, as_columns, at_least, run_script, script_parser, write_collection
+from tables import COLUMNS, as_columns, at_least, check_inside, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
 
 TABLES = ("train.csv", "train_metadata.csv")           # Since 2025; until 2024
@@ -47,7 +47,9 @@ def read_year(
     taxa = read_taxa(folder).set_index("primary_label")
     for column in {"scientific_name", "common_name", "class_name"} - set(table): table[column] = table.primary_label.map(taxa[column])
     if "collection" not in table: table["collection"] = table.filename.str.extract(r"([A-Za-z]+)\d[^/]*$")[0]
-    return as_columns(table, COLUMNS).assign(source=f"{audio.absolute()}/" + table.filename)
+    table = as_columns(table, COLUMNS)
+    check_inside(path, (table.primary_label + "/" + table.filename).rename("primary_label/filename"))
+    return table.assign(source=f"{audio.absolute()}/" + table.filename)
 
 
 def source_keys(

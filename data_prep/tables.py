@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdkit.competition import RECORDING_COLUMNS, TAXON_COLUMNS, Competition
-from birdkit.core import KitError, few, read_table, write_table
+from birdkit.core import KitError, few, read_table, refuse_row, write_table
 
 COLUMNS = [*RECORDING_COLUMNS, "class_name"]
 TAXA_COLUMNS = ["primary_label", "inat_taxon_id", *TAXON_COLUMNS[1:]]
@@ -13,7 +13,16 @@ CREDIT_COLUMNS = ["filename", "author", "license", "url"]
 NUMBERS = ("rating", "latitude", "longitude")
 AGAIN = "run the script that made it again"
 NO_EPITHETS = ("sp", "spp", "cf", "aff", "nr")
+OUTSIDE = r"(?s)^(?=.)(?:[A-Za-z]:|(?:.*[/\\])?\.{0,2}(?:[/\\]|$))"   # A drive, or a part that is empty, . or ..
 FETCHED = r"(?:XC|iNat)\d+\.ogg"   # What a recording is called that xeno-canto or iNaturalist numbered
+
+
+def check_inside(
+    path,   # File that they are from, for the error
+    names,  # Series of labels or of <label>/<file>, in the order of the file
+):
+    "Refuse names that lead out of train_audio; a label may be missing, but not before a file."
+    refuse_row(path, names, names.str.contains(OUTSIDE).to_numpy(bool), "is empty in part or leads out of train_audio: correct it")
 
 
 def as_text(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdkit.core import KitError, few, read_table, write_table
-from tables import TAXA_COLUMNS, as_columns, name_keys, run_script, script_parser
+from tables import TAXA_COLUMNS, as_columns, check_inside, name_keys, run_script, script_parser
 
 # What a column of TAXA_COLUMNS is called in tables of competitions, of eBird and of iNaturalist, in lower case
 CALLED = dict(primary_label=("primary_label", "species_code"), inat_taxon_id=("inat_taxon_id", "taxon_id", "id"),
@@ -40,12 +40,14 @@ def read_taxa(
     if path.is_dir(): raise KitError(f"{path} has no taxonomy.csv, train.csv or train_metadata.csv: {GIVE}")
     known = {name for names in CALLED.values() for name in names} | set(RANKS)
     table = read_table(path, GIVE, usecols=lambda c: c.lower() in known, keep_default_na=False, encoding_errors="replace")
-    table = table.rename(columns=str.lower)
+    table, rows = table.rename(columns=str.lower), table.index
     for rank in set(RANKS) & set(table): table = table[table[rank].str.lower() == "species"]
     taxa = pd.DataFrame({column: table[name] for column, names in CALLED.items() for name in names[::-1] if name in table})
     if "primary_label" not in taxa and "inat_taxon_id" not in taxa: raise KitError(f"{path} has no column of codes: {GIVE}")
     if not {"inat_taxon_id", "class_name"} & set(taxa): taxa["class_name"] = "Aves"   # eBird's codes
-    return _complete(as_columns(taxa, TAXA_COLUMNS)).drop_duplicates("primary_label", ignore_index=True)
+    taxa = _complete(as_columns(taxa, TAXA_COLUMNS))
+    check_inside(path, taxa.primary_label.reindex(rows, fill_value=""))   # with the numbers that they have in the file
+    return taxa.drop_duplicates("primary_label", ignore_index=True)
 
 
 def _complete(taxa):

@@ -544,6 +544,19 @@ def test_missing_files_are_told(tmp_path, years, capsys):
     assert made.recordings.author[made.recordings.filename == "fieldf/XC102.ogg"].tolist() == ["Author 2021"]   # the copy that is there
 
 
+@pytest.mark.parametrize("label, name", [
+    ("../../home", "x/1.ogg"), ("/tmp/home", "x/1.ogg"), ("", "x/1.ogg"), ("owl1", "../../secret.ogg"), ("owl1", "/secret.ogg")])
+def test_nothing_leaves_a_collection(tmp_path, label, name):
+    for path in ("secret.ogg", "now/train_audio/x/1.ogg", "now/train_audio/x/2.ogg"): put(tmp_path / path, "sound")
+    put(tmp_path / "now/train.csv", f"primary_label,filename\nowl1,x/2.ogg\n{label},{name}\n")
+    put(tmp_path / "now/taxonomy.csv", "primary_label\nowl1\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KitError) as error: past_years.past_years([tmp_path / "now"], tmp_path / "deep/out")
+    assert f"train.csv, row 3: primary_label/filename '{label}/{name}' is empty in part or leads out of" in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(KitError, match="row 3: "): extra_species.link_targets(tmp_path / "now", ("Aves",), tmp_path / "out")
+
+
 def test_past_years_refuses(tmp_path, years, capsys):
     comp = toy(tmp_path / "now")
     run = lambda *arguments: said(capsys, lambda: past_years.main([*map(str, arguments)]))

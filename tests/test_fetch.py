@@ -389,6 +389,18 @@ def test_a_second_table_tells_what_the_first_does_not_know(tmp_path):
         ["boafab", "hyla faber"], ["eurbla", "Turdus merula"], ["boafab", "Boana faber"], ["parmaj", "Parus major"]]
 
 
+def test_labels_stay_inside(tmp_path):
+    row = dict.fromkeys(found.FOUND_COLUMNS, "") | dict.fromkeys(found.NUMBERS, 0) | dict(filename="XC2.ogg", scientific_name="Ёж ёж", secondary_labels=())
+    label = lambda **more: found.give_labels(found.found_table([row | more])).filename[0]
+    assert label() == "species_e2fdb672/XC2.ogg" and label(scientific_name="Ёж уж") != label()     # names without Latin letters
+    with pytest.raises(KitError, match="what was found, row 2: filename '../../x/XC2.ogg' is empty in part or leads out of"): label(inat_taxon_id="../../x")
+    codes = tmp_path / "codes.csv"
+    for outside in ("../../ESC2", "/ESC2", "a/..", "..", "a//b", "C:ESC2", "..\\ESC2"):
+        codes.write_text(f"primary_label,scientific_name,rank\n,Aves,class\n{outside},Turdus merula,species\n")
+        with pytest.raises(KitError) as error: found.read_codes(codes)
+        assert f"codes.csv, row 3: primary_label {outside!r} is empty in part or leads out of train_audio: correct it" in str(error.value)
+
+
 # --- xeno-canto
 
 def test_xeno_canto_asks_in_tags():
