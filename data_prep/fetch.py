@@ -6,7 +6,7 @@ was cut; a file appears whole or not at all, so that a script may be killed at a
 import hashlib, json, math, os, random, re, shutil, signal, subprocess, threading, time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -92,7 +92,7 @@ class Session:
 
     def json(self,
         params,  # Query parameters without the secret ones
-    ):           # What the site answers, decoded
+    ):           # What the site answers, a dict
         "One page of a search; a page of the last day is not asked again."
         name = hashlib.sha256(f"{self.base}?{urlencode(sorted(params.items()))}".encode()).hexdigest()[:32]
         kept = self.pages and Path(self.pages) / f"{name}.json"
@@ -109,7 +109,7 @@ class Session:
         "Fetch a file, whole or not at all; what an earlier try left is not fetched again."
         path, part = Path(path), Path(f"{path}.part")
         if path.exists(): return path
-        if urlsplit(url).scheme not in ("http", "https"): raise KitError(f"{url!r} is not a web address: leave it out")
+        if not url.lower().startswith(("http://", "https://")): raise KitError(f"{url!r} is not a web address: leave it out")
         part.parent.mkdir(parents=True, exist_ok=True)
         self._persist(url, lambda: self._rest(quote(url, safe=":/?&=%#,+;@"), part))
         part.replace(path)
@@ -122,8 +122,10 @@ class Session:
     def _page(self, url):
         "A page, decoded."
         with self._open(url, Accept="application/json") as answer: text = answer.read()
-        try: return json.loads(text)
-        except ValueError: raise HTTPException("what came is not JSON") from None
+        try: page = json.loads(text)
+        except (ValueError, RecursionError): page = None
+        if not isinstance(page, dict): raise HTTPException("what came is not a page of JSON")
+        return page
 
     def _rest(self, url, part):
         "Fetch what is missing of a file; HTTPException where it is still not whole."
@@ -148,11 +150,21 @@ class Session:
             except HTTPError as error:
                 if error.code not in PASSING: raise self._refusal(error, what) from None
                 kind, reason, wait_s = Unreachable if error.code in BUSY else KitError, f"HTTP {error.code}", _retry_after_s(error.headers)
-            except URLError as error: kind, reason, wait_s = Unreachable, error.reason, 0
+            except (InvalidURL, ValueError) as error: raise KitError(f"{what!r} is not a web address ({self._hide(error)}): leave it out") from None
+            except URLError as error: kind, reason, wait_s = None, error.reason, 0
             except (OSError, HTTPException) as error: kind, reason, wait_s = KitError, str(error) or type(error).__name__, 0
             if wait_s > LONGEST_WAIT_S: raise Unreachable(f"{what} asks for a pause of {wait_s:.0f} s ({reason}): try again after it")
             self.pace.pause(max(wait_s, 2 ** attempt * random.uniform(1, 1.5)))
-        raise kind(f"{what} failed {self.tries} times ({self._hide(reason)}): check the network and run the same command again")
+        raise (kind or self._away(what))(f"{what} failed {self.tries} times ({self._hide(reason)}): check the network and run the same command again")
+
+    def _away(self, what):
+        "The error for a host that is out of reach: it ends the run, but concerns one file where the search's own host answers."
+        if self.host in what.split("/"): return Unreachable
+        self.pace.wait()
+        try: self._open(self.base).close()
+        except HTTPError: pass
+        except (OSError, HTTPException): return Unreachable
+        return KitError
 
     def _refusal(self, error, what):
         "One line for an answer that will not change."
@@ -171,7 +183,7 @@ class Session:
 
 def _check_size(part, kept, length):
     "HTTPException where a part is not as long as was promised; one that is too long is removed."
-    size, whole = part.stat().st_size, kept + int(length) if length else None
+    size, whole = part.stat().st_size, kept + int(length) if (length or "").isdecimal() else None
     if whole is not None and size > whole: part.unlink()
     if not size or (whole is not None and size != whole): raise HTTPException(f"{size} of {whole or 'some'} bytes came")
 

@@ -258,9 +258,12 @@ def test_no_network():
     assert KEY not in str(error.value)
 
 
-def test_a_page_that_is_no_json_is_asked_for_again(site):
-    site.script = [(200, {}, b"<html>maintenance</html>"), (200, {}, b"[1]")]
-    assert session(site)[0].json({}) == [1] and len(site.asked) == 2
+def test_a_page_that_is_no_json_is_asked_for_again(site, tmp_path):
+    site.script = [(200, {}, page) for page in (b"<html>maintenance</html>", b"null", b"[" * 100_000, b'{"recordings": []}')]
+    assert session(site)[0].json({}) == dict(recordings=[]) and len(site.asked) == 4
+    site.script = [(200, {}, b"null")] * 5
+    with pytest.raises(KitError, match="failed 5 times .what came is not a page of JSON"): session(site, pages=tmp_path)[0].json({})
+    assert not list(tmp_path.iterdir())                        # What is no page is not kept for a day
 
 
 # --- Files
@@ -306,6 +309,26 @@ def test_only_web_addresses_are_fetched(site, tmp_path):
     with pytest.raises(KitError, match="is not a web address"): session(site)[0].file("file:///etc/hostname", tmp_path / "a")
     with pytest.raises(KitError, match="/no is not there .HTTP 404.: it was removed or is restricted"):
         session(site)[0].file(f"{site.base}/no", tmp_path / "a")
+
+
+@pytest.mark.parametrize("address, reason", [
+    ("http://127.0.0.1:9/1.wav", "failed 5 times"), ("http://[::1/1.wav", "failed 5 times"),
+    ("http://a..b/1.wav", "is not a web address (encoding with 'idna'"), ("http://a:b/1.wav", "is not a web address (nonnumeric port: 'b'): leave it out")])
+def test_a_bad_address_concerns_one_file(site, tmp_path, address, reason):
+    site.files = {"/2.wav": sound()}
+    table = pd.DataFrame(dict(filename=["owl/1.ogg", "owl/2.ogg"], original=["1.wav", "2.wav"], download_url=[address, f"{site.base}/2.wav"]))
+    assert fetch.download(table, tmp_path, session(site)[0], workers=1).filename.tolist() == ["owl/2.ogg"]
+    failed = read_table(tmp_path / fetch.FAILED, "")
+    assert failed.filename.tolist() == ["owl/1.ogg"] and reason in failed.reason[0]
+    site.server.shutdown()
+    site.server.server_close()
+    away = table.assign(filename="owl/3.ogg", download_url="http://127.0.0.1:9/3.wav").head(1)
+    with pytest.raises(fetch.Unreachable): fetch.download(away, tmp_path, session(site)[0], workers=1)   # The search's own host is gone, too
+
+
+def test_a_length_that_is_no_number_says_nothing(tmp_path):
+    (tmp_path / "a").write_bytes(b"whole")
+    for length in ("abc", "-5", "", None): fetch._check_size(tmp_path / "a", 0, length)
 
 
 # --- Conversion
