@@ -151,11 +151,16 @@ def _pieces(duration_s, drops):
 
 # %% ../nbs/lib/12_cleaning.ipynb #b5b7c0d3
 def remembered(
-    hear,    # Function of a recording's name; JSON must be able to hold what it returns
-    stamps,  # Text by name: an answer counts while it is the same
-    path,    # A .jsonl file for the answers; its folder is made
-):           # Function of a name; threads may call it
-    "`hear` with a memory: an answer is in the file as soon as it is given, and is not asked for again."
+    hear,   # Function of a recording's name; JSON must be able to hold what it returns
+    store,  # AudioStore: answers lie beside it, in `heard/`
+    names,  # Recordings that may be asked for
+    label,  # What is asked, such as "speech"
+    mark,   # What answers depend on beside the sound, such as thresholds, as JSON can hold it
+):          # Function of a name; threads may call it
+    "`hear` with a memory: an answer is in a file as soon as it is given, and counts while the recording is the same."
+    if not hasattr(store, "index"): return hear
+    path = store.folder.parent / "heard" / f"{label.replace(' ', '-')}-{short_hash(json.dumps(mark))}.jsonl"
+    stamps = dict(zip(names, store.index.reindex(names)[["size", "mtime_ns", "spans"]].astype(str).agg(" ".join, axis=1)))
     known, lock = _answers(path, stamps), Lock()
     with atomic(path) as part: part.write_text("".join(_line(name, stamps[name], answer) for name, answer in known.items()))
 
@@ -184,20 +189,13 @@ def map_recordings(
     label,          # Beside the progress
     names=None,     # Recordings to hear, by default all
     workers=None,   # Threads, by default one per core
-    mark=None,      # What `work` depends on beside the sound, as JSON can hold it: its answers are kept beside the store, so JSON must hold them too
+    mark=None,      # Where answers are kept, see remembered: what they depend on beside the sound
 ):                  # List of work(samples), in the order of `names`
     "Run `work` on the sound of each recording, a few at a time; where answers are kept, a recording is heard once."
-    names, store = list(cleaning.recordings.recording if names is None else names), cleaning.store
-    hear = lambda name: work(store.window(name))
-    if mark is not None and hasattr(store, "index"):
-        hear = remembered(hear, _stamps(store, names), store.folder / "heard" / f"{label.replace(' ', '_')}-{short_hash(json.dumps(mark))}.jsonl")
+    names = list(cleaning.recordings.recording if names is None else names)
+    hear = lambda name: work(cleaning.store.window(name))
+    if mark is not None: hear = remembered(hear, cleaning.store, names, label, mark)
     return list(progress(ahead(hear, names, workers), label, len(names)))
-
-
-def _stamps(store, names):
-    "By which it is noticed that the sound of a recording is another."
-    lines = store.index.reindex(names)[["size", "mtime_ns", "spans"]]
-    return dict(zip(names, lines.astype(str).agg(" ".join, axis=1)))
 
 
 def drop_spans(
