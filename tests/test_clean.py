@@ -123,6 +123,16 @@ def test_segments_are_drawn_where_there_are_none(monkeypatch):
         plt.close("all")
 
 
+def test_recordings_that_lose_a_part_are_drawn_before_those_dropped_whole(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    whole = [(f"x/whole{i}.ogg", 0., 60., False, "rating (2)") for i in range(12)]
+    parts = [("x/part.ogg", 0., 3., True, ""), ("x/part.ogg", 3., 9., False, "speech")]
+    plot_segments(pd.DataFrame(whole + parts, columns=["recording", "start_s", "end_s", "keep", "reason"]))
+    names = [label.get_text() for label in plt.gca().get_yticklabels()]
+    assert names[0] == "part.ogg" and len(names) == 12
+    plt.close("all")
+
+
 def test_voice_is_found_and_put_behind_other_clips():
     rng = np.random.default_rng(0)
     bed = lambda s: .02 * background(round(s * SR), {"wind": 0, "hiss": -15}, rng).astype("float32")
