@@ -55,12 +55,13 @@ def clean_report(
 # %% ../nbs/lib/12e_clean.ipynb #559557ca
 def plot_segments(
     segments,  # Table of lay_segments
-    most=12,   # Recordings shown, those of which most is dropped
+    most=12,   # Recordings shown: those of which most is dropped, before those that are dropped whole
 ):
     "Which parts of the recordings are dropped, a bar for each."
     table = segments.assign(why=short_reason(segments.reason), seconds=segments.end_s - segments.start_s)
-    gone = table.seconds.where(~table.keep.astype(bool), 0.).groupby(table.recording).sum()
-    rows = {name: i for i, name in enumerate(gone.nlargest(most).index)}
+    keep = table.keep.astype(bool)
+    gone = table.assign(seconds=table.seconds.where(~keep, 0.), keep=keep).groupby("recording").agg(partly=("keep", "any"), seconds=("seconds", "sum"))
+    rows = {name: i for i, name in enumerate(gone.sort_values(["partly", "seconds"], ascending=False, kind="stable").index[:most])}
     shown = table[table.recording.isin(rows)]
     fig, ax = plt.subplots(figsize=(7, .25 * len(rows) + 1), dpi=DPI, layout="constrained")
     colours = cycle(PALETTE)
@@ -68,5 +69,5 @@ def plot_segments(
         ax.barh(part.recording.map(rows), part.seconds, left=part.start_s, height=.7, color=GREY if part.keep.all() else next(colours), label=why)
     ax.set_yticks(range(len(rows)), [name.split("/", 1)[-1] for name in rows], fontsize=7); ax.invert_yaxis(); ax.set_xlabel("time (s)", fontsize=8)
     if rows: ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    ax.set_title("kept and dropped parts; the recordings that lose most come first", fontsize=8)
+    ax.set_title("kept and dropped parts; the recordings that lose most come first, those dropped whole last", fontsize=8)
     plt.show()

@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LEFT_S', 'LABEL_TYPES', 'PARTS', 'no_drops',
-           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'map_recordings', 'drop_spans', 'kept_spans',
+           'Scores', 'Cleaning', 'timeline', 'lay_segments', 'remembered', 'map_recordings', 'drop_spans', 'kept_spans',
            'changed_labels', 'label_arrays', 'score_recordings', 'save_scores', 'load_scores', 'same_part',
            'find_scores']
 
 # %% ../nbs/lib/12_cleaning.ipynb #066c53ba
-import zipfile
+import json, zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
 
 from .audio import ROW_S, heard_rows
-from .core import KitError, atomic, check_dims, few, progress, read_json
+from .core import KitError, atomic, check_dims, few, progress, read_json, short_hash
 from .store import AudioStore
 from .threads import ahead
 
@@ -148,6 +149,39 @@ def _pieces(duration_s, drops):
     if spared and _left_s(pieces) < MIN_LEFT_S: return timeline(duration_s, [*every, (0, duration_s, firm[0][2])])
     return pieces
 
+# %% ../nbs/lib/12_cleaning.ipynb #b5b7c0d3
+def remembered(
+    hear,   # Function of a recording's name; JSON must be able to hold what it returns
+    store,  # AudioStore: answers lie beside it, in `heard/`
+    names,  # Recordings that may be asked for
+    label,  # What is asked, such as "speech"
+    mark,   # What answers depend on beside the sound, such as thresholds, as JSON can hold it
+):          # Function of a name; threads may call it
+    "`hear` with a memory: an answer is in a file as soon as it is given, and counts while the recording is the same."
+    if not hasattr(store, "index"): return hear
+    path = store.folder.parent / "heard" / f"{label.replace(' ', '-')}-{short_hash(json.dumps(mark))}.jsonl"
+    stamps = dict(zip(names, store.index.reindex(names)[["size", "mtime_ns", "spans"]].astype(str).agg(" ".join, axis=1)))
+    known, lock = _answers(path, stamps), Lock()
+    with atomic(path) as part: part.write_text("".join(_line(name, stamps[name], answer) for name, answer in known.items()))
+
+    def _ask(name):
+        if name in known: return known[name]
+        answer = hear(name)
+        with lock, open(path, "a") as file: file.write(_line(name, stamps[name], answer))
+        return answer
+
+    return _ask
+
+
+def _line(*answer): return json.dumps(answer) + "\n"
+
+
+def _answers(path, stamps):
+    "Answers on the same sound; a last line that is not complete counts for nothing, nor does a file that is broken."
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    try: return {name: answer for name, stamp, answer in map(json.loads, lines) if stamps.get(name) == stamp}
+    except ValueError: return {}
+
 # %% ../nbs/lib/12_cleaning.ipynb #656c3463
 def map_recordings(
     cleaning,       # Cleaning
@@ -155,10 +189,13 @@ def map_recordings(
     label,          # Beside the progress
     names=None,     # Recordings to hear, by default all
     workers=None,   # Threads, by default one per core
+    mark=None,      # Where answers are kept, see remembered: what they depend on beside the sound
 ):                  # List of work(samples), in the order of `names`
-    "Run `work` on the sound of each recording, a few at a time."
+    "Run `work` on the sound of each recording, a few at a time; where answers are kept, a recording is heard once."
     names = list(cleaning.recordings.recording if names is None else names)
-    return list(progress(ahead(lambda name: work(cleaning.store.window(name)), names, workers), label, len(names)))
+    hear = lambda name: work(cleaning.store.window(name))
+    if mark is not None: hear = remembered(hear, cleaning.store, names, label, mark)
+    return list(progress(ahead(hear, names, workers), label, len(names)))
 
 
 def drop_spans(

@@ -206,7 +206,8 @@ def plot_auc_change(
         ax.scatter(x[part], table.after[part], s=14, color=color, label=label, zorder=3)
     named = len(table) <= FEW
     ax.set_xticks(x if named else [], [f"{c} ({n})" for c, n in table.clips.items()] if named else [], rotation=90, fontsize=7)
-    ax.set(xlabel="class (clips)" if named else f"{len(table)} classes", ylabel="ROC-AUC")
+    low, high = (", ".join(f"{c} {v:+.2f}" for c, v in part.items()) for part in (table.change.nsmallest(5), table.change.nlargest(5)))
+    ax.set(xlabel="class (clips)" if named else f"{len(table)} classes; lowest changes: {low}\nhighest changes: {high}", ylabel="ROC-AUC")
     ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after", fontsize=8)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     plt.show()

@@ -101,7 +101,8 @@ def speech(
     "Leave human voice out (Silero VAD; 2025 5th, 7th, 9th, 11th, 13th)."
     check_name("speech: how=", how, HOW)
     names, cleaning = _of_collections(cleaning, collections)
-    found = map_recordings(cleaning, lambda x: speech_segments(speech_probs(x), threshold, low, min_speech_s, min_gap_s, pad_s), "speech", names)
+    how_heard = threshold, low, min_speech_s, min_gap_s, pad_s
+    found = map_recordings(cleaning, lambda x: speech_segments(speech_probs(x), *how_heard), "speech", names, mark=how_heard)
     if how == "half": found = [_some(spans, share, name, cleaning.seed) for name, spans in zip(names, found)]
     return drop_spans(cleaning, names, found, "speech")
 
@@ -185,7 +186,8 @@ def silence_split(
 ):                 # Cleaning with drops "spoken piece" that may be spared
     "Of the pieces between silences keep those with the least voice (2025 28th)."
     spoken = lambda x: _most_spoken(silent_segments(x, level, min_s), speech_segments(speech_probs(x)), len(x) / SR, slack, min_piece_s)
-    return drop_spans(cleaning, cleaning.recordings.recording.tolist(), map_recordings(cleaning, spoken, "silence split"), "spoken piece")
+    found = map_recordings(cleaning, spoken, "silence split", mark=(level, min_s, slack, min_piece_s))
+    return drop_spans(cleaning, cleaning.recordings.recording.tolist(), found, "spoken piece")
 
 
 def _most_spoken(silent, spoken, duration_s, slack, min_piece_s):

@@ -86,12 +86,51 @@ def test_a_folder_goes_through_the_chain_of_the_recipe(tmp_path):
     assert len(make_clips(data, segments)) == len(data.recordings)
 
 
+@pytest.mark.parametrize("rule", ["speech", "silence_split"])
+def test_a_rule_that_was_stopped_hears_only_the_rest(tmp_path, monkeypatch, rule):
+    toy_folder(tmp_path / "data", 2025, audio=True)
+    comp, space = Competition.find(str(tmp_path / "data")), Workspace.find(tmp_path / "work")
+    start, asked = Cleaning.of(prepare(comp, space)), []
+
+    def detector(samples, most=np.inf):
+        if len(asked) >= most: raise KeyboardInterrupt
+        asked.append(len(samples))
+        return np.tile(np.float32([.9] * 20 + [0] * 20), 50)[:-(-len(samples) // 1024)]
+
+    monkeypatch.setattr("birdkit.threads.cores", lambda: 1)
+    monkeypatch.setattr("birdkit.speech.speech_probs", lambda samples: detector(samples, 3))
+    with pytest.raises(KeyboardInterrupt): clean(start, [(rule,)])
+    monkeypatch.setattr("birdkit.speech.speech_probs", detector)
+    whole = clean(start, [(rule,)]).drops
+    assert len(asked) == len(start.recordings)                                     # three before the stop, each of the others after it
+    pd.testing.assert_frame_equal(clean(start, [(rule,)]).drops, whole)
+    assert len(asked) == len(start.recordings)
+
+    other = {"speech": ("speech", {"pad_s": 0.}), "silence_split": ("silence_split", {"slack": .5})}[rule]
+    clean(start, [other])
+    assert len(asked) == 2 * len(start.recordings)                                 # other settings: all again
+    changed = comp.folder / start.recordings.recording[0]
+    sf.write(changed, np.random.default_rng(1).normal(0, .1, 6 * SR), SR)
+    clean(Cleaning.of(prepare(comp, space)), [(rule,)])
+    assert asked[2 * len(start.recordings):] == [6 * SR]                           # another sound: that one again
+
+
 def test_segments_are_drawn_where_there_are_none(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     for n in (0, 20):
         plot_segments(lay_segments(noise_cleaning(n)))
         assert len(plt.gca().patches) == min(n, 12)
         plt.close("all")
+
+
+def test_recordings_that_lose_a_part_are_drawn_before_those_dropped_whole(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    whole = [(f"x/whole{i}.ogg", 0., 60., False, "rating (2)") for i in range(12)]
+    parts = [("x/part.ogg", 0., 3., True, ""), ("x/part.ogg", 3., 9., False, "speech")]
+    plot_segments(pd.DataFrame(whole + parts, columns=["recording", "start_s", "end_s", "keep", "reason"]))
+    names = [label.get_text() for label in plt.gca().get_yticklabels()]
+    assert names[0] == "part.ogg" and len(names) == 12
+    plt.close("all")
 
 
 def test_voice_is_found_and_put_behind_other_clips():

@@ -1,4 +1,5 @@
-"Macro ROC-AUC against scikit-learn's."
+"Macro ROC-AUC against scikit-learn's, and its pictures."
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from birdkit.core import KitError
 from birdkit.metrics import auc_columns, class_auc, macro_auc
+from birdkit.plots import plot_class_auc
+from birdkit.rounds import plot_auc_change
 
 
 def draw(seed, rows=300, classes=12, decimals=15, share=.1):
@@ -72,3 +75,15 @@ def test_no_rows_is_an_array_of_nan(): assert np.isnan(auc_columns(np.zeros((0, 
 def test_errors(spoil, says):
     with pytest.raises(KitError) as caught: macro_auc(*spoil(*draw(6)))
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_of_many_classes_the_pictures_name_the_extremes(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names = [f"c{i}" for i in range(206)]
+    auc, counts = pd.Series(np.linspace(.9, .3, 206), names), pd.Series(range(206), names)
+    plot_class_auc(auc, counts)
+    assert plt.gca().get_xlabel().startswith("206 classes; lowest: c205 (205) 0.30, c204 (204) 0.30, ")
+    change = np.linspace(-.2, .3, 206)
+    plot_auc_change(pd.DataFrame(dict(before=.5, after=.5 + change, change=change, clips=3), names))
+    assert plt.gca().get_xlabel().startswith("206 classes; lowest changes: c0 -0.20, c1 -0.20, ") and "highest changes: c205 +0.30" in plt.gca().get_xlabel()
+    plt.close("all")

@@ -52,6 +52,22 @@ def test_pages_hold_the_sheet(tmp_path):
     assert all(clip["image"].startswith("data:image/webp;base64,") and clip["sound"].startswith("data:audio/ogg;base64,") for clip in clips)
 
 
+def test_a_page_that_is_written_again_encodes_only_what_is_new(tmp_path, monkeypatch):
+    class Kept(Tones):
+        "A store with an index, as that of 01_prepare."
+        folder, index = tmp_path / "store", pd.DataFrame(dict(size=1, mtime_ns=1, spans=""), index=RECORDINGS.recording)
+
+    asked = []
+    monkeypatch.setattr("birdkit.page.sound", lambda samples: asked.append(len(samples)) or "data:audio/ogg;base64,")
+    write = lambda **options: review_page(tmp_path, SEGMENTS, RECORDINGS, Kept(), **options)[0].read_text()
+    first = write()
+    assert write() == first and len(asked) == len(RECORDINGS)
+    Kept.index = Kept.index.assign(mtime_ns=[2] + [1] * (len(RECORDINGS) - 1))
+    assert write() == first and len(asked) == len(RECORDINGS) + 1                  # one is another file now
+    write(seconds=2.)
+    assert len(asked) == 2 * len(RECORDINGS) + 1
+
+
 def test_a_long_recording_stays_small(tmp_path):
     class Noise:
         def window(self, key, start=0, length=None): return np.random.default_rng(0).normal(0, .1, 90 * SR).astype("float32")
