@@ -10,7 +10,7 @@ __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'PACKED', 'KEPT', 
            'progress', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
-import base64, hashlib, json, os, sys, time
+import base64, csv, hashlib, json, os, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -219,7 +219,9 @@ def write_table(
     **kwargs,  # For DataFrame.to_csv
 ):             # The path
     "Write a table as CSV, whole or not at all."
-    with atomic(path) as part: table.to_csv(part, index=False, **kwargs)
+    with atomic(path) as part:
+        table.to_csv(part, index=False, **kwargs)
+        if b"\r" in part.read_bytes(): table.to_csv(part, index=False, quoting=csv.QUOTE_NONNUMERIC, **kwargs)   # read_csv would end a line there
     return Path(path)
 
 
