@@ -384,9 +384,10 @@ def progress(
     items,       # What to go through
     label,       # Shown in front, such as "decode"
     total=None,  # How many there are, where `items` cannot say
+    delay_s=0,   # The bar appears where it takes longer than this, s
 ):               # Iterator over `items`
     "Go through `items` with a text bar that shows the rate and the time left."
-    return tqdm(items, desc=label, total=total, mininterval=5, ascii=True, file=sys.stdout, disable=quiet(), dynamic_ncols=False)
+    return tqdm(items, desc=label, total=total, mininterval=5, delay=delay_s, ascii=True, file=sys.stdout, disable=quiet(), dynamic_ncols=False)
 
 # %% ../nbs/lib/00_core.ipynb #0ef8a38f
 class Clock:
