@@ -42,22 +42,34 @@ def split_row_id(
 AUDIO_ENDINGS = (".ogg", ".wav", ".flac", ".mp3", ".aif", ".aiff", ".au", ".caf", ".oga", ".opus", ".w64")
 
 
-def audio_files(
-    folder,  # A folder; it may be missing or empty
-):           # Sorted list of Path
-    "The sound files directly inside a folder."
+def _sound_files(folder):
+    "Sound files directly inside a folder, sorted."
     folder = Path(folder)
     if not folder.is_dir(): return []
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in AUDIO_ENDINGS and not f.name.startswith("."))
 
 
+def _as_text(name):
+    "A file's name; bytes that are not UTF-8 as \\x and their number."
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def audio_files(
+    folder,  # A folder; it may be missing or empty
+):           # Sorted list of Path
+    "The sound files directly inside a folder, but those whose names no table can hold."
+    return [f for f in _sound_files(folder) if _as_text(f.name) == f.name]
+
+
 def unread(
     folder,  # A folder; it may be missing
 ):           # list of str
-    "A note on sound files in subfolders of a folder, or none."
+    "Notes on sound files in subfolders of a folder, and on those whose names are not UTF-8."
     folder = Path(folder)
-    n = sum(len(audio_files(place)) for place, *_ in os.walk(folder) if Path(place) != folder)
-    return [f"not read: {count(n, 'sound file')} in subfolders of {folder.name}; move them into the folder itself"] if n else []
+    n = sum(len(_sound_files(place)) for place, *_ in os.walk(folder) if Path(place) != folder)
+    odd = [name for f in _sound_files(folder) if (name := _as_text(f.name)) != f.name]
+    return ([f"not read: {count(n, 'sound file')} in subfolders of {folder.name}; move them into the folder itself"] * bool(n)
+            + [f"not read: names in {folder.name} that are not UTF-8, {few(odd)}; rename them"] * bool(odd))
 
 # %% ../nbs/lib/10_competition.ipynb #26f86d6b
 def _label_list(cell):

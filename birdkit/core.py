@@ -10,7 +10,7 @@ __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'PACKED', 'KEPT', 
            'progress', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
-import base64, hashlib, json, os, sys, time
+import base64, csv, hashlib, json, os, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -219,7 +219,9 @@ def write_table(
     **kwargs,  # For DataFrame.to_csv
 ):             # The path
     "Write a table as CSV, whole or not at all."
-    with atomic(path) as part: table.to_csv(part, index=False, **kwargs)
+    with atomic(path) as part:
+        table.to_csv(part, index=False, **kwargs)
+        if b"\r" in part.read_bytes(): table.to_csv(part, index=False, quoting=csv.QUOTE_NONNUMERIC, **kwargs)   # read_csv would end a line there
     return Path(path)
 
 
@@ -382,9 +384,10 @@ def progress(
     items,       # What to go through
     label,       # Shown in front, such as "decode"
     total=None,  # How many there are, where `items` cannot say
+    delay_s=0,   # The bar appears where it takes longer than this, s
 ):               # Iterator over `items`
     "Go through `items` with a text bar that shows the rate and the time left."
-    return tqdm(items, desc=label, total=total, mininterval=5, ascii=True, file=sys.stdout, disable=quiet(), dynamic_ncols=False)
+    return tqdm(items, desc=label, total=total, mininterval=5, delay=delay_s, ascii=True, file=sys.stdout, disable=quiet(), dynamic_ncols=False)
 
 # %% ../nbs/lib/00_core.ipynb #0ef8a38f
 class Clock:

@@ -213,7 +213,7 @@ def _hear(files, models, out, workers, client):
 def _kept_scores(names, out, classes):
     "Name and FileScores of each recording, after an empty one that lends tables their columns."
     yield "", FileScores(np.zeros((0, len(classes)), "float32"), 0., SR)
-    for name in names: yield name, load_part(_part(out, name))[0]
+    for name in progress(names, "write", delay_s=5): yield name, load_part(_part(out, name))[0]
 
 
 def _named(table, name):

@@ -11,20 +11,21 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
-from math import gcd, lcm
+from math import ceil, gcd, lcm
 from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
 import soxr
 
-from .audio import ROW_S, SR, all_flaws, cut, heard_rows, mend, mono, opened
+from .audio import ROW_S, SR, all_flaws, cut, heard_rows, knows_frames, mend, mono, opened
 from .blend import align, blend, possible_blend
 from .core import KitError
 from .post import ACROSS, apply_post, possible_steps
 from .rows import infer_window_s, input_shapes, listen, score_rows, sound_key
 from .runtime import fastest, load_export
 from .threads import ahead
+from .vorbis import UNTOLD
 
 # %% ../nbs/lib/46a_stretches.ipynb #d13c3464
 PIECE = 2**14   # Frames read at a time: a fault costs no more than its piece, and what follows
@@ -56,7 +57,7 @@ class Reading:
         "The blocks, from the first one on."
         with opened(self.path, _Stream) as f:
             pieces, resample, read, given = self._pieces(f), _to_sr(f.samplerate), 0, 0
-            while some := list(islice(pieces, -(-self.seconds * f.samplerate // PIECE))):
+            while some := list(islice(pieces, ceil(self.seconds * f.samplerate / PIECE))):
                 y = resample(np.concatenate(some))
                 read, given = read + sum(map(len, some)), given + len(y)
                 yield y
@@ -65,11 +66,11 @@ class Reading:
             yield cut(resample(np.zeros(0, "float32"), last=True), 0, max(0, round(read * SR / f.samplerate) - given))
 
     def _pieces(self, f):
-        "Pieces of an open file, mono, NaN and inf as 0; how many there are and the fault that ends the pieces is noted."
-        self.fault, self.odd = "", 0
+        "Pieces of an open file, mono, NaN, inf and what is huge as 0; how many there are and the fault that ends the pieces is noted."
+        self.fault, self.odd, left = "", 0, f.frames if knows_frames(f) else UNTOLD
         try:
-            while len(x := f.read(PIECE, "float32", always_2d=True)):
-                y = mono(x)
+            while len(x := f.read(min(PIECE, left), "float32", always_2d=True)):
+                y, left = mono(x), left - len(x)
                 self.odd += mend(y)[0]
                 yield y
         except sf.LibsndfileError as error: self.fault = error.error_string.strip(" .") or "broken data"

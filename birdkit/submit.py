@@ -94,14 +94,14 @@ def find_soundscapes(
     sample=None,         # The sample submission, for the order of its files
 ):                       # List of Path: in the sample's order where it names test files, else sorted; KitError where there is no sound file
     "The files to predict."
+    files_in = comp.folder / "test_soundscapes" if soundscapes == "auto" else Path(soundscapes).expanduser()
+    for note in unread(files_in): print(note)
     if soundscapes != "auto":
-        files_in = Path(soundscapes).expanduser()
         files = audio_files(files_in)
         if not files:
             raise KitError(f"soundscapes={soundscapes!r} {'holds no sound file' if files_in.is_dir() else 'is not a folder'}: give a folder of soundscapes")
         return _distinct(files)
-    for note in unread(comp.folder / "test_soundscapes"): print(note)
-    if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, comp.folder / "test_soundscapes")
+    if comp.test_files: return _as_asked(_distinct(comp.test_files), sample, files_in)
     files = _distinct(comp.soundscapes)[:REHEARSAL]
     if not files: raise KitError(f"{comp.folder} has neither test nor training soundscapes: give soundscapes= a folder")
     print(f"no test soundscapes (Kaggle's public run): rehearsing on {len(files)} training soundscapes")

@@ -157,7 +157,7 @@ def _digest(model, clips, scapes, scores, bank=None):
     "What training starts from: weights, clips, soundscapes, soft labels, scores and sounds to add."
     soft = [scapes.labels, scapes.weights, *(np.array(s.keys, str) for s in (scapes, scapes.behind) if s)] if scapes else []
     return clips_digest(clips, *(p.detach().cpu().numpy() for p in model.parameters()), *soft,
-                        scores.probs[np.isin(scores.keys, clips.keys)] if scores else None, bank)
+                        scores.probs[pd.Index(scores.keys).isin(clips.keys)] if scores else None, bank)
 
 
 def _marked(data, clips, scapes, *facts):

@@ -115,7 +115,7 @@ def test_samples_that_are_no_numbers_are_told(tmp_path, models):
     sound[10 * 32_000:] = np.nan
     sf.write(tmp_path / "in/a.wav", sound, 32_000, subtype="FLOAT")
     report = detect(tmp_path / "in", models, tmp_path / "out")
-    assert report.flaws.values.tolist() == [["a.wav", "320000 NaN or inf samples"]] == pd.read_csv(tmp_path / "out/flaws.csv").values.tolist()
+    assert report.flaws.values.tolist() == [["a.wav", "320000 NaN, inf or huge samples"]] == pd.read_csv(tmp_path / "out/flaws.csv").values.tolist()
 
 
 def test_a_few_milliseconds_are_no_row(tmp_path, models):
@@ -134,6 +134,13 @@ def test_tables_have_the_order_of_the_names(tmp_path, models, monkeypatch):
     report = detect(folder, models, tmp_path / "out", 0.)
     assert report.failed.recording.tolist() == ["a.wav", "b.wav", "zz.wav"] == pd.read_csv(tmp_path / "out/failed.csv").recording.tolist()
     assert report.detections.recording.unique().tolist() == ["000.wav", "001.wav", "002.wav"]
+
+
+def test_long_writing_shows_how_far_it_is(tmp_path, models, monkeypatch):
+    bars, progress = [], module.progress
+    monkeypatch.setattr(module, "progress", lambda items, label, *more, **named: bars.append((label, named)) or progress(items, label, *more, **named))
+    detect(small(tmp_path / "in", 2), models, tmp_path / "out", all_scores=True)
+    assert bars == [("hear", {}), ("write", dict(delay_s=5)), ("write", dict(delay_s=5))]
 
 
 def test_several_folders(tmp_path, models):

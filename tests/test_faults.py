@@ -1,5 +1,5 @@
 "What a real folder can do to a kit: each case goes through, or is one line."
-import json
+import json, os, shutil
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
@@ -47,6 +47,20 @@ def test_public_run_without_test_files_rehearses(tmp_path, capsys):
     files = find_soundscapes(Competition.find(str(tmp_path)))
     assert files and all("train_soundscapes" in str(f) for f in files)
     assert "rehearsing" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf8_are_left_out_and_told(tmp_path, capsys):
+    toy_folder(tmp_path / "data", 2025, audio=True, test_s=(5,))
+    comp = Competition.find(str(tmp_path / "data"))
+    files, scapes = comp.test_files, comp.soundscapes
+    for path in (files[0], scapes[0]): shutil.copy(path, path.with_name(os.fsdecode(b"caf\xe9_1.ogg")))
+    assert prepare(comp, Workspace.find(tmp_path / "work")).soundscapes.recording.tolist() == [f"train_soundscapes/{f.name}" for f in scapes]
+    notes = [rf"not read: names in {place} that are not UTF-8, 1 (caf\xe9_1.ogg); rename them" for place in ("train_soundscapes", "test_soundscapes")]
+    assert comp.notes[-2:] == notes
+    export = Export(tmp_path, tuple(comp.classes), np.full(4, .1), [Member("toy", RECIPE, 1., 1., tmp_path)])
+    run_submission(comp, export, find_soundscapes(comp), tmp_path / "submission.csv", Clock(90), find_sample(comp), quiet_network)
+    assert check_submission(pd.read_csv(tmp_path / "submission.csv"), find_sample(comp), row_ids=row_ids(files[0].stem, 1)) == []
+    assert notes[1] in capsys.readouterr().out
 
 
 def test_no_readable_recording_is_one_line(tmp_path):
