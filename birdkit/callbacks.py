@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import KitError, atomic, in_words, quiet
+from .core import KitError, atomic, in_words, quiet, remove_parts
 from .learner import Callback, SkipStep, StopTraining
 from .store import same_mark
 
@@ -270,7 +270,8 @@ class Checkpoint(Callback):
     ):
         "Go on from a checkpoint, if there is one; remove what a killed run left half written."
         self.due = time.monotonic() + self.every_s
-        for path in (self.fresh, *self.path.parent.glob(".*.pt.*.part")): path.unlink(missing_ok=True)
+        self.fresh.unlink(missing_ok=True)
+        remove_parts(self.path.parent)
         if self.path.exists(): print(f"going on after {self.load(learner)}")
 
     def after_loss(self,

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BROKEN', 'SHOWN', 'MOST_CHOICES', 'TEXT_COLUMNS', 'PACKED', 'KEPT', 'SCRATCH', 'KitError', 'in_words', 'what_failed',
            'last_line', 'count', 'few', 'derived_seed', 'check_dims', 'nearest', 'check_name', 'step_arguments',
-           'apply_steps', 'atomic', 'alone', 'write_json', 'read_json', 'write_table', 'check_commas', 'read_table',
-           'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs', 'Workspace', 'quiet',
-           'progress', 'Clock']
+           'apply_steps', 'atomic', 'remove_parts', 'alone', 'write_json', 'read_json', 'write_table', 'check_commas',
+           'read_table', 'refuse_row', 'short_hash', 'data_url', 'project_root', 'on_kaggle', 'kaggle_inputs',
+           'Workspace', 'quiet', 'progress', 'Clock']
 
 # %% ../nbs/lib/00_core.ipynb #baf7d6cf
 import base64, csv, hashlib, json, os, sys, time
@@ -171,6 +171,13 @@ def atomic(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(
+    folder,  # Where no other process writes
+):
+    "Remove what processes that were killed left half written by `atomic`."
+    for part in folder.glob(".*.part"): part.unlink(missing_ok=True)
 
 
 @contextmanager

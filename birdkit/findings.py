@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'detections', 'row_table', 'write_raven', 'write_audacity', 'short_name', 'Labels', 'write_labels']
 
 # %% ../nbs/lib/46b_findings.ipynb #2e2beea7
-import os
+import json, os
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -86,15 +86,20 @@ class Labels:
     def __init__(self,
         out,  # Path of the folder; labels.json in it holds the checksums
     ):
-        self.out, self.record, self.now, self.changed = out, out / "labels.json", {}, 0       # changed: number of files that a person has changed
-        self.before = read_json(self.record, "repeat the command") if self.record.exists() else {}
+        self.out, self.record, self.begun, self.now = out, out / "labels.json", out / ".labels.new", {}
+        self.changed = 0                                        # Number of files that a person has changed
+        kept = read_json(self.record, "repeat the command") if self.record.exists() else {}
+        self.before = {name: [mark] for name, mark in kept.items()}
+        for line in self.begun.read_text().splitlines() if self.begun.exists() else ():
+            name, tab, mark = line.partition("\t")
+            if tab: self.before.setdefault(json.loads(name), []).append(mark)        # none: torn, on a full disk
 
     def is_free(self,
         name,  # Path of a file below the folder
     ):         # False: a person has changed it
         "Is there no such file, or one as it was written, or as it would be written now?"
         path = self.out / name
-        return not path.exists() or short_hash(path.read_bytes()) in (self.before.get(name), self.now.get(name))
+        return not path.exists() or short_hash(path.read_bytes()) in (*self.before.get(name, ()), self.now.get(name))
 
     def write(self,
         name,    # Path of a file below the folder
@@ -104,6 +109,7 @@ class Labels:
         "Write a file, unless a person has changed it."
         new, path = writer(self.out / ".new.txt", *what), self.out / name
         self.now[name] = short_hash(new.read_bytes())
+        with open(self.begun, "a") as file: file.write(f"\n{json.dumps(name)}\t{self.now[name]}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.is_free(name): os.replace(new, path)
         else: self.changed += 1; new.unlink()
@@ -112,10 +118,12 @@ class Labels:
 
     def __exit__(self, fault, *_):
         "Remove what an earlier run left and this one did not write, unless it broke off."
-        for name in () if fault else self.before.keys() - self.now.keys():
+        if fault: return
+        for name in self.before.keys() - self.now.keys():
             if self.is_free(name): (self.out / name).unlink(missing_ok=True)
             else: self.changed += 1
-        write_json(self.record, self.before | self.now if fault else self.now)
+        write_json(self.record, self.now)
+        self.begun.unlink(missing_ok=True)
 
 # %% ../nbs/lib/46b_findings.ipynb #eb3b4f5d
 def write_labels(

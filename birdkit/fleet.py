@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .callbacks import TIME_UP
-from .commands import add_places, command, read_yaml, yaml_line
+from .commands import add_places, command, ends_with_us, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, count, project_root, read_json, short_hash
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
 from .prepare import MORE_SOURCES, Prepared
-from .processes import choose_devices, ends_with_us, log_end, run_environment, side_by_side
+from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes

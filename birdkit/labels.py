@@ -75,9 +75,9 @@ class Labels:
         "Write the labels, whole or not at all, in half precision, and a readable summary by class beside them."
         path, weights = Path(path), np.zeros(0) if self.weights is None else self.weights
         texts = dict(keys=np.array(self.keys, str), classes=np.array(self.classes, str), facts=np.array(json.dumps(self.facts)))
+        write_table(path.with_name(f"{path.stem}-summary.csv"), label_summary(self).reset_index())
         with atomic(path) as part, open(part, "wb") as file:
             np.savez(file, probs=self.probs.astype("float16"), weights=weights, **texts)
-        write_table(path.with_name(f"{path.stem}-summary.csv"), label_summary(self).reset_index())
         return path
 
     @classmethod
@@ -333,8 +333,10 @@ def keep_labels(
     minutes=None,  # Stop in time, after a part. A function of nothing is asked when labelling begins. None: no limit
 ):            # Labels; TimeUp where it is stopped
     "Soft labels recording by recording, in parts, so that a stopped run goes on; a file of the same facts is taken as it is."
-    if path.exists() and facts | (there := Labels.load(path)).facts == facts: return there
     parts = path.with_name(f"{path.stem}-{facts['mark']}{facts.get('sound', '')}.parts")
+    if path.exists() and facts | (there := Labels.load(path)).facts == facts:
+        shutil.rmtree(parts, ignore_errors=True)            # of a labelling that was killed behind its file
+        return there
     for old in set(path.parent.glob("*.parts")) - {parts}:
         if old.stem.rpartition("-")[0] == path.stem: shutil.rmtree(old)
     files = _do_parts(lambda i: hear(keys[i], rows[i]), len(keys), parts, f"label {facts['source']}", minutes)

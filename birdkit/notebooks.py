@@ -13,7 +13,7 @@ from base64 import b64decode
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from .commands import command, mistake, read_yaml, yaml_line
+from .commands import command, ends_with_us, mistake, read_yaml, yaml_line
 from .core import KitError, Workspace, atomic, check_name, last_line, nearest, project_root, read_json
 from .mounts import input_folder
 from .sessions import training_minutes
@@ -209,7 +209,8 @@ def run_notebook(
     work = [] if "work" not in parameters else ["-p", "work", str(parameters["work"])]
     words = [sys.executable, "-m", "papermill", str(path), "--no-progress-bar", *work, "-y", chosen]
     with (TemporaryFile("w+") as said,
-          subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True, errors="replace") as run):
+          subprocess.Popen(words, preexec_fn=ends_with_us(), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True,
+                           errors="replace") as run):
         try: _pass_on(run.stderr)
         except KeyboardInterrupt: run.kill(); raise
         failed = run.wait()

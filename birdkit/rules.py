@@ -7,12 +7,13 @@ __all__ = ['BY_PREPARE', 'BY_CLEAN', 'keep_cleaning', 'kept_rules', 'other_rules
 
 # %% ../nbs/lib/12h_rules.ipynb #6fd6bbbb
 import json, os, shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .cleaning import save_scores
-from .core import read_json, read_table, write_json, write_table
+from .core import alone, read_json, read_table, write_json, write_table
 from .store import sound_digest
 
 # %% ../nbs/lib/12h_rules.ipynb #58b38639
@@ -27,16 +28,24 @@ def keep_cleaning(
     **tables,  # DataFrames: segments, weights, labels
 ):
     "Leave tables and scores in `clean/`, all together when all are written, and note the rules that were followed."
-    space.clean.mkdir(parents=True, exist_ok=True)
-    for left in space.clean.glob(".new-*"): shutil.rmtree(left)                     # by one that was killed
-    with TemporaryDirectory(prefix=".new-", dir=space.clean) as new:
-        for name, table in tables.items(): write_table(Path(new) / f"{name}.csv", table)
-        if scores is not None: save_scores(Path(new) / "scores.npz", scores, data.classes, "float32")
-        for name in ("rules.json", "scores.npz", *(f"{name}.csv" for name in tables)): (space.clean / name).unlink(missing_ok=True)
-        # segments last: without them nothing is trained
-        for file in sorted(Path(new).iterdir(), key=lambda file: file.stem == "segments"): os.replace(file, space.clean / file.name)
     prepared, sound = (data.facts.get("rules"), sound_digest(data.store, data.recordings.recording)) if data else (None, "")
-    write_json(space.clean / "rules.json", dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared, sound=sound))
+    rules = dict(recipe=recipe.name, secondary=recipe.loss.secondary, data=asdict(recipe.data), prepared=prepared, sound=sound)
+    with _new_folder(space.clean) as new:
+        for name, table in tables.items(): write_table(new / f"{name}.csv", table)
+        if scores is not None: save_scores(new / "scores.npz", scores, data.classes, "float32")
+        write_json(new / "rules.json", rules)
+        if "segments" in tables: (space.clean / "segments.csv").unlink(missing_ok=True)     # without them nothing is trained
+        if scores is None: (space.clean / "scores.npz").unlink(missing_ok=True)
+        # segments last, and scores before rules.json, which tells whose they are
+        for file in sorted(new.iterdir(), key=lambda file: (file.stem == "segments", file.stem == "rules")): os.replace(file, space.clean / file.name)
+
+
+@contextmanager
+def _new_folder(clean):
+    "A hidden folder in `clean`, of which there is only one at a time."
+    with alone(clean / ".lock", f"{clean} is being written by another process: wait for it, or give another work folder"):
+        for left in clean.glob(".new-*"): shutil.rmtree(left)                       # by one that was killed
+        with TemporaryDirectory(prefix=".new-", dir=clean) as new: yield Path(new)
 
 
 def kept_rules(

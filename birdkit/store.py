@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR, cut, decode_window, seconds_of
-from .core import KEPT, SCRATCH, KitError, alone, atomic, check_name, count, on_kaggle, progress, short_hash, write_table
+from .core import KEPT, SCRATCH, KitError, alone, atomic, check_name, count, on_kaggle, progress, remove_parts, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 from .threads import cores
 
@@ -191,6 +191,7 @@ def build_store(
     folder, whole, capped = Path(folder), frozenset(whole), f"{part} {seconds:g}"
     wanted = lambda key: "all" if key in whole or not seconds else capped
     with alone(folder / ".lock", f"{folder} is being written by another process: wait for it or give another work folder"):
+        remove_parts(folder)
         index = _good(_read_index(folder / "index.csv"), files, wanted, folder)
         there = set(index.key)
         todo = {key: path for key, path in files.items() if key not in there}
@@ -287,6 +288,8 @@ class AudioStore:
     def _original(self, key, start, length, scale):
         "A window from the recording's own file, of each stretch what lies in it; in the steps of 16 bits that a shard would have it in."
         at, pieces, path = 0, np.zeros(length, "float32"), self.index.path[key]
+        if path and _stamp(path) != (self.index["size"][key], self.index.mtime_ns[key]):
+            raise KitError(f"{path} is gone or has changed: {_again(self.folder)}")
         for a, b in parse_spans(self.index.spans[key]) if path else ():
             low, high = max(start, at), min(start + length, at + b - a)
             if low < high: pieces[low - start:high - start] = decode_window(path, a + low - at, high - low)

@@ -172,11 +172,21 @@ def _short(mark):
     return "\n".join((short_hash(text), *sound))
 
 
+def _tidy(folder, mark):
+    "A finished run that was killed in its last moment needs no checkpoint; that of other settings stays."
+    keep = Checkpoint(folder / "last.pt", mark)
+    keep.fresh.unlink(missing_ok=True)
+    try: own = same_mark(keep.read()["mark"], mark)
+    except KitError: return                                         # mostly there is none
+    if own: keep.path.unlink()
+
+
 def _finished(folder, mark):
     "Has exactly this run been done to its end?"
     facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
     if not same_mark(facts.get("mark", ""), _short(mark)) or not reached_end(facts): return False
     print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
+    _tidy(folder, mark)
     # with the sound, where it told none; and finished after whatever was made anew: birdkit.fleet need not look again
     write_json(folder / "metrics.json", facts | dict(mark=_short(mark)))
     return True

@@ -1,8 +1,8 @@
 "Mistakes on a command line: one line that names the thing and what to do, and no traceback; help that is right."
-import importlib, sys
+import importlib, subprocess, sys, time
 
-import pytest
-from conftest import papermill
+import nbformat, psutil, pytest
+from conftest import ROOT, papermill
 from toys import toy_folder
 
 from birdkit.core import KitError
@@ -72,6 +72,20 @@ def test_papermill(words, says, tmp_path):
     done = papermill(*words, *(() if "work" in words else ("-p", "work", tmp_path)))
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("KitError: ")]) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent was killed")
+def test_a_pipeline_that_is_killed_leaves_no_notebook_behind(tmp_path):
+    cells = [nbformat.v4.new_code_cell("fold = 0", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell("import time; time.sleep(300)")]
+    kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "01_nap.ipynb")
+    program = "import sys; from birdkit.notebooks import run_notebook; run_notebook(sys.argv[1], dict(work=sys.argv[2]))"
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "01_nap.ipynb", tmp_path / "work"], cwd=ROOT) as parent:
+        process, until = psutil.Process(parent.pid), time.monotonic() + 90
+        while len(family := process.children(recursive=True)) < 2 and time.monotonic() < until: time.sleep(.1)       # papermill and its kernel
+        parent.kill()
+    _, alive = psutil.wait_procs(family, 20)
+    assert len(family) == 2 and not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
