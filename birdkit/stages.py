@@ -335,8 +335,8 @@ def lead_of(
 ):            # Folder of the run whose backbone it borrows, as text; "" where it learns a backbone of its own
     "The run from which a member with a frozen backbone takes it: another member, of all classes, with the same frontend and backbone."
     if member.optim.freeze < 1: return ""
-    hears = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs)
-    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and hears(m) == hears(member)]
+    alike = lambda r: (r.frontend, r.raw) == (member.frontend, member.raw) and share_backbone(r, member)
+    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and alike(m)]
     found = next((str(r) for r in runs if (r / "weights.pt").exists()), "")
     if not found: print(f"{member.name}: no trained member has the same backbone; it keeps its own pretrained weights")
     return found
