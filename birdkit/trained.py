@@ -19,7 +19,7 @@ from .core import KitError, read_json, write_json
 from .frontend import Frontend
 from .models import Classifier, picture_shapes
 from .precision import half_precision
-from .recipe import load_recipe
+from .recipe import load_recipe, network_of
 
 # %% ../nbs/lib/31e_trained.ipynb #e74a7a1f
 def choose_device():  # "cuda" or "cpu"
@@ -103,8 +103,7 @@ def on_device(
 
 def _weights_of(recipe):
     "What must agree for weights to fit."
-    m = recipe.model
-    return recipe.frontend, recipe.raw, m.inputs, m.backbone, m.raw_backbone, m.head, m.options, m.hidden, m.parts, m.mel_norm
+    return recipe.frontend, recipe.raw, recipe.model.mel_norm, *network_of(recipe)
 
 
 def share_weights(
