@@ -8,7 +8,7 @@ __all__ = ['GIVE_LABELS', 'LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP
            'label_recording', 'in_turn', 'rows_of', 'TimeUp', 'keep_labels', 'predict_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
-import hashlib, json, math, os, shutil, tempfile, time
+import hashlib, json, math, shutil, tempfile, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, atomic, check_dims, check_name, count, few, progress, read_json, write_table
@@ -245,7 +246,7 @@ def in_turn(
 PART, CLIP_ROWS = 32, 24   # Recordings of a part; rows of a focal clip that are labelled at most
 
 
-MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8   # Of labels in memory, of which a recipe's steps make a few copies
+MOST_BYTES = psutil.virtual_memory().total // 8   # Of labels in memory, of which a recipe's steps make a few copies
 
 
 def rows_of(
