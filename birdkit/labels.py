@@ -276,11 +276,10 @@ def _check(teachers, data, source, combine):
         if unknown: raise KitError(f"teacher {t.name} does not know {few(unknown)}: give teachers of all classes")
 
 
-def _to_label(data, source, only):
+def _to_label(data, source):
     "Recordings and their number of rows."
     table = data.recordings if source == "clips" else data.soundscapes
     keys = table.recording.drop_duplicates().to_numpy(object)
-    if only is not None: keys = keys[np.isin(keys.astype(str), np.array(list(only), str))]
     return keys, rows_of(data, keys, CLIP_ROWS if source == "clips" else None)
 
 # %% ../nbs/lib/32a_labels.ipynb #d99a5cb5
@@ -358,14 +357,13 @@ def predict_labels(
     combine="mean",        # A name of COMBINE
     round=1,               # Number of the round
     folder=None,           # Where `<source>.npz` is kept, and what is done of it; None keeps nothing
-    only=None,             # Recordings to label; None: all
     minutes=None,          # Time there is, as in keep_labels
 ):                         # Labels; a recording that all teachers learnt from has none
     "Soft labels of all recordings, each from the teachers that did not learn from it."
     if folder is None:
-        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), only, minutes)
+        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), minutes)
     _check(teachers, data, source, combine)
-    keys, rows = _to_label(data, source, only)
+    keys, rows = _to_label(data, source)
     told = dict(teachers=[t.name for t in teachers], window_s=[infer_window_s(t.model.recipe) for t in teachers])
     facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told)) | dict(sound=sound_digest(data.store, keys))
     return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz", minutes)
