@@ -63,7 +63,7 @@ def write_network(
     path,        # Where to, an .xml file
     fp16=False,  # Halve the file; what is computed stays float32
 ):               # The path
-    "Write .xml and .bin; the .xml, which is looked for, comes last."
+    "Write .xml and .bin in the place of those there, which a loaded network goes on reading; the .xml, which is looked for, comes last."
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"part-{path.name}")
     ov.save_model(graph, part, compress_to_fp16=fp16)

@@ -19,7 +19,7 @@ from .commands import command
 from .convert import time_windows, to_openvino
 from .core import KitError, check_name, progress, write_table
 from .models import Classifier
-from .recipe import all_recipes, cost_mark, find_recipe, kept_rounds, list_recipes
+from .recipe import all_recipes, cost_mark, find_recipe, kept_rounds, list_recipes, network_of
 from .rows import input_shapes, window_starts
 from .runtime import load_network
 from .trained import TrainedModel
@@ -58,8 +58,7 @@ def time_network(
 
 def _key(recipe):
     "What the speed of a network depends on, as text."
-    m = recipe.model
-    return repr((m.inputs, m.backbone, m.raw_backbone, m.head, m.options, m.hidden, m.parts, input_shapes(recipe)))
+    return repr((*network_of(recipe), input_shapes(recipe)))
 
 
 def recipe_costs(

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .core import KitError, read_json, write_json
-from .groups import Infer
+from .groups import Infer, Pseudo
 from .heldout import split_clips
 from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
@@ -77,11 +77,10 @@ def label_round(
     on,      # "soundscapes", "clips", "both", or "": neither
     data,    # Prepared
     folder,  # Where the labels are kept
-    combine="mean",  # A name of labels.COMBINE
-    unheard=True,    # Clips only by models that have not learnt from them
-    minutes=None,    # Time there is for each source, as in keep_labels
-    told=None,       # {source: Labels} that need no teacher; None: nothing is
-    weights={},      # {member: weight of its labels}; others have that which they were trained with
+    pseudo=Pseudo(),  # How teachers are combined, and whether they label clips that they have learnt from
+    minutes=None,     # Time there is for each source, as in keep_labels
+    told=None,        # {source: Labels} that need no teacher; None: nothing is
+    weights={},       # {member: weight of its labels}; others have that which they were trained with
 ):           # {source: Labels}, and the teachers' networks; TimeUp where it is stopped
     "Let all models that know all classes label."
     sources = ["clips"] if on == "both" and data.soundscapes.empty else [s for s in ("soundscapes", "clips") if on in (s, "both")]
@@ -89,11 +88,11 @@ def label_round(
     asked = [s for s in sources if labels[s] is None]
     able = [(name, f) for name, folders in runs.items() for f in folders if set(data.classes) <= set(classes_of(f))]
     if asked and not able and any(runs.values()): raise KitError(_specialists(runs, data))
-    teachers = [as_teacher(load_model(f), f, data, unheard and "clips" in sources, weights.get(name)) for name, f in able]
+    teachers = [as_teacher(load_model(f), f, data, pseudo.unheard and "clips" in sources, weights.get(name)) for name, f in able]
     teachers = [t for t in teachers if t.weight] or teachers
     with ExitStack() as listening:
         for t in teachers if asked else (): listening.enter_context(on_device(t.model))
-        for s in asked: labels[s] = predict_labels(teachers, data, s, combine, number, folder, minutes=minutes)
+        for s in asked: labels[s] = predict_labels(teachers, data, s, pseudo.combine, number, folder, minutes=minutes)
     return labels, [t.model for t in teachers]
 
 # %% ../nbs/lib/34a_distill.ipynb #86f78194
@@ -166,7 +165,7 @@ def _check_starts(students, runs):
 # %% ../nbs/lib/34a_distill.ipynb #c63e2e0f
 def train_student(
     recipe,    # Recipe of one model
-    folder,    # Folder of its run of the round before
+    start,     # Start
     labels,    # {source: Labels} after the recipe's steps
     teachers,  # TrainedModels
     data,      # Prepared
@@ -175,20 +174,18 @@ def train_student(
     number,    # Number of the round
     seed=0,    # Of everything random
     minutes=None,  # Time there is, as in train_run; None: no limit
-    part=None,     # Of `pseudo.parts` parts of the soundscapes the one it does not hear
-    twin=0,        # Number among students that hear the same and differ in their seed
     callbacks=(),  # Further Callback objects
 ):             # Folder of the student's run, history DataFrame
     """One student of one round, kept in `runs/<recipe>-r<round>`, and begun anew where labels or settings are others.
 
     Where validation decides or clips are labelled, it holds out its teacher's fold.
     """
-    recipe, classes = _in_round(as_student(recipe), number, labels), known_classes(data, recipe)
-    model = _student_start(recipe, folder, data, space, seed + number)
+    recipe, classes, part = _in_round(as_student(recipe), number, labels), known_classes(data, recipe), start.part
+    model = _student_start(recipe, start.run, data, space, seed + number)
     step = make_student(recipe, teachers=teachers)
-    fold = held_fold(folder, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
+    fold = held_fold(start.run, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
     run = space.run(f"{recipe.name}-r{number}", fold)
-    if part is not None or twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{twin + 1}")
+    if part is not None or start.twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{start.twin + 1}")
     heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data, fold) if "soundscapes" in labels else (None, [])
     scapes = scapes_to_mix(data, recipe, fold, recipe.pseudo.how == "domain") if heard is None else labelled_scapes(heard, data)
     told = labels["clips"].align(classes) if "clips" in labels else None
@@ -254,7 +251,7 @@ def distill_round(
     given = _read_given(students, data)
     folder = space.pseudo(name or members[0].name, number)
     try:
-        labels, teachers = label_round(runs, number, on, data, folder, first.combine, first.unheard, minutes,
+        labels, teachers = label_round(runs, number, on, data, folder, first, minutes,
                                        _given_alone(students, given, data), {m.name: label_weight(m) for m in members})
     except TimeUp as up: return Round(number, {}, {}, dict(runs), stopped=str(up))
     after, histories, lessons = dict(runs), {}, None
@@ -262,7 +259,7 @@ def distill_round(
         mine = _lesson(m, labels, given.get(m.pseudo.given), number, reads[m.name])
         lessons, after[m.name] = lessons or mine, []
         for i, start in enumerate(_starts(runs[m.name], m)):
-            run, history = train_student(m, start.run, mine, teachers, data, clips, space, number, seed + i, minutes, start.part, start.twin, callbacks)
+            run, history = train_student(m, start, mine, teachers, data, clips, space, number, seed + i, minutes, callbacks)
             after[m.name].append(run)
             histories[run] = history
             if why := why_stopped(run): return Round(number, labels, lessons, after, histories, why)

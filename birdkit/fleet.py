@@ -8,7 +8,7 @@ __all__ = ['Run', 'make_run', 'make_runs', 'Place', 'beside', 'is_finished', 'fi
            'train_all', 'fold_of', 'main']
 
 # %% ../nbs/lib/37_fleet.ipynb #cd2d1c8f
-import argparse, json, math, signal, subprocess, sys
+import argparse, json, signal, subprocess, sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,12 +21,12 @@ from .competition import Competition
 from .core import KitError, Workspace, count, project_root, read_json, short_hash
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
-from .prepare import MORE_SOURCES, Prepared
+from .prepare import Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
 from .sessions import training_limit, training_minutes
-from .stages import choose_recipe, fits_pretrained, held_scenes, in_time, judge_scenes, lead_of, train_fold
+from .stages import choose_recipe, fits_pretrained, held_scenes, in_time, judge_scenes, lead_of, train_fold, training_verdict
 from .threads import cores
 from .together import train_together, world_size
 from .training import as_learnt, reached_end, why_stopped
@@ -335,19 +335,7 @@ def _train(given, comp, space):
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
         if done := train_together(train, space.run(member.name, given.fold)):
             judge_scenes(done[0], held_scenes(data, clips, done[0].classes, given.fold), done[2])
-            print(_verdict(done[2], given.fold))
-
-
-def _verdict(folder, fold):
-    "What came of a training, and what is next."
-    facts = read_json(folder / "metrics.json", "train again")
-    auc, scapes = facts.get("auc", math.nan), facts.get("soundscape_auc")
-    none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
-    held = "nothing is held out" if fold == "all" else none if math.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
-    scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
-    by_people = "" if scapes is None else f"; labelled soundscapes {scapes:.3f}"
-    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}{by_people}"
-    return f"{told}. Kept in {folder}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
+            print(training_verdict(done[2], given.fold, space))
 
 
 def _folds(given, comp, space):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .audio import SR
-from .core import KitError, check_name
+from .core import KitError
 from .mel import log_mel, mel_filters, resize_matrix, resolutions, scale_picture, taper, wave_level, with_channels
 from .raw import antialias, check_raw, fold_wave
 
@@ -119,11 +119,10 @@ class Frontend(nn.Module):
         recipe,  # Recipe
     ):
         super().__init__()
-        window_s, inputs = recipe.sampling.window_s, recipe.model.inputs
-        check_name("model.inputs=", inputs, ("mel", "raw", "both"))
+        window_s, inputs = recipe.sampling.window_s, recipe.inputs
         self.samples = round(window_s * SR)
-        self.mel = MelFrontend(recipe.frontend, window_s) if inputs != "raw" else None
-        self.raw = RawFrontend(recipe.raw, window_s) if inputs != "mel" else None
+        self.mel = MelFrontend(recipe.frontend, window_s) if "mel" in inputs else None
+        self.raw = RawFrontend(recipe.raw, window_s) if "raw" in inputs else None
 
     def forward(self,
         wave,  # (B, T) float32 at 32 kHz

@@ -8,7 +8,7 @@ __all__ = ['GIVE_LABELS', 'LEVELS', 'LEFT_OUT', 'TURN', 'COMBINE', 'PART', 'CLIP
            'label_recording', 'in_turn', 'rows_of', 'TimeUp', 'keep_labels', 'predict_labels']
 
 # %% ../nbs/lib/32a_labels.ipynb #c204a0d3
-import hashlib, json, math, os, shutil, tempfile, time
+import hashlib, json, math, shutil, tempfile, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, atomic, check_dims, check_name, count, few, progress, read_json, write_table
@@ -245,7 +246,7 @@ def in_turn(
 PART, CLIP_ROWS = 32, 24   # Recordings of a part; rows of a focal clip that are labelled at most
 
 
-MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8   # Of labels in memory, of which a recipe's steps make a few copies
+MOST_BYTES = psutil.virtual_memory().total // 8   # Of labels in memory, of which a recipe's steps make a few copies
 
 
 def rows_of(
@@ -275,11 +276,10 @@ def _check(teachers, data, source, combine):
         if unknown: raise KitError(f"teacher {t.name} does not know {few(unknown)}: give teachers of all classes")
 
 
-def _to_label(data, source, only):
+def _to_label(data, source):
     "Recordings and their number of rows."
     table = data.recordings if source == "clips" else data.soundscapes
     keys = table.recording.drop_duplicates().to_numpy(object)
-    if only is not None: keys = keys[np.isin(keys.astype(str), np.array(list(only), str))]
     return keys, rows_of(data, keys, CLIP_ROWS if source == "clips" else None)
 
 # %% ../nbs/lib/32a_labels.ipynb #d99a5cb5
@@ -359,14 +359,13 @@ def predict_labels(
     combine="mean",        # A name of COMBINE
     round=1,               # Number of the round
     folder=None,           # Where `<source>.npz` is kept, and what is done of it; None keeps nothing
-    only=None,             # Recordings to label; None: all
     minutes=None,          # Time there is, as in keep_labels
 ):                         # Labels; a recording that all teachers learnt from has none
     "Soft labels of all recordings, each from the teachers that did not learn from it."
     if folder is None:
-        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), only, minutes)
+        with tempfile.TemporaryDirectory() as there: return predict_labels(teachers, data, source, combine, round, Path(there), minutes)
     _check(teachers, data, source, combine)
-    keys, rows = _to_label(data, source, only)
+    keys, rows = _to_label(data, source)
     told = dict(teachers=[t.name for t in teachers], window_s=[infer_window_s(t.model.recipe) for t in teachers])
     facts = _marked(teachers, keys, rows, dict(round=round, source=source, combine=combine, **told)) | dict(sound=sound_digest(data.store, keys))
     return keep_labels(lambda key, rows: _hear(teachers, data, key, rows, combine), keys, rows, tuple(data.classes), facts, folder / f"{source}.npz", minutes)

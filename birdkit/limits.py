@@ -59,13 +59,13 @@ def check_infer(
     recipe,  # Recipe of one model
 ):
     "Refuse ways to hear that mean nothing, of those that 06_infer can still change."
-    i, hears = recipe.infer, {"mel": ("frontend",), "raw": ("raw",)}.get(recipe.model.inputs, ("frontend", "raw"))
+    i, inputs = recipe.infer, recipe.inputs
     if not 0 <= i.overlap_weight <= 1: raise KitError(f"infer.overlap_weight={i.overlap_weight:g} is not a share of a row's score: give 0 to 1")
     if i.shift_frames and i.average == "windows" and i.output != "clip" and (i.window_s or recipe.sampling.window_s) <= ROW_S:
         raise KitError(f'infer.shift_frames={i.shift_frames} moves no row of a window that is no longer than it: '
                        'set infer.average to "frames", or infer.shift_frames to 0')
-    levelled = [f'{group}.wave="{wave}"' for group in hears if (wave := getattr(recipe, group).wave) != "none"]
-    if "frontend" in hears and recipe.frontend.scale in ("z-score", "min-max"): levelled.append(f'frontend.scale="{recipe.frontend.scale}"')
+    levelled = [f'{"frontend" if kind == "mel" else kind}.wave="{group.wave}"' for kind, group in inputs.items() if group.wave != "none"]
+    if "mel" in inputs and recipe.frontend.scale in ("z-score", "min-max"): levelled.append(f'frontend.scale="{recipe.frontend.scale}"')
     if i.peak and levelled:
         raise KitError(f"infer.peak={i.peak:g} needs windows at the level they have, but {levelled[0]} brings each to one: "
                        "set infer.peak to 0, or train with wave \"none\" and scale \"db80\", \"db\" or \"log\"")

@@ -13,16 +13,14 @@ from pathlib import Path
 
 from .core import KitError, check_name, read_json
 from .learner import Callback
+from .recipe import dotted
 
 # %% ../nbs/lib/35a_loggers.ipynb #42f5ad9b
 def flat_recipe(
     recipe,  # Recipe
 ):           # {"optim.lr": .001, ...}; chains and other tuples as JSON text
     "A recipe as one level of numbers and words, as such tools want it."
-    flat = {}
-    for name, group in asdict(recipe).items():
-        flat |= {f"{name}.{field}": value for field, value in group.items()} if isinstance(group, dict) else {name: group}
-    return {name: json.dumps(value) if isinstance(value, (tuple, list, dict)) else value for name, value in flat.items()}
+    return {name: json.dumps(value) if isinstance(value, (tuple, list, dict)) else value for name, value in dotted(asdict(recipe))}
 
 
 def _numbers(row):

@@ -17,8 +17,8 @@ from matplotlib.image import imsave
 from .audio import SR, encode_ogg
 from .cleaning import remembered
 from .core import atomic, data_url, progress, short_hash
+from .groups import Mel
 from .mel import mel_picture, mel_places, mel_power
-from .recipe import Mel
 from .review import review_sheet
 from .threads import ahead
 

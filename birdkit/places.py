@@ -13,8 +13,8 @@ from scipy.ndimage import uniform_filter1d
 
 from .audio import ROW_S, SR
 from .core import KitError
+from .groups import Mel
 from .mel import mel_filters, mel_power
-from .recipe import Mel
 from .threads import ahead
 
 # %% ../nbs/lib/14_places.ipynb #8ab7d049

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from .audio import ROW_S, SR, encode_ogg
 from .core import data_url
+from .groups import Mel
 from .mel import mel_picture, mel_places, mel_power
-from .recipe import Mel
 
 # %% ../nbs/lib/06_plots.ipynb #c9c296dd
 BLUE, ORANGE, GREY = "#2f6f8f", "#d9793b", "#9aa5ad"

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 
 from .audio import SR
 from .core import KitError, check_name, read_json, read_table, short_hash, write_json, write_table
-from .recipe import Data
+from .groups import Data
 from .store import AudioStore, build_store
 
 # %% ../nbs/lib/11_prepare.ipynb #2ac7ce30

@@ -66,8 +66,7 @@ def input_shapes(
     recipe,  # Recipe
 ):           # Tuple of (channels, height, width), mel before raw
     "Shapes of the network's inputs at inference."
-    mel, raw = infer_mel(recipe).shape(infer_window_s(recipe)), recipe.raw.shape(infer_window_s(recipe))
-    return {"mel": (mel,), "raw": (raw,), "both": (mel, raw)}[recipe.model.inputs]
+    return tuple((infer_mel(recipe) if kind == "mel" else group).shape(infer_window_s(recipe)) for kind, group in recipe.inputs.items())
 
 
 class Sound(NamedTuple):
@@ -84,8 +83,8 @@ class Sound(NamedTuple):
 
 def _levels(recipe):
     "Keys of the levels that a recipe's windows are divided by."
-    how = {"mel": {recipe.frontend.wave}, "raw": {recipe.raw.wave}, "both": {recipe.frontend.wave, recipe.raw.wave}}[recipe.model.inputs]
-    return {(h, infer_window_s(recipe), recipe.infer.stride_s) for h in how | ({"peak"} if recipe.infer.peak else set())}
+    how = {group.wave for group in recipe.inputs.values()} | ({"peak"} if recipe.infer.peak else set())
+    return {(h, infer_window_s(recipe), recipe.infer.stride_s) for h in how}
 
 
 def listen(

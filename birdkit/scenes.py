@@ -6,7 +6,7 @@
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'FAINT', 'CUT_S', 'SNR_DB', 'DISTANCE_M', 'DECAY_S', 'WET_DB', 'MOST_SPECIES',
            'MOST_CALLS', 'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS', 'APPEARANCES', 'PICTURE', 'Song',
            'hear_song', 'isolate', 'event_gain', 'kept_samples', 'hear_clips', 'draw_cut', 'plan_events', 'scene_truth',
-           'Scenes', 'site_roll_offs', 'make_scenes', 'plot_scene', 'scene_scores', 'score_scenes', 'rank_agreement']
+           'Scenes', 'site_roll_offs', 'make_scenes', 'plot_scene', 'scene_scores', 'score_scenes']
 
 # %% ../nbs/lib/14a_scenes.ipynb #b4f3482e
 from dataclasses import dataclass, replace
@@ -317,12 +317,3 @@ def score_scenes(
     "How well a model tells the species in the scenes apart: one number to compare models by."
     classes = scenes.truth.shape[2]
     return mean_auc(scenes.truth.reshape(-1, classes), scene_scores(scenes, score).reshape(-1, classes))
-
-# %% ../nbs/lib/14a_scenes.ipynb #9ab3c31b
-def rank_agreement(
-    table,            # DataFrame, a line for each model, scores in columns
-    truth="public",   # Column to agree with
-):                    # DataFrame: spearman, kendall, a line for each other column of numbers
-    "How far each score ranks the models as `truth` does: rank correlations, 1 where the order is the same."
-    scores = table.select_dtypes("number")
-    return pd.DataFrame({how: scores.corr(how)[truth].drop(truth) for how in ("spearman", "kendall")})

@@ -156,7 +156,7 @@ def one_trial(
     "Draw overrides, train with them, tell the study."
     state, trial = _optuna().trial.TrialState, study.ask()
     study.sampler = _optuna().samplers.TPESampler(seed=derived_seed(study.user_attrs["seed"], trial.number) % 2**32)     # whoever does it, and whenever
-    name = trial.user_attrs.get("name", f"t{trial.number:03}")
+    name = _name(trial)
     for key, value in dict(name=name, by=(socket.gethostname(), os.getpid())).items(): trial.set_user_attr(key, value)
     trial.set_user_attr("overrides", changes := draw(trial, space))
     score = study.user_attrs["score"]

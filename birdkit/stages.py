@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINUTE', 'choose_recipe', 'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'fits_pretrained',
            'start_model', 'row_scorer', 'held_scenes', 'judge_scenes', 'judge_labelled', 'scores_to_draw', 'train_fold',
-           'find_runs', 'find_members', 'member_scores', 'in_time', 'lead_of']
+           'training_verdict', 'find_runs', 'find_members', 'member_scores', 'in_time', 'lead_of']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -29,7 +29,7 @@ from .limits import check_recipe
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .metrics import mean_auc
 from .models import borrow_backbone
-from .prepare import prepare
+from .prepare import MORE_SOURCES, prepare
 from .recipe import find_recipe, load_recipe
 from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
@@ -258,6 +258,22 @@ def _keep_windows(model, data, folder, fold):
     write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | dict(prepared=data.facts.get("rules")))
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear), model.classes)
 
+# %% ../nbs/lib/34_stages.ipynb #4d748a01
+def training_verdict(
+    folder,  # Folder of the run
+    fold,    # The fold it held out, or "all"
+    space,   # Workspace
+):           # Text
+    "What came of a training, and what is next."
+    facts = read_json(folder / "metrics.json", "train again")
+    auc, scapes = facts.get("auc", np.nan), facts.get("soundscape_auc")
+    none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
+    held = "nothing is held out" if fold == "all" else none if np.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
+    scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
+    by_people = "" if scapes is None else f"; labelled soundscapes {scapes:.3f}"
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}{by_people}"
+    return f"{told}. Kept in {folder.relative_to(space.root)}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
+
 # %% ../nbs/lib/34_stages.ipynb #2e49158d
 def _folders(space, name):
     "Folders of a recipe's trained models, in the order of their names."
@@ -335,8 +351,8 @@ def lead_of(
 ):            # Folder of the run whose backbone it borrows, as text; "" where it learns a backbone of its own
     "The run from which a member with a frozen backbone takes it: another member, of all classes, with the same frontend and backbone."
     if member.optim.freeze < 1: return ""
-    hears = lambda r: (r.frontend, r.raw, r.model.backbone, r.model.inputs)
-    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and hears(m) == hears(member)]
+    alike = lambda r: (r.frontend, r.raw) == (member.frontend, member.raw) and share_backbone(r, member)
+    runs = [space.run(m.name, fold) for m in members if m.name != member.name and not m.data.only and alike(m)]
     found = next((str(r) for r in runs if (r / "weights.pt").exists()), "")
     if not found: print(f"{member.name}: no trained member has the same backbone; it keeps its own pretrained weights")
     return found

@@ -26,11 +26,10 @@ from .learner import Learner
 from .limits import check_recipe
 from .loggers import loggers_from_env
 from .losses import find_loss
-from .models import INPUTS
 from .optimiser import OPTIMISERS, Freeze, make_optimiser
 from .precision import PRECISIONS, Compile, Layout, Precision, choose_precision
 from .prepare import fold_digest
-from .recipe import load_recipe
+from .recipe import INPUTS, load_recipe
 from .sampling import PICKS
 from .schedule import Schedule
 from .steps import check_last_mix, hears_beside, supervised

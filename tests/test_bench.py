@@ -95,6 +95,10 @@ def test_validation_ranks_variants(demo, tmp_path):
     import validation
     validation.main(["--data", str(demo), "--work", str(tmp_path), *"--recipe tiny --epochs 1 --only plain short student --seeds 1 --most 2 --turns 5".split()])
     assert (tmp_path / "validation.csv").read_text().count("\n") == 4
+    toy = pd.DataFrame(dict(name=list("abcd"), public=[.5, .6, .7, .8], focal=[.9, .8, .7, .6], scene=[.5, .6, .8, .7]))
+    found = validation.rank_agreement(toy)
+    assert np.allclose(found.loc["focal"], -1)
+    assert np.allclose(found.loc["scene"], [1 - 6 * 2 / (4 * 15), (5 - 1) / 6])      # one of six pairs is the wrong way round
 
 
 def test_store_table(tmp_path):

@@ -95,7 +95,7 @@ def test_way_to_train(way, tmp_path):
 
 
 def test_pictures_of_held_out_clips_that_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("birdkit.heldout.PICTURES", 0)
+    monkeypatch.setattr("birdkit.heldout.PICTURES_BYTES", 0)
     assert np.isfinite(train(noises(), tmp_path)[1].auc.iloc[-1])
 
 

@@ -63,13 +63,13 @@ def test_killed_labelling_goes_on_and_ends_alike(tmp_path):
     assert not list((tmp_path / "k").glob("*.parts"))
 
 
-@pytest.mark.parametrize("other", [dict(teachers=[Teacher(Level(), "other")]), dict(combine="min"), dict(round=2), dict(only=["s/01.ogg"])], ids=" ".join)
+@pytest.mark.parametrize("other", [dict(teachers=[Teacher(Level(), "other")]), dict(combine="min"), dict(round=2), dict(data=a_world(1))], ids=" ".join)
 def test_other_labels_are_not_taken_for_these(tmp_path, other):
     world, first, second = a_world(4), Level(), Level()
     predict_labels([Teacher(first)], world, folder=tmp_path)
     predict_labels(**(dict(teachers=[Teacher(second)], data=world, folder=tmp_path) | other))
     heard = other["teachers"][0].model.heard if "teachers" in other else second.heard
-    assert heard == (1 if "only" in other else 4)
+    assert heard == (1 if "data" in other else 4)
     predict_labels([Teacher(first)], world, folder=tmp_path)
     assert first.heard == 8
 

@@ -23,7 +23,7 @@ from birdkit.metrics import mean_auc
 from birdkit.prepare import Prepared, prepare
 from birdkit.pseudo import labelled_scapes, weigh_files
 from birdkit.recipe import find_recipe
-from birdkit.scenes import make_scenes, rank_agreement, scene_scores
+from birdkit.scenes import make_scenes, scene_scores
 from birdkit.stages import row_scorer, train_fold
 from birdkit.trained import choose_device, load_model
 from birdkit.training import train_run
@@ -109,6 +109,13 @@ def scores_of(
         rows.append(dict(name=name, focal=focal[name], scene=np.mean(each), public=mean_auc(truth, s["public"]))
                     | {f"scene seed {i}": a for i, a in enumerate(each)})
     return pd.DataFrame(rows).sort_values("public", ascending=False, ignore_index=True)
+
+
+def rank_agreement(
+    table,  # From scores_of
+):          # DataFrame: spearman, kendall, a line for each other column of numbers
+    "How far each score ranks the models as `public` does: rank correlations, 1 where the order is the same."
+    return pd.DataFrame({how: table.corr(how, numeric_only=True).public.drop("public") for how in ("spearman", "kendall")})
 
 
 def resampled(
