@@ -21,6 +21,7 @@ from .competition import Competition
 from .core import KitError, Workspace, count, project_root, read_json, short_hash
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
+from .notebooks import papermill_path
 from .prepare import MORE_SOURCES, Prepared
 from .processes import choose_devices, ends_with_us, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
@@ -176,7 +177,7 @@ def run_command(
         words = [x for k, v in chosen.items() for x in (f"--{k}", yaml_line(v) if isinstance(v, dict) else str(v))]
         return [*(place.program or (*python, "birdkit.fleet")), "train", "--data", str(place.data), "--work", str(place.space.root), *words]
     paths = ["-p", "data", str(place.data), "-p", "work", str(place.space.root)]
-    return [*python, "papermill", str(notebook), str(beside(run, place, ".ipynb")), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
+    return [*python, "papermill", *map(papermill_path, (notebook, beside(run, place, ".ipynb"))), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
 
 
 def start_run(
