@@ -16,7 +16,7 @@ import pandas as pd
 from .cleaning import lay_segments
 from .core import KitError, check_name, few, nearest
 from .metrics import auc_columns
-from .plots import BLUE, DPI, GREY, ORANGE, mel_image
+from .plots import BLUE, DPI, GREY, ORANGE, mel_image, show
 
 # %% ../nbs/lib/12d_agreement.ipynb #7773e67b
 class _Windows(NamedTuple):
@@ -206,7 +206,7 @@ def plot_agreement(
     above.set_ylabel("kHz", fontsize=8)
     below.set(xlabel="time (s)", ylabel="probability", ylim=(0, 1), xlim=(0, one.recordings.duration_s.iloc[0]))
     below.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
-    plt.show()
+    show(fig)
 
 # %% ../nbs/lib/12d_agreement.ipynb #628bc0b4
 def _confident_learning(given, probs, at_least):

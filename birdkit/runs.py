@@ -16,7 +16,7 @@ import pandas as pd
 
 from .commands import command
 from .core import KitError, Workspace, atomic, nearest, read_json, read_table
-from .plots import DPI, GREY
+from .plots import DPI, GREY, as_written, show
 from .recipe import diff, load_recipe
 
 # %% ../nbs/lib/35_runs.ipynb #f1b1b43d
@@ -203,10 +203,10 @@ def plot_runs(
 
 def _keep(fig, path):
     "Show a figure, or write it, whole or not at all."
-    if path is None: return plt.show()
+    if path is None: return show(fig)
     kind = Path(path).suffix[1:] or "png"
     if kind not in fig.canvas.get_supported_filetypes(): raise KitError(f"{path}: pictures cannot be written as {kind!r}; call it .png or .svg")
-    with atomic(path) as part: fig.savefig(part, format=kind)
+    with atomic(path) as part: as_written(fig).savefig(part, format=kind)
     plt.close(fig)
 
 # %% ../nbs/lib/35_runs.ipynb #a10087cc
