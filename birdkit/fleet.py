@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .callbacks import TIME_UP
-from .commands import add_places, command, read_yaml, yaml_line
+from .commands import Parser, add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, count, project_root, read_json, short_hash
 from .limits import check_fold
@@ -305,7 +305,7 @@ def _minutes(text):
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
+    parser = Parser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = dict(train="one model; with torchrun or accelerate on several devices", folds="a model for each fold and seed, one process each")
     one, several = (commands.add_parser(name, help=text, description=f"Train {text}. What is trained already is left alone; the same command goes on.")

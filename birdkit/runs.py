@@ -7,14 +7,14 @@ __all__ = ['FILES', 'SCORES', 'COLOURS', 'runs_root', 'run_folders', 'run_histor
            'compare_runs', 'plot_runs', 'show_table', 'main']
 
 # %% ../nbs/lib/35_runs.ipynb #a960c182
-import argparse, math, os
+import math, os
 from datetime import datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .commands import command
+from .commands import Parser, command
 from .core import KitError, Workspace, atomic, nearest, read_json, read_table
 from .plots import DPI, GREY, as_written, show
 from .recipe import diff, load_recipe
@@ -221,7 +221,7 @@ def show_table(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
+    parser = Parser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
     parser.add_argument("--work", default="auto", metavar="FOLDER", help='a workspace, or any folder with runs (default: "auto", work/ in the checkout)')
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="names of the first column, two or more (default: a list of all runs)")
     parser.add_argument("--plot", metavar="FILE", help="draw loss and AUC of all runs, or of those compared, such as runs.png (default: no picture)")
