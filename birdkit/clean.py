@@ -16,7 +16,7 @@ from .cleaning import NOTHING_ELSE
 from .copies import duplicates
 from .core import apply_steps
 from .filters import licence, loudness, rating, within
-from .plots import DPI, GREY, PALETTE
+from .plots import DPI, GREY, PALETTE, show
 from .speech import silence, silence_split, speech
 
 # %% ../nbs/lib/12e_clean.ipynb #402bf5d5
@@ -70,4 +70,4 @@ def plot_segments(
     ax.set_yticks(range(len(rows)), [name.split("/", 1)[-1] for name in rows], fontsize=7); ax.invert_yaxis(); ax.set_xlabel("time (s)", fontsize=8)
     if rows: ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_title("kept and dropped parts; the recordings that lose most come first, those dropped whole last", fontsize=8)
-    plt.show()
+    show(fig)

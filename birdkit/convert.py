@@ -7,9 +7,10 @@ __all__ = ['MAX_GAP', 'FORMATS', 'Probabilities', 'to_openvino', 'write_network'
            'check_gap', 'real_windows', 'time_windows', 'write_formats']
 
 # %% ../nbs/lib/40a_convert.ipynb #03dc0753
-import copy, time
+import copy, io, struct, time
 from pathlib import Path
 from unittest.mock import patch
+from zipfile import ZipFile
 
 import numpy as np
 import openvino as ov
@@ -96,8 +97,19 @@ def to_jit(
     "Write a network as frozen TorchScript (course 2024); read it with load_jit."
     example = tuple(torch.zeros(2, *s) for s in input_shapes(model.recipe))
     frozen = torch.jit.freeze(torch.jit.trace(Probabilities(model), example))
-    with atomic(path) as part: torch.jit.save(frozen, part)
+    with atomic(path) as part: _save_jit(frozen, part)
     return Path(path)
+
+
+def _save_jit(module, path):
+    "Save TorchScript without its debug records, which name this machine's folders: the same network makes the same file."
+    torch.jit.save(module, whole := io.BytesIO())
+    with ZipFile(whole) as old, ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            if entry.filename.endswith(".debug_pkl"): continue
+            room = -(new.fp.tell() + len(entry.filename) + 34) % 64           # as torch does: data begins at multiples of 64 bytes
+            entry.extra = struct.pack(f"<2sH{room}x", b"FB", room)
+            new.writestr(entry, old.read(entry))
 
 
 def load_jit(

@@ -55,7 +55,7 @@ def fingerprint(
     return np.where(total[:-2 * _LAG] > _FLOOR * total.mean(), half[:-_LAG] | half[_LAG:] << 16, np.uint32(0))
 
 # %% ../nbs/lib/12b_copies.ipynb #896b4671
-_PARTS = 64     # Files
+_PARTS = 32     # Files; two such sets are open at once, and some systems allow 128
 
 
 class _Parts:

@@ -165,7 +165,7 @@ def atomic(
     "Write a file beside its place and rename it when it is complete."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")     # process ids meet where containers share a disk
     try:
         yield part
         os.replace(part, path)
@@ -186,13 +186,14 @@ def alone(
     busy="",  # KitError's text where another process holds the lock; "" waits until nobody does
 ):            # Yields the file's descriptor; whoever inherits it holds the lock, too
     "Keep other processes out. However this one ends, its lock ends with it; where a disk has no locks, who would wait gets a KitError, and others are told."
-    import fcntl    # Windows has none
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        try:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError: raise KitError(busy) from None
-        except OSError as error:
-            told = f"{path} cannot be locked ({error.strerror})"
+        except (OSError, ImportError) as error:       # Windows has no fcntl
+            told = f"{path} cannot be locked ({getattr(error, 'strerror', error)})"
             if not busy: raise KitError(f"{told}: give a work folder on a disk with locks") from None
             print(f"{told}: let no two processes write there at once")
         yield file.fileno()

@@ -6,7 +6,7 @@
 __all__ = ['window_gflop', 'windows_per_file', 'time_network', 'recipe_costs', 'markdown_table', 'keep_costs', 'main']
 
 # %% ../nbs/lib/41a_costs.ipynb #fd3bfd17
-import argparse, tempfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .audio import ROW_S
-from .commands import command
+from .commands import Parser, command
 from .convert import time_windows, to_openvino
 from .core import KitError, check_name, progress, write_table
 from .models import Classifier
@@ -92,9 +92,9 @@ def markdown_table(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.costs",
-                                     description="Recipes and what they cost on this machine: gflop, 1e9 operations of a window; minutes of a submission; "
-                                                 "train_pflop, 1e15 operations of training.")
+    parser = Parser(prog="python -m birdkit.costs",
+                    description="Recipes and what they cost on this machine: gflop, 1e9 operations of a window; minutes of a submission; "
+                                "train_pflop, 1e15 operations of training.")
     parser.add_argument("--files", type=int, default=700, help="soundscapes of a minute to hear (default: %(default)s)")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--out", type=Path,

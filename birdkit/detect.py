@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'export_id', 'stamp', 'save_part', 'load_part', 'find_reco
            'hear_dask', 'check_formats', 'write_tables', 'usual_threshold', 'Detections', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import argparse, json, os, time, zlib
+import json, os, time, zlib
 from collections import deque
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from .audio import SR
-from .commands import command, connect, distributed
+from .commands import Parser, command, connect, distributed
 from .competition import AUDIO_ENDINGS
-from .core import BROKEN, KitError, atomic, check_name, count, in_words, progress, short_hash, write_table
+from .core import BROKEN, KitError, alone, atomic, check_name, count, in_words, progress, short_hash, write_table
 from .findings import Labels, detections, row_table, short_name, write_labels
 from .runtime import MANIFEST, SERVED, load_export, read_manifest
 from .stretches import FileScores, hear_recording, open_ensemble
@@ -106,7 +106,7 @@ def find_recordings(
     recordings,  # A folder, searched all the way down; or a list of folders and sound files
 ):               # {path below the folder, or below what all of the list share: absolute Path}; KitError where there are none
     "Find what there is to hear."
-    paths = [Path(os.path.abspath(p)) for p in ([recordings] if isinstance(recordings, (str, Path)) else recordings)]
+    paths = [Path(os.path.abspath(os.path.expanduser(p))) for p in ([recordings] if isinstance(recordings, (str, Path)) else recordings)]
     gone = [p for p in paths if not p.exists()]
     if gone and (gone == paths or any(not p.suffix for p in gone)): raise KitError(f"{gone[0]} is missing: give folders, or sound files")
     root = _shared(paths)
@@ -284,12 +284,19 @@ def detect(
 ):                 # Detections
     "Hear every recording and write what was found."
     if client: distributed()
-    formats, files, export, out = check_formats(formats, all_scores), find_recordings(recordings), load_export(models), Path(out)
+    models, out = Path(models).expanduser(), Path(out).expanduser()
+    formats, files, export = check_formats(formats, all_scores), find_recordings(recordings), load_export(models)
     threshold, classes = usual_threshold(export) if threshold is None else threshold, export.classes
     _check_numbers(threshold, top, workers, min_gap_s)
+    with alone(out / ".lock", f"{out} is being written by another process: wait for it or give another folder"):
+        return _detect(files, models, out, classes, (threshold, top, min_gap_s), formats, all_scores, workers, client)
+
+
+def _detect(files, models, out, classes, options, formats, all_scores, workers, client):
+    "The same, where nobody else writes."
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
-    with Labels(out) as labels: found, *rest = _find(names, classes, labels, formats, (threshold, top, min_gap_s))
+    with Labels(out) as labels: found, *rest = _find(names, classes, labels, formats, options)
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
@@ -298,7 +305,7 @@ def detect(
     write_table(out / "flaws.csv", rest[1])
     _forget(out, formats, all_scores)
     gone = set((out / "parts").rglob("*.npz")) - {_part(out, name) for name in files}
-    return Detections(found, bad, new, len(names) - new, *rest, threshold, labels.changed, len(gone))
+    return Detections(found, bad, new, len(names) - new, *rest, options[0], labels.changed, len(gone))
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def _below(score):
@@ -330,7 +337,7 @@ def summary(
 def _parser():
     "What the command takes."
     about = "Hear a folder of recordings with an exported ensemble and write what was found. A run that was stopped goes on where it ended."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.detect", description=about)
+    parser = Parser(prog="python -m birdkit.detect", description=about)
     add = parser.add_argument
     add("recordings", nargs="+", metavar="FOLDER", help="folders, searched all the way down, linked ones too but no hidden ones; or sound files")
     add("--models", required=True, metavar="EXPORT", help="a folder that 05_distill exported")

@@ -141,6 +141,13 @@ def _value(model):
     return auc if auc is not None and np.isfinite(auc) else 1.
 
 # %% ../nbs/lib/41_export.ipynb #1b6b900e
+def _without_folders(value):
+    "A recipe's dict, and what is in it, as others may see it: of this machine's paths the file's name."
+    if isinstance(value, dict): return {name: _without_folders(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)): return type(value)(map(_without_folders, value))
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
 def _one(name, final, folder, samples, validation):
     "Convert one run; its manifest entry."
     model = load_model(final.run)
@@ -160,7 +167,7 @@ def _one(name, final, folder, samples, validation):
     files = [*parts, *(p.with_suffix(".bin") for p in parts), *further]
     network = load_network(path)
     return dict(
-        name=name, file=path.name, recipe=asdict(recipe), weight=final.weight, value=_value(final), classes=list(model.classes),
+        name=name, file=path.name, recipe=_without_folders(asdict(recipe)), weight=final.weight, value=_value(final), classes=list(model.classes),
         parity=gap, gap=parity(model, network, *inputs), formats={p.name: g for p, g in further.items()}, **facts,
         ms_per_window=round(time_windows(network, inputs), 3), inputs=[list(s) for s in input_shapes(recipe)], window_s=infer_window_s(recipe), row_s=ROW_S,
         sha256={f.name: file_sha256(f) for f in files})

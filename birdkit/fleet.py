@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .callbacks import TIME_UP
-from .commands import add_places, command, ends_with_us, read_yaml, yaml_line
+from .commands import Parser, add_places, command, ends_with_us, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, count, project_root, read_json, short_hash
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
+from .notebooks import papermill_path
 from .prepare import Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
@@ -176,7 +177,7 @@ def run_command(
         words = [x for k, v in chosen.items() for x in (f"--{k}", yaml_line(v) if isinstance(v, dict) else str(v))]
         return [*(place.program or (*python, "birdkit.fleet")), "train", "--data", str(place.data), "--work", str(place.space.root), *words]
     paths = ["-p", "data", str(place.data), "-p", "work", str(place.space.root)]
-    return [*python, "papermill", str(notebook), str(beside(run, place, ".ipynb")), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
+    return [*python, "papermill", *map(papermill_path, (notebook, beside(run, place, ".ipynb"))), "--no-progress-bar", *paths, "-y", yaml_line(chosen)]
 
 
 def start_run(
@@ -304,7 +305,7 @@ def _minutes(text):
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
+    parser = Parser(prog="python -m birdkit.fleet", description="Train on more than one device, on what 01_prepare and 02_clean left.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = dict(train="one model; with torchrun or accelerate on several devices", folds="a model for each fold and seed, one process each")
     one, several = (commands.add_parser(name, help=text, description=f"Train {text}. What is trained already is left alone; the same command goes on.")

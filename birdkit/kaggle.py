@@ -7,11 +7,11 @@ __all__ = ['KEPT', 'TRAIN_CELL', 'FILL', 'LOG_IN', 'READY_S', 'required', 'train
            'newest_export', 'build_upload', 'build', 'upload_commands', 'find_owner', 'push_upload', 'main']
 
 # %% ../nbs/lib/46_kaggle.ipynb #30ae70c2
-import argparse, json, os, re, shlex, shutil, subprocess, sys, time
+import json, os, re, shlex, shutil, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
 
-from .commands import command
+from .commands import Parser, command
 from .core import KitError, check_name, last_line, project_root, read_json, write_json
 from .notebooks import PIPELINE, check_ahead, check_names, check_parameters, is_parameters, notebook_parameters, read_values
 from .runtime import MANIFEST, file_sha256, load_export, made_at
@@ -287,7 +287,7 @@ def _push(names, options):
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.kaggle", description="Build what goes to Kaggle, and push it.")
+    parser = Parser(prog="python -m birdkit.kaggle", description="Build what goes to Kaggle, and push it.")
     add = parser.add_argument
     add("what", choices=("build", "push", "pin"), help="build: fill kaggle_datasets/build; push: upload it too; pin: renew pinned.txt")
     add("names", nargs="*", help=f"which uploads, of {', '.join(FILL)}; by default all, of which push leaves out birdkit-train")

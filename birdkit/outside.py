@@ -6,7 +6,7 @@
 __all__ = ['read_labels', 'covered', 'with_given', 'given_alone', 'label_soundscapes', 'main']
 
 # %% ../nbs/lib/33e_outside.ipynb #c0119bff
-import argparse, json
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import ROW_S
-from .commands import add_places, command
+from .commands import Parser, add_places, command
 from .competition import Competition
 from .core import KitError, Workspace, count, few, last_line, read_table, refuse_row, short_hash
 from .labels import GIVE_LABELS, Labels, in_turn, keep_labels, labels_of, rows_of
@@ -138,9 +138,9 @@ def label_soundscapes(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.outside",
-                                     description="Let a network of other people label the soundscapes, for pseudo.given. "
-                                                 "What is done stays; the same command goes on.")
+    parser = Parser(prog="python -m birdkit.outside",
+                    description="Let a network of other people label the soundscapes, for pseudo.given. "
+                                "What is done stays; the same command goes on.")
     add = parser.add_argument
     add("model", help=".onnx or .tflite file, such as Perch's or BirdNET's")
     add("names", help="the list of species that belongs to it")

@@ -14,7 +14,7 @@ import pandas as pd
 from .audio import ROW_S, SR
 from .core import KitError, nearest, read_table, step_arguments
 from .metrics import class_auc
-from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players
+from .plots import BLUE, DPI, FEW, GREY, ORANGE, mel_image, players, show
 from .pseudo import apply_labels, file_weights, steps_of_round
 from .trained import classes_of
 
@@ -54,7 +54,7 @@ def show_labels(
     mel_image(sound, samples, key); sound.set_ylabel("kHz", fontsize=8)
     image = _label_image(below, rows, _top(rows, most), labels, len(samples) / SR)
     below.set_xlabel("time (s)", fontsize=8); fig.colorbar(image, ax=(sound, below), label="soft label")
-    plt.show()
+    show(fig)
     return players({key: samples}, seconds)
 
 
@@ -118,7 +118,7 @@ def show_steps(
     fig, axes = plt.subplots(1, len(after), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")
     for ax, (name, x), r in zip(axes[0], after, rows): image = _label_image(ax, r, _top(rows[0], most), x, ROW_S * len(r), name)
     fig.supxlabel("time (s)", fontsize=8); fig.colorbar(image, ax=axes, label="soft label")
-    plt.show()
+    show(fig)
 
 # %% ../nbs/lib/33b_rounds.ipynb #4669f569
 def _shared(one, two):
@@ -210,4 +210,4 @@ def plot_auc_change(
     ax.set(xlabel="class (clips)" if named else f"{len(table)} classes; lowest changes: {low}\nhighest changes: {high}", ylabel="ROC-AUC")
     ax.set_title(f"mean {table.before.mean():.3f} before, {table.after.mean():.3f} after", fontsize=8)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    plt.show()
+    show(fig)

@@ -7,16 +7,16 @@ __all__ = ['FILES', 'SCORES', 'COLOURS', 'runs_root', 'run_folders', 'run_histor
            'compare_runs', 'plot_runs', 'show_table', 'main']
 
 # %% ../nbs/lib/35_runs.ipynb #a960c182
-import argparse, math, os
+import math, os
 from datetime import datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .commands import command
+from .commands import Parser, command
 from .core import KitError, Workspace, atomic, nearest, read_json, read_table
-from .plots import DPI, GREY
+from .plots import DPI, GREY, as_written, show
 from .recipe import diff, load_recipe
 
 # %% ../nbs/lib/35_runs.ipynb #f1b1b43d
@@ -203,10 +203,10 @@ def plot_runs(
 
 def _keep(fig, path):
     "Show a figure, or write it, whole or not at all."
-    if path is None: return plt.show()
+    if path is None: return show(fig)
     kind = Path(path).suffix[1:] or "png"
     if kind not in fig.canvas.get_supported_filetypes(): raise KitError(f"{path}: pictures cannot be written as {kind!r}; call it .png or .svg")
-    with atomic(path) as part: fig.savefig(part, format=kind)
+    with atomic(path) as part: as_written(fig).savefig(part, format=kind)
     plt.close(fig)
 
 # %% ../nbs/lib/35_runs.ipynb #a10087cc
@@ -221,7 +221,7 @@ def show_table(
 
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
+    parser = Parser(prog="python -m birdkit.runs", description="List runs, compare some of them, draw their curves.")
     parser.add_argument("--work", default="auto", metavar="FOLDER", help='a workspace, or any folder with runs (default: "auto", work/ in the checkout)')
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="names of the first column, two or more (default: a list of all runs)")
     parser.add_argument("--plot", metavar="FILE", help="draw loss and AUC of all runs, or of those compared, such as runs.png (default: no picture)")

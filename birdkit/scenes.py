@@ -24,7 +24,7 @@ from .core import KitError
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
                             noise_shape, roll_off, row_noise)
-from .plots import mel_image
+from .plots import mel_image, show
 from .threads import ahead
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
@@ -289,7 +289,7 @@ def plot_scene(
     names = [classes[c] for c in sorted(own.column.unique())]
     low.set_yticks(range(len(names)), names, fontsize=7)
     low.set(xlabel="time (s)", xticks=range(0, SCENE_S + 1, ROW_S), xlim=(0, SCENE_S)); top.set_ylabel("kHz")
-    plt.show()
+    show(fig)
 
 
 def _box(ax, e, own, colour, said):

@@ -7,7 +7,7 @@ __all__ = ['NAMELESS_S', 'open_study', 'trials_of', 'Prune', 'one_trial', 'best_
            'fold_trainer', 'command_line', 'main']
 
 # %% ../nbs/lib/36_search.ipynb #2b9264d8
-import argparse, json, math, os, shlex, socket, time
+import json, math, os, shlex, socket, time
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .commands import add_places, command, read_yaml, yaml_line
+from .commands import Parser, add_places, command, read_yaml, yaml_line
 from .competition import Competition
 from .core import Clock, KitError, Workspace, derived_seed, read_json, short_hash
 from .heldout import clips_digest, split_clips
@@ -282,7 +282,7 @@ def command_line(
 # %% ../nbs/lib/36_search.ipynb #4f98a55b
 def _parser():
     "What the command takes."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.search", description="Search better numbers for a recipe; run it again to go on.")
+    parser = Parser(prog="python -m birdkit.search", description="Search better numbers for a recipe; run it again to go on.")
     add = parser.add_argument
     add_places(parser, "data", "work", "recipe")
     add("--overrides", default="{}", metavar="YAML", help="fixed changes to the recipe, such as '{optim.epochs: 10}' (default: none)")

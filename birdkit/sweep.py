@@ -6,13 +6,13 @@
 __all__ = ['DEAD_KERNEL', 'RETRIES', 'Killed', 'do_run', 'sweep_row', 'sweep', 'cluster', 'main']
 
 # %% ../nbs/lib/37a_sweep.ipynb #431cb57e
-import argparse, shlex, shutil
+import shlex, shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from .commands import PLACES, add_places, command, connect, distributed, read_yaml, yaml_line
+from .commands import PLACES, Parser, add_places, command, connect, distributed, read_yaml, yaml_line
 from .competition import Competition
 from .core import KitError, Workspace, alone, count, write_table
 from .fleet import Place, beside, check_runs, first_folder, fold_of, is_finished, make_runs, start_run, why_unfinished, with_trained_members
@@ -98,7 +98,7 @@ def sweep(
 def _parser():
     "What the command takes."
     about = "Train recipes, folds and seeds on a Dask cluster, whose workers see the same paths. What is finished is left alone; the same command goes on."
-    parser = argparse.ArgumentParser(prog="python -m birdkit.sweep", description=about)
+    parser = Parser(prog="python -m birdkit.sweep", description=about)
     add = parser.add_argument
     add_places(parser, "data", "work")
     add("--recipes", nargs="+", default=["auto"], help=f"each {PLACES['recipe']}")

@@ -183,7 +183,7 @@ def describe(
 
 def options(
     doc,  # Docstring of the script
-):        # argparse.ArgumentParser
+):        # Parser
     "The options both scripts have."
     parser = script_parser(doc)
     add = parser.add_argument

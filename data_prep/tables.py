@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from birdkit.commands import Parser
 from birdkit.competition import RECORDING_COLUMNS, TAXON_COLUMNS, Competition
 from birdkit.core import KitError, few, read_table, refuse_row, write_table
 
@@ -126,9 +127,9 @@ def extend_collection(
 
 def script_parser(
     doc,  # Docstring of the script
-):        # ArgumentParser
+):        # Parser
     "A command line whose help is the script's docstring."
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def at_least(

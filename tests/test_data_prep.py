@@ -139,6 +139,13 @@ def test_a_script_ends_in_one_line(capsys):
     assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 
+def test_a_script_knows_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    parser = tables.script_parser("x")
+    parser.add_argument("--out")
+    assert tables.run_script(lambda out: out, parser, ["--out=~/x"]) == "/home/ada/x"
+
+
 # Species
 
 EBIRD = """TAXON_ORDER,CATEGORY,SPECIES_CODE,PRIMARY_COM_NAME,SCI_NAME,ORDER1,FAMILY,SPECIES_GROUP,REPORT_AS

@@ -127,6 +127,26 @@ def test_a_few_milliseconds_are_no_row(tmp_path, models):
     assert table[["recording", "start_s", "end_s"]].values.tolist() == [["a.wav", 0, 5], ["b.flac", 0, 5]]
 
 
+def test_one_at_a_time_in_one_folder(tmp_path, models, monkeypatch):
+    folder, find = small(tmp_path / "in", 2), module._find
+
+    def second(*given):
+        with pytest.raises(KitError, match="out is being written by another process: wait for it or give another folder"):
+            detect(folder, models, tmp_path / "out")
+        return find(*given)
+
+    monkeypatch.setattr(module, "_find", second)
+    assert detect(folder, models, tmp_path / "out").new == 2
+
+
+def test_the_home_folder(tmp_path, models, monkeypatch):
+    small(tmp_path / "in", 1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    module.main(["~/in", f"--models={models}", "--out=~/out"])
+    assert detect("~/in", models, "~/out").kept == 1 and not (tmp_path / "~").exists() and (tmp_path / "out/detections.csv").exists()
+
+
 def test_tables_have_the_order_of_the_names(tmp_path, models, monkeypatch):
     folder, hear = small(tmp_path / "in", 3), module.hear_here
     for name in ("a.wav", "b.wav", "zz.wav"): (folder / name).write_text("not sound")
