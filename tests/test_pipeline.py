@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, notebook_sources, papermill
+from papermill import inspect_notebook
 
 from birdkit.check import check_submission
 from birdkit.core import Workspace, count
@@ -172,6 +173,7 @@ def test_notebooks_have_parameters_and_no_functions():
     for name in PIPELINE:
         path = ROOT / f"nbs/{name}.ipynb"
         assert set(notebook_parameters(path)) == shared | extra.get(name, set())
+        assert [p for p, known in inspect_notebook(path).items() if not known["help"]] == []      # papermill --help-notebook
         title = "".join(json.loads(path.read_text())["cells"][0]["source"])
         # nbdev reads it, the page does not show it
         assert _md2dict(title)["skip_exec"] is True and "skip_exec" not in re.sub(r"<!--.*?-->", "", title, flags=re.S)
