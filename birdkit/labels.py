@@ -119,8 +119,8 @@ def label_summary(
     "What the labels say, the surest classes first."
     probs, rows = labels.probs, labels.probs[labels.kept]
     counts = {f"rows_above_{level:g}": (rows > level).sum(0) for level in LEVELS}
-    more = dict(recordings_above_half=(probs > .5).any(1).sum(0), highest=rows.max(0, initial=0), mean=rows.sum(0) / max(1, len(rows)))
-    table = pd.DataFrame(counts | more, index=pd.Index(labels.classes, name="class"))
+    counts["recordings_above_0.5"] = (probs > .5).any(1).sum(0)
+    table = pd.DataFrame(counts | dict(highest=rows.max(0, initial=0), mean=rows.sum(0) / max(1, len(rows))), index=pd.Index(labels.classes, name="class"))
     return table.sort_values(["rows_above_0.5", "highest"], ascending=False)
 
 # %% ../nbs/lib/32a_labels.ipynb #f377945e

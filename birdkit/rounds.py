@@ -109,10 +109,10 @@ def show_steps(
     key,     # Recording
     most=6,  # Classes shown
 ):
-    "Labels of one recording before and after each step that changes them, or a line where none does: some change only how often recordings are drawn."
+    "Labels of one recording before and after each step that changes them; nothing where none does: some change only how often recordings are drawn."
     after = step_by_step(labels, steps, round)
     after = after[:1] + [now for before, now in zip(after, after[1:]) if not np.array_equal(_rows_of(before[1], key), _rows_of(now[1], key), equal_nan=True)]
-    if len(after) == 1: return print(f"no step changes the labels of {key}")
+    if len(after) == 1: return
     rows = [_rows_of(x, key) for _, x in after]
     size = min(9, 1 + 2 * len(after)), .8 + .16 * most
     fig, axes = plt.subplots(1, len(after), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")

@@ -2,12 +2,16 @@
 import ast, json, os, pty, re, sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, notebook_sources, papermill
+from papermill import inspect_notebook
 
 from birdkit.check import check_submission
 from birdkit.core import Workspace, count
+from birdkit.distill import Round
+from birdkit.labels import Labels
 from birdkit.notebooks import PIPELINE, notebook_parameters
 from birdkit.recipe import Recipe
 
@@ -141,9 +145,12 @@ def verdict(name, known):
 def test_verdicts_count_what_a_person_said_of_recordings_that_are_there(capsys):
     review = pd.DataFrame([("a", "", 1., ""), ("b", "drop", 1., ""), ("c", "", .5, ""), ("e", "", 0., ""), ("d", "", 1., "1-2"), ("gone", "drop", 1., "")],
                           columns=["recording", "verdict", "weight", "drop_s"])
-    verdict("02_clean", dict(review=review, recordings=pd.DataFrame(dict(recording=list("abcde"), duration_s=10.)),
-                             dropped=pd.DataFrame(dict(recording=["b"], seconds=[10.])), count=count))
-    assert "10 s of 50 s are dropped, in 1 of 5 recordings; 4 verdicts of a person" in capsys.readouterr().out
+    dropped = pd.DataFrame(dict(recording=["b"], seconds=[10.]))
+    known = dict(recordings=pd.DataFrame(dict(recording=list("abcde"), duration_s=10.)), dropped=dropped, count=count)
+    verdict("02_clean", dict(known, review=review))
+    assert "10 s of 50 s are dropped, in 1 of 5 recordings; 4 verdicts from the review page applied. Next" in capsys.readouterr().out
+    verdict("02_clean", dict(known, review=review[-1:]))
+    assert "; nobody has reviewed a recording yet. Next" in capsys.readouterr().out
 
 
 def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path):
@@ -151,8 +158,11 @@ def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path)
     known = dict(manifest=dict(models=models), space=space, config=Recipe("toy"), stopped="", count=count)
     verdict("05_distill", dict(known, done=[], best=["teachers"], scores=pd.Series([.8])))
     assert capsys.readouterr().out.startswith("0 rounds; 2 models exported to export/toy: largest difference to torch 2e-03")
-    verdict("05_distill", dict(known, done=[1, 2], best=["teachers", 1], scores=pd.Series([.8, .9, .85], name="scenes")))
-    assert capsys.readouterr().out.startswith("1 round, macro ROC-AUC on scenes 0.800 to 0.900; 2 models")
+    labels = Labels(np.array(["a", "b"], object), np.array([[[.1], [.2]], [[.3], [np.nan]]]), ("owl",))
+    first, second = (Round(k, {"soundscapes": labels[:3 - k]}, {}, {}, dict.fromkeys("xyz"[k:])) for k in (1, 2))
+    verdict("05_distill", dict(known, done=[first, second], best=["teachers", 1], scores=pd.Series([.8, .9, .85], name="scenes")))
+    told = "1 round; 2 students learnt from the clips and 3 rows of 2 soundscapes; macro ROC-AUC on scenes 0.800 to 0.900; 2 models exported to export/toy: "
+    assert capsys.readouterr().out.startswith(told)
 
 
 def test_notebooks_have_parameters_and_no_functions():
@@ -163,6 +173,7 @@ def test_notebooks_have_parameters_and_no_functions():
     for name in PIPELINE:
         path = ROOT / f"nbs/{name}.ipynb"
         assert set(notebook_parameters(path)) == shared | extra.get(name, set())
+        assert [p for p, known in inspect_notebook(path).items() if not known["help"]] == []      # papermill --help-notebook
         title = "".join(json.loads(path.read_text())["cells"][0]["source"])
         # nbdev reads it, the page does not show it
         assert _md2dict(title)["skip_exec"] is True and "skip_exec" not in re.sub(r"<!--.*?-->", "", title, flags=re.S)
