@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'FAINT', 'SWELL_S', 'SWELL_BANDS', 'QUIET', 'CUT_S', 'SNR_DB', 'DISTANCE_M',
            'DECAY_S', 'WET_DB', 'MOST_SPECIES', 'MOST_CALLS', 'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS',
-           'APPEARANCES', 'PICTURE', 'Song', 'hear_song', 'isolate', 'event_gain', 'kept_samples', 'hear_clips',
-           'draw_cut', 'plan_events', 'scene_truth', 'Scenes', 'site_roll_offs', 'make_scenes', 'plot_scene',
-           'scene_scores', 'score_scenes']
+           'APPEARANCES', 'PICTURE', 'SAID_S', 'Song', 'hear_song', 'isolate', 'event_gain', 'kept_samples',
+           'hear_clips', 'draw_cut', 'plan_events', 'scene_truth', 'Scenes', 'site_roll_offs', 'make_scenes',
+           'plot_scene', 'scene_scores', 'score_scenes']
 
 # %% ../nbs/lib/14a_scenes.ipynb #b4f3482e
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from .core import KitError
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
                             noise_shape, roll_off, row_noise)
-from .plots import mel_image, show
+from .plots import BLUE, DPI, mel_image, show
 from .threads import ahead
 
 # %% ../nbs/lib/14a_scenes.ipynb #1bfc9697
@@ -281,6 +281,7 @@ def make_scenes(
 
 # %% ../nbs/lib/14a_scenes.ipynb #be9af680
 PICTURE = replace(BANDS, n_mels=2 * BANDS.n_mels, norm="slaney")
+SAID_S = 6   # Width of what is written at an event
 
 
 def plot_scene(
@@ -288,31 +289,33 @@ def plot_scene(
     i,        # Number of the scene
     classes,  # Labels
 ):
-    "A scene, its events with their SNR in the animals' own bands, and the rows in which each species counts."
+    "A scene, its events (dashed: the cut; boxed: its own bands from the first to the last sound, with its SNR there), and the rows in which each species counts."
     own = scenes.events[scenes.events.scene == i]
     species = max(1, own.column.nunique())
-    fig, (top, low) = plt.subplots(2, 1, figsize=(7.5, 2.5 + .2 * species), dpi=75, layout="constrained", sharex=True,
+    fig, (top, low) = plt.subplots(2, 1, figsize=(7.5, 2.5 + .2 * species), dpi=DPI, layout="constrained", sharex=True,
                                    height_ratios=(2.2, .2 * species))
     mel_image(top, scenes.wave(i), f"scene {i} on {scenes.place(i).recording.iloc[0]}", PICTURE)
     said = []
     for k, (column, events) in enumerate(own.groupby("column")):
-        for e in events.itertuples(): _box(top, e, scenes.songs[e.clip].own, f"C{k}", said)
+        for e in events.itertuples(): _box(top, e, scenes.songs[e.clip], classes[column], said)
         bars = [(ROW_S * r, ROW_S) for r in np.flatnonzero(scenes.truth[i, :, column])]
-        low.broken_barh(bars, (k - .4, .8), color=f"C{k}")
+        low.broken_barh(bars, (k - .4, .8), color=BLUE)
     names = [classes[c] for c in sorted(own.column.unique())]
     low.set_yticks(range(len(names)), names, fontsize=7)
-    low.set(xlabel="time (s)", xticks=range(0, SCENE_S + 1, ROW_S), xlim=(0, SCENE_S)); top.set_ylabel("kHz")
+    low.set(xlabel="time (s)", xticks=range(0, SCENE_S + 1, ROW_S), xlim=(0, SCENE_S)); top.set_ylabel("frequency (kHz)", fontsize=8)
     show(fig)
 
 
-def _box(ax, e, own, colour, said):
-    "Draw one event, and its SNR where no other one stands; `said` has their places."
-    low, high = (np.flatnonzero(own)[[0, -1]] + [.5, 1.5]) * PICTURE.n_mels / (BANDS.n_mels + 1)
-    ax.add_patch(plt.Rectangle((e.start_s, low), e.end_s - e.start_s, high - low, fill=False, color=colour))
-    x, y = min(e.start_s, SCENE_S - 3), min(high + .5, .94 * PICTURE.n_mels)
-    if any(abs(x - a) < 3 and abs(y - b) < .08 * PICTURE.n_mels for a, b in said): return
+def _box(ax, e, song, name, said):
+    "Draw one event, and its species and SNR where no others stand; `said` has their places."
+    low, high = (np.flatnonzero(song.own)[[0, -1]] + [.5, 1.5]) * PICTURE.n_mels / (BANDS.n_mels + 1)
+    first, last = (e.at + np.flatnonzero(_part(song, e.first, e.frames).sounds)[[0, -1]] + [0, 1]) * FRAME_S
+    for a, b, style in ((e.start_s, e.end_s, dict(ls="--", lw=.5)), (first, last, dict(lw=1.2))):
+        ax.add_patch(plt.Rectangle((a, low), b - a, high - low, fill=False, color="white", **style))
+    x, y = min(first, SCENE_S - SAID_S), min(high + 1.2, .94 * PICTURE.n_mels)
+    if any(abs(x - a) < SAID_S and abs(y - b) < .08 * PICTURE.n_mels for a, b in said): return
     said.append((x, y))
-    ax.text(x, y, f"{round(e.snr_db)} dB", fontsize=6, color="white")
+    ax.text(x, y, f"{name} {round(e.snr_db)} dB", fontsize=6, color="white")
 
 # %% ../nbs/lib/14a_scenes.ipynb #f31ffc1d
 def scene_scores(
