@@ -289,7 +289,7 @@ def plot_scene(
     i,        # Number of the scene
     classes,  # Labels
 ):
-    "A scene, its events (dashed: the cut; boxed: its own bands from the first to the last sound, with its SNR there), and the rows in which each species counts."
+    "A scene, its events (dashed: the cut; boxed: its own bands from first to last sound, with the SNR there), and the rows in which each species counts."
     own = scenes.events[scenes.events.scene == i]
     species = max(1, own.column.nunique())
     fig, (top, low) = plt.subplots(2, 1, figsize=(7.5, 2.5 + .2 * species), dpi=DPI, layout="constrained", sharex=True,
