@@ -25,7 +25,7 @@ from .limits import check_rounds
 from .material import known_classes, labelled_windows, narrow_clips, narrow_scapes, scapes_to_mix, voices
 from .outside import covered, given_alone, read_labels, with_given
 from .pseudo import apply_labels, labelled_scapes
-from .stages import held_scenes, judge_labelled, judge_scenes, scores_to_draw, start_model
+from .stages import held_scenes, judge_labelled, judge_scenes, scene_auc, scores_to_draw, start_model
 from .steps import by_people
 from .students import as_student, check_lessons, make_student
 from .trained import TrainedModel, check_weights, classes_of, load_model, on_device
@@ -196,7 +196,7 @@ def train_student(
                            scores=scores_to_draw(space, recipe, classes, data), callbacks=callbacks, bank=bank, anew=True)
     if part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
-    if not why_stopped(run) and "scene_auc" not in read_json(run / "metrics.json", "run 05_distill"):
+    if not why_stopped(run) and np.isnan(scene_auc(run)):
         judge_scenes(student, held_scenes(data, clips, classes, fold), run)
     return run, history
 
@@ -286,7 +286,7 @@ def round_scores(
 
     On scenes where all of them were judged on scenes, which rank models better (MEASURED.md, Which validation to trust).
     """
-    on_scenes = all(not np.isnan(_scores(runs, "scene_auc")).any() for runs in rounds)
+    on_scenes = not any(np.isnan(scene_auc(f)) for runs in rounds for folders in runs.values() for f in folders)
     names = ["teachers", *(f"round {number}" for number in range(1, len(rounds)))]
     return pd.Series([validation_auc(runs, "scene_auc" if on_scenes else "auc") for runs in rounds], names, name="scenes" if on_scenes else "held-out clips")
 

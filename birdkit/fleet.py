@@ -26,6 +26,7 @@ from .prepare import Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
 from .rules import BY_CLEAN, BY_PREPARE, other_rules
+from .scenes import SCENES
 from .sessions import training_limit, training_minutes
 from .stages import choose_recipe, fits_pretrained, held_scenes, in_time, judge_scenes, lead_of, train_fold, training_verdict
 from .threads import cores
@@ -129,7 +130,7 @@ def _is_trained(recipe, run, folder, changed_s):
     try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
     same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
-    return same and "epochs" in facts and "judged" in facts and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
+    return same and "epochs" in facts and facts.get("judged") == SCENES and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
 
 
 def first_folder(

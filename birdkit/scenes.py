@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'FAINT', 'SWELL_S', 'SWELL_BANDS', 'QUIET', 'CUT_S', 'SNR_DB', 'DISTANCE_M',
            'DECAY_S', 'WET_DB', 'MOST_SPECIES', 'MOST_CALLS', 'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS',
-           'APPEARANCES', 'PICTURE', 'SAID_S', 'Song', 'hear_song', 'isolate', 'event_gain', 'kept_samples',
+           'APPEARANCES', 'SCENES', 'PICTURE', 'SAID_S', 'Song', 'hear_song', 'isolate', 'event_gain', 'kept_samples',
            'hear_clips', 'draw_cut', 'plan_events', 'scene_truth', 'Scenes', 'site_roll_offs', 'make_scenes',
            'plot_scene', 'scene_scores', 'score_scenes']
 
@@ -260,6 +260,7 @@ def _sounding(store, rows):
 
 
 APPEARANCES = 3   # A class occurs in about this many scenes
+SCENES = 2        # Number of this way to make them: scores on others are no longer comparable
 
 
 def make_scenes(

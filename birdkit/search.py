@@ -329,7 +329,8 @@ def _search(given):
     start = start_model(recipe, data.classes, place).backbone_parameters() if (made / "backbone.pt").exists() else ()
     if start: _check_start(recipe, space, made)
     study = open_study(path, recipe, space, given.seed, score, fold=given.fold,
-                       clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips], scenes=scenes and scenes.calm.to_csv())
+                       clips=[clips_digest(part, *(p.detach().numpy() for p in start)) for part in clips],
+                       scenes=scenes and scenes.calm.to_csv() + scenes.events.to_csv())
     judge = f"{len(scenes)} scenes" if scenes else "held-out clips"
     print(f"{len(space)} fields of recipe {recipe.name!r}, {given.trials} trials judged by {judge}; {path}", flush=True)
     best = search(study, fold_trainer(data, place, given.fold, given.seed, scenes), recipe, space, path.with_suffix(""), given.trials, given.minutes)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINUTE', 'choose_recipe', 'find_past', 'pretrained_members', 'pretrain', 'keep_pretrained', 'fits_pretrained',
-           'start_model', 'row_scorer', 'held_scenes', 'judge_scenes', 'judge_labelled', 'scores_to_draw', 'train_fold',
-           'training_verdict', 'find_runs', 'find_members', 'member_scores', 'in_time', 'lead_of']
+           'start_model', 'row_scorer', 'held_scenes', 'judge_scenes', 'scene_auc', 'judge_labelled', 'scores_to_draw',
+           'train_fold', 'training_verdict', 'find_runs', 'find_members', 'member_scores', 'in_time', 'lead_of']
 
 # %% ../nbs/lib/34_stages.ipynb #a4ddd40f
 import shutil
@@ -33,7 +33,7 @@ from .prepare import MORE_SOURCES, prepare
 from .recipe import find_recipe, load_recipe
 from .rules import BY_CLEAN, kept_rules, other_rules
 from .rows import score_rows, try_hearing
-from .scenes import make_scenes, score_scenes
+from .scenes import SCENES, make_scenes, score_scenes
 from .steps import supervised
 from .trained import TrainedModel, classes_of, load_model, on_device, share_backbone
 from .training import train_run, why_stopped
@@ -172,12 +172,20 @@ def judge_scenes(
     scenes,  # From held_scenes
     folder,  # Folder of the run
 ):           # Macro ROC-AUC; NaN without scenes
-    "Score a model on scenes; kept as scene_auc in metrics.json, which notes that a run is judged also where there are none."
+    "Score a model on scenes; kept as scene_auc in metrics.json, which notes by which kind of scenes a run is judged, also where there are none."
     told = {}
     if scenes is not None:
         with on_device(model): told["scene_auc"] = score_scenes(scenes, row_scorer(model))
-    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | told | dict(judged=True))
+    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | told | dict(judged=SCENES))
     return told.get("scene_auc", np.nan)
+
+
+def scene_auc(
+    folder,  # Folder of a run
+):           # Macro ROC-AUC; NaN where it was not judged on scenes, or on scenes that are made otherwise
+    "What judge_scenes kept."
+    facts = read_json(folder / "metrics.json", "run 04_train")
+    return facts.get("scene_auc", np.nan) if facts.get("judged") == SCENES else np.nan
 
 
 def judge_labelled(

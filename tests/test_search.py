@@ -2,6 +2,7 @@
 import json, os, shlex, signal, subprocess, sys, time
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from birdkit.learner import Learner
 from birdkit.prepare import prepare
 from birdkit.recipe import Recipe, find_recipe
 from birdkit.runs import list_runs
+from birdkit.scenes import Scenes
 from birdkit.search import Prune, load_space, main, open_study, trials_of
 from birdkit.trained import TrainedModel
 
@@ -139,6 +141,18 @@ def test_fold_and_seed_reach_the_trainings(tmp_path, monkeypatch):
     assert asked == [(1, 3), (3, "tiny-fold1", 4, 9.)]
     assert command(*where, "--recipe", "tiny", "--study", tmp_path / "mine") is None
     assert asked[-1][1] == "mine" and (tmp_path / "mine.db").is_file() and not (tmp_path / "mine").exists()
+
+
+def test_a_study_is_not_gone_on_with_on_other_scenes(tmp_path, monkeypatch):
+    where, events = toy_workspace(tmp_path), pd.DataFrame(dict(clip=[0], first=[3]))
+    monkeypatch.setattr("birdkit.search.search", lambda *_: {})
+    monkeypatch.setattr("birdkit.search.study_table", lambda study: pd.DataFrame(columns=["trial", "state", "scene_auc"]))
+    def on_scenes(events):
+        scenes = Scenes(None, None, {}, pd.DataFrame(dict(recording=["a"])), {}, events, np.zeros((1, 12, 2)))
+        monkeypatch.setattr("birdkit.search.held_scenes", lambda *_: scenes)
+        return command(*where, "--recipe", "tiny")
+    assert on_scenes(events) is None and on_scenes(events) is None
+    assert "give --study another file" in on_scenes(events.assign(first=4))        # another moment of a clip
 
 
 def test_the_last_line_keeps_a_name_and_a_pretrained_backbone(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from test_fleet import TINY, command, toy_space
 from birdkit.core import Workspace, read_table, write_json
 from birdkit.fleet import Place, make_runs
 from birdkit.runs import list_runs
+from birdkit.scenes import SCENES
 
 pytest.importorskip("dask.distributed", reason="dask.distributed is not installed")
 
@@ -28,7 +29,7 @@ run = root / "runs" / name
 run.mkdir(parents=True, exist_ok=True)
 (run / "recipe.json").write_text((root / "recipes" / f"{name.split('/')[0]}.json").read_text())
 (run / "weights.pt").touch()
-(run / "metrics.json").write_text(json.dumps(dict(fold=int(given["--fold"]), seed=int(given["--seed"]), epochs=1, of=1, judged=True)))
+(run / "metrics.json").write_text(json.dumps(dict(fold=int(given["--fold"]), seed=int(given["--seed"]), epochs=1, of=1, judged=2)))
 note("end")
 """
 
@@ -95,7 +96,7 @@ def test_members_that_are_left_out_are_not_waited_for(tmp_path, monkeypatch):
     folder = space.run("tiny-all", 0)
     runs[0].recipe.members()[1].save(folder / "recipe.json")
     (folder / "weights.pt").touch()
-    write_json(folder / "metrics.json", dict(fold=0, seed=0, epochs=1, of=1, auc=.75, judged=True))
+    write_json(folder / "metrics.json", dict(fold=0, seed=0, epochs=1, of=1, auc=.75, judged=SCENES))
     table = sweep.sweep(runs, Place(comp.folder, space), None)
     assert table.state.tolist() == ["finished"] and table.auc.tolist() == [.75]
 
