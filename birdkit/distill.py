@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import KitError, read_json, write_json
+from .core import KitError, write_json
 from .groups import Infer, Pseudo
-from .heldout import split_clips
+from .heldout import read_metrics, split_clips
 from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
 from .limits import check_rounds
@@ -268,7 +268,7 @@ def distill_round(
 # %% ../nbs/lib/34a_distill.ipynb #b92dd9ea
 def _scores(runs, name):
     "A score of each model, NaN where it has none."
-    return np.array([read_json(f / "metrics.json", "run 04_train").get(name) for folders in runs.values() for f in folders], float)
+    return np.array([read_metrics(f).get(name) for folders in runs.values() for f in folders], float)
 
 
 def validation_auc(

@@ -22,6 +22,7 @@ import psutil
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, atomic, check_dims, check_name, count, few, progress, read_json, write_table
 from .groups import Ensemble, Pseudo
+from .heldout import read_metrics
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
 from .store import sound_digest
@@ -176,7 +177,7 @@ def held_fold(
     data,    # Prepared
 ):           # The fold it held out, or "all"; KitError where the folds were dealt anew since
     "What a run has not heard; one that does not say how its folds were dealt is taken as it is."
-    facts = read_json(folder / "metrics.json", "run 04_train")
+    facts = read_metrics(folder)
     if facts.get("deal", now := fold_digest(data.recordings, facts["fold"])) != now:
         gone = facts["fold"] != "all" and not (data.recordings.fold == facts["fold"]).any()
         remedy = "remove it: there is no such fold" if gone else "run 04_train again, or 01_prepare as it was then"

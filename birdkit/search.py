@@ -18,8 +18,8 @@ import pandas as pd
 
 from .commands import Parser, add_places, command, read_yaml, yaml_line
 from .competition import Competition
-from .core import Clock, KitError, Workspace, derived_seed, read_json, short_hash
-from .heldout import clips_digest, split_clips
+from .core import Clock, KitError, Workspace, derived_seed, short_hash
+from .heldout import clips_digest, read_metrics, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips, known_classes
 from .prepare import Prepared
@@ -259,7 +259,7 @@ def fold_trainer(
     def _train(recipe, folder, callbacks, minutes):
         more = [*callbacks, JudgeScenes(scenes)] if scenes else callbacks
         model, history, _ = train_fold(data, cleaned_clips(data, space, recipe), space, recipe, fold, seed, minutes, folder=folder, callbacks=more)
-        facts = read_json(folder / "metrics.json", "search again")
+        facts = read_metrics(folder, "search again")
         if not scenes: return facts
         return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts)
                             else history.reindex(columns=["scene_auc"]).scene_auc.dropna().tail(1).mean())
