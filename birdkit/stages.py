@@ -274,13 +274,18 @@ def training_verdict(
 ):           # Text
     "What came of a training, and what is next."
     facts = read_metrics(folder, "train again")
-    auc, scapes = facts.get("auc", np.nan), facts.get("soundscape_auc")
-    none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
-    held = "nothing is held out" if fold == "all" else none if np.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
-    scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
-    by_people = "" if scapes is None else f"; labelled soundscapes {scapes:.3f}"
-    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}{by_people}"
+    names = dict(scene_auc="scenes", soundscape_auc="labelled soundscapes")
+    others = "".join(f"; {words} {facts[name]:.3f}" for name, words in names.items() if name in facts)
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {_held_score(facts, fold)}{others}"
     return f"{told}. Kept in {folder.relative_to(space.root)}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
+
+
+def _held_score(facts, fold):
+    "The score on held-out clips, or why there is none."
+    if fold == "all": return "nothing is held out"
+    if "auc" not in facts: return f"no clip is held out in fold {fold} ({MORE_SOURCES})"
+    if np.isnan(facts["auc"]): return f"no class has held-out clips to score, fold {fold} is too small"
+    return f"held-out macro ROC-AUC {facts['auc']:.3f}"
 
 # %% ../nbs/lib/34_stages.ipynb #2e49158d
 def _folders(space, name):
@@ -312,10 +317,10 @@ def find_members(
     Half-trained ones are taken only where no model of all classes that is exported was trained to its end.
     """
     names = [m.name for m in members if _folders(space, m.name)]
-    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
+    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}      # where nobody has one, find_runs says so
     stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
-    counted = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]       # others are not exported
-    enough = any(set(classes) <= set(classes_of(f)) for f in counted if f not in stopped)
+    exported = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]
+    enough = any(set(classes) <= set(classes_of(f)) for f in exported if f not in stopped)
     for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
     for m in members:
         if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")
