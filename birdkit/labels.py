@@ -305,13 +305,14 @@ def _do_parts(work, n, folder, label, minutes=None):
     "Files with what `work` says of recordings 0 to n - 1, joined by parts; those that are there are not made again."
     parts = {folder / f"{i // PART:05}.npy": range(i, min(i + PART, n)) for i in range(0, n, PART)}
     missing = {file: part for file, part in parts.items() if not file.exists() or not file.stat().st_size}      # a power cut may leave an empty one
-    if len(missing) < len(parts): print(f"{label}: {len(parts) - len(missing)} of {len(parts)} parts are there already")
+    there = len(parts) - len(missing)
+    if there: print(f"{label}: {there} of {len(parts)} parts are there already")
     minutes = minutes() if callable(minutes) else minutes
-    until_s, there = math.inf if minutes is None else time.monotonic() + 60 * minutes, len(parts) - len(missing)
-    for k, (file, part) in enumerate(progress(missing.items(), label, len(missing))):
-        if k and time.monotonic() >= until_s: raise TimeUp(f"time is up after {there + k} of {len(parts)} parts ({label}); run the same again to go on")
-        done = np.concatenate(list(ahead(work, part)))
-        with atomic(file) as whole, open(whole, "wb") as f: np.save(f, done)
+    until_s = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    for made, (file, part) in enumerate(progress(missing.items(), label, len(missing))):
+        if made and time.monotonic() >= until_s: raise TimeUp(f"time is up after {there + made} of {len(parts)} parts ({label}); run the same again to go on")
+        said = np.concatenate(list(ahead(work, part)))
+        with atomic(file) as whole, open(whole, "wb") as f: np.save(f, said)
     return list(parts)
 
 
