@@ -337,8 +337,9 @@ def _train(given, comp, space):
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
         if done := train_together(train, space.run(member.name, given.fold)):
-            judge_scenes(done[0], held_scenes(data, clips, done[0].classes, given.fold), done[2])
-            print(training_verdict(done[2], given.fold, space))
+            model, _, folder = done
+            judge_scenes(model, held_scenes(data, clips, model.classes, given.fold), folder)
+            print(training_verdict(folder, given.fold, space))
 
 
 def _folds(given, comp, space):
