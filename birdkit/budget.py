@@ -236,7 +236,7 @@ def _choices(members, gain, budget_s, price):
     heard = sure = {keys[0]} if price(members[0], False) <= budget_s else set()         # where the first does not fit, its sound is not paid for either
     for _ in keys:
         cost = [price(m, k in heard) for m, k in zip(members, keys)]
-        paid = sum({k: price(m, False) - c for m, k, c in zip(members, keys, cost)}.values())
+        paid = sum({k: price(m, False) - c for m, k, c in zip(members, keys, cost)}.values())     # once for each sound; 0 for one not heard yet
         choice = knapsack([[(s, g + FIRST * (i == 0))] for i, (s, g) in enumerate(zip(cost, gain))], budget_s - paid)
         chosen = [i for i, c in enumerate(choice) if c is not None]
         if chosen: yield chosen

@@ -44,10 +44,11 @@ def command(
         os._exit(1)
 
 
-def ends_with_us():  # preexec_fn of a Popen; None where the system has no such thing
-    "A child that gets SIGTERM when the thread that starts it ends, were that killed (Linux); a notebook's kernel looks after its papermill itself."
-    set_signal, on_death = getattr(ctypes.CDLL(None), "prctl", None), 1      # PR_SET_PDEATHSIG
-    return set_signal and partial(set_signal, on_death, signal.SIGTERM)
+def ends_with_us():  # preexec_fn of a Popen; None on other systems than Linux
+    "A child that gets SIGTERM when the thread that starts it ends, were that killed; a notebook's kernel looks after its papermill itself."
+    if sys.platform != "linux": return None
+    on_death = 1                                                             # PR_SET_PDEATHSIG
+    return partial(ctypes.CDLL(None).prctl, on_death, signal.SIGTERM)
 
 
 def distributed():  # Module; KitError where it is not installed

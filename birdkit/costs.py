@@ -61,6 +61,13 @@ def _key(recipe):
     return repr((*network_of(recipe), input_shapes(recipe)))
 
 
+def _member_costs(m, ms, gflop, files, clips):
+    "What one member costs, whose network takes so many milliseconds and operations for a window."
+    heard, count = m.ensemble.weight > 0, m.ensemble.seeds                           # others only label in 05_distill
+    windows, epochs = windows_per_file(m) * kept_rounds(m), m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs
+    return dict(gflop=heard * gflop, minutes=heard * files * windows * ms * count / 6e4, train_pflop=3 * gflop * clips * epochs * count / 1e6)
+
+
 def recipe_costs(
     recipes,       # {name: Recipe}
     files=700,     # Soundscapes of a minute
@@ -71,13 +78,7 @@ def recipe_costs(
     members = [(name, m) for name, r in recipes.items() for m in r.members()]
     distinct = {_key(m): m for _, m in members}
     known = {key: (timer(m), window_gflop(m)) for key, m in progress(distinct.items(), "time networks")}
-    ms, gflop = np.array([known[_key(m)] for _, m in members]).T
-    count = np.array([m.ensemble.seeds for _, m in members])
-    epochs = np.array([m.optim.epochs + m.pseudo.rounds * m.pseudo.epochs for _, m in members])
-    windows = np.array([windows_per_file(m) * kept_rounds(m) for _, m in members])
-    heard = np.array([m.ensemble.weight > 0 for _, m in members])                    # others only label in 05_distill
-    lines = pd.DataFrame(dict(recipe=[name for name, _ in members], gflop=heard * gflop, minutes=heard * files * windows * ms * count / 6e4,
-                              train_pflop=3 * gflop * clips * epochs * count / 1e6))
+    lines = pd.DataFrame([dict(recipe=name, **_member_costs(m, *known[_key(m)], files, clips)) for name, m in members])
     return lines.groupby("recipe", sort=False).agg(dict(gflop="max", minutes="sum", train_pflop="sum")).reset_index()
 
 # %% ../nbs/lib/41a_costs.ipynb #f38b016b

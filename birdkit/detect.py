@@ -296,16 +296,16 @@ def _detect(files, models, out, classes, options, formats, all_scores, workers, 
     "The same, where nobody else writes."
     failed, new = _hear(files, models, out, workers, client)
     names = [name for name in files if name not in failed]
-    with Labels(out) as labels: found, *rest = _find(names, classes, labels, formats, options)
+    with Labels(out) as labels: found, hours, flaws, highest = _find(names, classes, labels, formats, options)
     for ending in {"csv", "parquet"} & set(formats):
         write_tables(out / f"detections.{ending}", [found])
         if all_scores: write_tables(out / f"scores.{ending}", (_named(row_table(h, classes), n) for n, h in _kept_scores(names, out, classes)))
     bad = pd.DataFrame(failed.items(), columns=["recording", "reason"])
     write_table(out / "failed.csv", bad)
-    write_table(out / "flaws.csv", rest[1])
+    write_table(out / "flaws.csv", flaws)
     _forget(out, formats, all_scores)
     gone = set((out / "parts").rglob("*.npz")) - {_part(out, name) for name in files}
-    return Detections(found, bad, new, len(names) - new, *rest, options[0], labels.changed, len(gone))
+    return Detections(found, bad, new, len(names) - new, hours, flaws, highest, options[0], labels.changed, len(gone))
 
 # %% ../nbs/lib/47_detect.ipynb #64ef1ca0
 def _below(score):

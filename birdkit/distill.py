@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import KitError, read_json, write_json
+from .core import KitError, write_json
 from .groups import Infer, Pseudo
-from .heldout import split_clips
+from .heldout import read_metrics, split_clips
 from .labelled import labels_read, split_labelled
 from .labels import LEFT_OUT, TimeUp, as_teacher, held_fold, label_weight, part_of, predict_labels, with_truth
 from .limits import check_rounds
@@ -147,13 +147,18 @@ class Start(NamedTuple):
     twin: int = 0        # Its number among students that hear the same and differ in their seed
 
 
+def _holds_out(pseudo):
+    "Does each student hold out its teacher's fold? Where validation decides, or clips are labelled."
+    return pseudo.patience or pseudo.on != "soundscapes"
+
+
 def _starts(folders, recipe):
     "A Start for each student of a member."
     p = recipe.pseudo
     if p.parts:
         by_part = len(folders) == p.parts                  # from the second round on each part has its own model
         return [Start(folders[part if by_part else 0], part) for part in range(p.parts)]
-    if p.patience or p.on != "soundscapes": return [Start(folder) for folder in folders]      # each holds out another fold
+    if _holds_out(p): return [Start(folder) for folder in folders]                            # each holds out another fold
     return [Start(folder, twin=twin) for twin, folder in enumerate(folders[:recipe.ensemble.seeds])]
 
 
@@ -163,6 +168,13 @@ def _check_starts(students, runs):
         for start in () if _afresh(m) else _starts(runs[m.name], m): check_weights(start.run, m)
 
 # %% ../nbs/lib/34a_distill.ipynb #c63e2e0f
+def _student_run(space, recipe, start, number, fold):
+    "Folder of a student's run; students of one round and fold are told by the part that they do not hear, or by their number."
+    run = space.run(f"{recipe.name}-r{number}", fold)
+    if start.part is not None: return run.with_name(f"{run.name}-part{start.part}")
+    return run.with_name(f"{run.name}-{start.twin + 1}") if start.twin else run
+
+
 def train_student(
     recipe,    # Recipe of one model
     start,     # Start
@@ -180,13 +192,12 @@ def train_student(
 
     Where validation decides or clips are labelled, it holds out its teacher's fold.
     """
-    recipe, classes, part = _in_round(as_student(recipe), number, labels), known_classes(data, recipe), start.part
+    recipe, classes = _in_round(as_student(recipe), number, labels), known_classes(data, recipe)
     model = _student_start(recipe, start.run, data, space, seed + number)
     step = make_student(recipe, teachers=teachers)
-    fold = held_fold(start.run, data) if recipe.pseudo.patience or recipe.pseudo.on != "soundscapes" else "all"
-    run = space.run(f"{recipe.name}-r{number}", fold)
-    if part is not None or start.twin: run = run.with_name(f"{run.name}-part{part}" if part is not None else f"{run.name}-{start.twin + 1}")
-    heard, left_out = _heard(labels["soundscapes"], part, recipe.pseudo, data, fold) if "soundscapes" in labels else (None, [])
+    fold = held_fold(start.run, data) if _holds_out(recipe.pseudo) else "all"
+    run = _student_run(space, recipe, start, number, fold)
+    heard, left_out = _heard(labels["soundscapes"], start.part, recipe.pseudo, data, fold) if "soundscapes" in labels else (None, [])
     scapes = scapes_to_mix(data, recipe, fold, recipe.pseudo.how == "domain") if heard is None else labelled_scapes(heard, data)
     told = labels["clips"].align(classes) if "clips" in labels else None
     mine, scapes = step.lessons(narrow_clips(clips, data.classes, classes), narrow_scapes(scapes, data.classes, classes), told)
@@ -194,7 +205,7 @@ def train_student(
     bank = voices(data, space, recipe.but(sampling=getattr(step, "sampling", recipe.sampling)))
     student, history = train_run(step.beside(model), data, mine, run, fold, step, scapes, recipe.pseudo.epochs, recipe.pseudo.lr, seed + number, minutes,
                            scores=scores_to_draw(space, recipe, classes, data), callbacks=callbacks, bank=bank, anew=True)
-    if part is not None: write_json(run / LEFT_OUT, left_out)
+    if start.part is not None: write_json(run / LEFT_OUT, left_out)
     judge_labelled(student, data, run, fold)
     if not why_stopped(run) and np.isnan(scene_auc(run)):
         judge_scenes(student, held_scenes(data, clips, classes, fold), run)
@@ -268,7 +279,7 @@ def distill_round(
 # %% ../nbs/lib/34a_distill.ipynb #b92dd9ea
 def _scores(runs, name):
     "A score of each model, NaN where it has none."
-    return np.array([read_json(f / "metrics.json", "run 04_train").get(name) for folders in runs.values() for f in folders], float)
+    return np.array([read_metrics(f).get(name) for folders in runs.values() for f in folders], float)
 
 
 def validation_auc(

@@ -23,6 +23,7 @@ from .blend import SCALES, check_blend
 from .convert import check_gap, parity, real_windows, time_windows, to_openvino, write_formats
 from .core import KitError, check_name, few, read_json, write_json
 from .faster import try_dense, try_fp16, try_int8
+from .heldout import metrics_so_far
 from .limits import check_precision
 from .models import check_size
 from .post import check_post
@@ -136,8 +137,7 @@ def _prior_of(prior, classes):
 def _value(model):
     "What a FinalModel is worth: as told, else its run's validation AUC, 1 where nothing was held out."
     if np.isfinite(model.value): return model.value
-    path = model.run / "metrics.json"
-    auc = read_json(path, "run 04_train").get("auc") if path.exists() else None
+    auc = metrics_so_far(model.run).get("auc")
     return auc if auc is not None and np.isfinite(auc) else 1.
 
 # %% ../nbs/lib/41_export.ipynb #1b6b900e

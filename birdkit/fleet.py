@@ -18,7 +18,8 @@ from typing import NamedTuple
 from .callbacks import TIME_UP
 from .commands import Parser, add_places, command, ends_with_us, read_yaml, yaml_line
 from .competition import Competition
-from .core import KitError, Workspace, count, project_root, read_json, short_hash
+from .core import KitError, Workspace, count, project_root, short_hash
+from .heldout import read_metrics
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
 from .notebooks import papermill_path
@@ -127,7 +128,7 @@ def _made_s(member, run, place):
 def _is_trained(recipe, run, folder, changed_s):
     "Does a folder hold this model, and all that is made of it when it is trained? Scenes come last."
     if not (folder / "weights.pt").exists(): return False
-    try: facts, saved = read_json(folder / "metrics.json", "train again"), load_recipe(folder / "recipe.json")
+    try: facts, saved = read_metrics(folder, "train again"), load_recipe(folder / "recipe.json")
     except KitError: return False
     same = (as_learnt(saved), facts.get("fold"), facts.get("seed")) == (as_learnt(recipe), run.fold, run.seed)
     return same and "epochs" in facts and facts.get("judged") == SCENES and not why_stopped(folder) and (folder / "metrics.json").stat().st_mtime >= changed_s
@@ -223,7 +224,7 @@ def describe_end(
 ):            # Text
     "How a run ended, in a line."
     if code: return f"failed after {seconds / 60:.1f} min: {log_end(beside(run, place, '.log'))}"
-    try: facts = read_json(first_folder(run, place) / "metrics.json", "train again")
+    try: facts = read_metrics(first_folder(run, place), "train again")
     except KitError as error: return str(error)
     how = "finished" if reached_end(facts) else f"stopped after {facts['epochs']} of {facts['of']} epochs"
     if how == "finished" and (rest := _unfinished(run, place)): how = f"{run.recipe.members()[0].name} finished, {', '.join(rest)} not"
@@ -336,8 +337,9 @@ def _train(given, comp, space):
         lead = lead_of(member, members, space, given.fold)
         train = lambda folder, callbacks: train_fold(data, clips, space, member, given.fold, given.seed, minutes, lead, folder, callbacks)
         if done := train_together(train, space.run(member.name, given.fold)):
-            judge_scenes(done[0], held_scenes(data, clips, done[0].classes, given.fold), done[2])
-            print(training_verdict(done[2], given.fold, space))
+            model, _, folder = done
+            judge_scenes(model, held_scenes(data, clips, model.classes, given.fold), folder)
+            print(training_verdict(folder, given.fold, space))
 
 
 def _folds(given, comp, space):

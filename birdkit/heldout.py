@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'PICTURES_BYTES', 'split_clips', 'clips_digest', 'clip_windows', 'clip_blocks', 'clip_inputs', 'clip_scores',
-           'held_scorer', 'keep_scores', 'unscored']
+           'read_metrics', 'metrics_so_far', 'note_metrics', 'held_scorer', 'keep_scores', 'unscored']
 
 # %% ../nbs/lib/31d_heldout.ipynb #ba142e53
 import hashlib
@@ -105,6 +105,29 @@ def clip_scores(
     said = [(clip + frames.max(1)) / 2 for clip, frames in (model.probabilities(*block) for block in blocks)]
     return np.maximum.reduceat(np.concatenate(said), np.flatnonzero(np.diff(owner, prepend=-1)))
 
+# %% ../nbs/lib/31d_heldout.ipynb #1896b7b1
+def read_metrics(
+    folder,  # Folder of a run
+    remedy="run 04_train",   # What to do where it has none
+):           # dict; KitError where it has none
+    "What metrics.json tells of a run."
+    return read_json(folder / "metrics.json", remedy)
+
+
+def metrics_so_far(
+    folder,  # Folder of a run
+):           # dict
+    "The same; empty where the run has none yet."
+    return read_metrics(folder) if (folder / "metrics.json").exists() else {}
+
+
+def note_metrics(
+    folder,   # Folder of a run that has a metrics.json
+    **facts,  # What is to be told of it, beside what is or in its place
+):            # Path of metrics.json
+    "Tell more of a run."
+    return write_json(folder / "metrics.json", read_metrics(folder) | facts)
+
 # %% ../nbs/lib/31d_heldout.ipynb #7cc2befb
 def held_scorer(
     data,      # Prepared
@@ -144,7 +167,7 @@ def unscored(
     store=None,  # AudioStore
 ):           # dict for keep_scores: what stays true of the run; None where it was scored on just these clips
     "What to keep of a run's metrics.json if it must be scored again, because other clips are held out now, or other sound; None if its score still holds."
-    facts = read_json(folder / "metrics.json", "run 04_train")
+    facts = read_metrics(folder)
     if same_mark(facts.get("held", ""), _name(held, store)): return None
     print(f"{folder.parent.name}/{folder.name} is scored anew, on the clips that are held out now")
     return {name: value for name, value in facts.items() if name not in ("auc", "scene_auc", "judged")}

@@ -22,6 +22,7 @@ import psutil
 from .audio import ROW_S, SR, n_rows
 from .core import KitError, atomic, check_dims, check_name, count, few, progress, read_json, write_table
 from .groups import Ensemble, Pseudo
+from .heldout import read_metrics
 from .prepare import fold_digest
 from .rows import infer_window_s, listen, score_rows, sound_key
 from .store import sound_digest
@@ -176,7 +177,7 @@ def held_fold(
     data,    # Prepared
 ):           # The fold it held out, or "all"; KitError where the folds were dealt anew since
     "What a run has not heard; one that does not say how its folds were dealt is taken as it is."
-    facts = read_json(folder / "metrics.json", "run 04_train")
+    facts = read_metrics(folder)
     if facts.get("deal", now := fold_digest(data.recordings, facts["fold"])) != now:
         gone = facts["fold"] != "all" and not (data.recordings.fold == facts["fold"]).any()
         remedy = "remove it: there is no such fold" if gone else "run 04_train again, or 01_prepare as it was then"
@@ -304,13 +305,14 @@ def _do_parts(work, n, folder, label, minutes=None):
     "Files with what `work` says of recordings 0 to n - 1, joined by parts; those that are there are not made again."
     parts = {folder / f"{i // PART:05}.npy": range(i, min(i + PART, n)) for i in range(0, n, PART)}
     missing = {file: part for file, part in parts.items() if not file.exists() or not file.stat().st_size}      # a power cut may leave an empty one
-    if len(missing) < len(parts): print(f"{label}: {len(parts) - len(missing)} of {len(parts)} parts are there already")
+    there = len(parts) - len(missing)
+    if there: print(f"{label}: {there} of {len(parts)} parts are there already")
     minutes = minutes() if callable(minutes) else minutes
-    until_s, there = math.inf if minutes is None else time.monotonic() + 60 * minutes, len(parts) - len(missing)
-    for k, (file, part) in enumerate(progress(missing.items(), label, len(missing))):
-        if k and time.monotonic() >= until_s: raise TimeUp(f"time is up after {there + k} of {len(parts)} parts ({label}); run the same again to go on")
-        done = np.concatenate(list(ahead(work, part)))
-        with atomic(file) as whole, open(whole, "wb") as f: np.save(f, done)
+    until_s = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    for made, (file, part) in enumerate(progress(missing.items(), label, len(missing))):
+        if made and time.monotonic() >= until_s: raise TimeUp(f"time is up after {there + made} of {len(parts)} parts ({label}); run the same again to go on")
+        said = np.concatenate(list(ahead(work, part)))
+        with atomic(file) as whole, open(whole, "wb") as f: np.save(f, said)
     return list(parts)
 
 

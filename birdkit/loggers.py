@@ -11,7 +11,8 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from .core import KitError, check_name, read_json
+from .core import KitError, check_name
+from .heldout import metrics_so_far
 from .learner import Callback
 from .recipe import dotted
 
@@ -62,8 +63,7 @@ class Logger(Callback):
         learner,  # Learner
     ):
         "Results are safe on the disk: tell the metrics there are, without scores on scenes and labelled soundscapes, and close."
-        path = self.folder / "metrics.json"
-        self._try(lambda: self.close(_numbers(read_json(path, "train again")) if path.exists() else {}))
+        self._try(lambda: self.close(_numbers(metrics_so_far(self.folder))))
 
     def _try(self, work, *arguments):
         "Run something that may fail."

@@ -7,6 +7,8 @@ __all__ = ['show_labels', 'fullest_recordings', 'step_by_step', 'before_after', 
            'label_correlation', 'held_out_scores', 'auc_change', 'runs_that_judge', 'round_change', 'plot_auc_change']
 
 # %% ../nbs/lib/33b_rounds.ipynb #6433b9a5
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -85,12 +87,10 @@ def _worded(name, *arguments):
 
 
 def before_after(
-    labels,  # Labels as the teachers told them
-    steps,   # Of the recipe, pseudo.labels
-    round,   # Number of the round, from 1
-):           # DataFrame: step, rows, recordings, sum (of a row, mean), classes (any label above .5), sure (labels above .5), drawn_most (top chance, 1: alike)
+    told,  # From step_by_step
+):         # DataFrame: step, rows, recordings, sum (of a row, mean), classes (any label above .5), sure (labels above .5), drawn_most (top chance, 1: alike)
     "What each step leaves."
-    return pd.DataFrame([_counts(name, x) for name, x in step_by_step(labels, steps, round)])
+    return pd.DataFrame([_counts(name, x) for name, x in told])
 
 
 def _counts(name, labels):
@@ -103,20 +103,18 @@ def _counts(name, labels):
 
 
 def show_steps(
-    labels,  # Labels as the teachers told them
-    steps,   # Of the recipe, pseudo.labels
-    round,   # Number of the round, from 1
+    told,    # From step_by_step
     key,     # Recording
     most=6,  # Classes shown
 ):
     "Labels of one recording before and after each step that changes them; nothing where none does: some change only how often recordings are drawn."
-    after = step_by_step(labels, steps, round)
-    after = after[:1] + [now for before, now in zip(after, after[1:]) if not np.array_equal(_rows_of(before[1], key), _rows_of(now[1], key), equal_nan=True)]
-    if len(after) == 1: return
-    rows = [_rows_of(x, key) for _, x in after]
-    size = min(9, 1 + 2 * len(after)), .8 + .16 * most
-    fig, axes = plt.subplots(1, len(after), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")
-    for ax, (name, x), r in zip(axes[0], after, rows): image = _label_image(ax, r, _top(rows[0], most), x, ROW_S * len(r), name)
+    drawn = [(name, _rows_of(x, key)) for name, x in told]
+    drawn = drawn[:1] + [now for before, now in pairwise(drawn) if not np.array_equal(before[1], now[1], equal_nan=True)]
+    if len(drawn) == 1: return
+    top, labels = _top(drawn[0][1], most), told[0][1]
+    size = min(9, 1 + 2 * len(drawn)), .8 + .16 * most
+    fig, axes = plt.subplots(1, len(drawn), figsize=size, dpi=DPI, sharey=True, squeeze=False, layout="constrained")
+    for ax, (name, rows) in zip(axes[0], drawn): image = _label_image(ax, rows, top, labels, ROW_S * len(rows), name)
     fig.supxlabel("time (s)", fontsize=8); fig.colorbar(image, ax=axes, label="soft label")
     show(fig)
 
@@ -134,7 +132,7 @@ def round_correlations(
     labels,  # {source: Labels} of each round, in order
 ):           # DataFrame: rounds, correlation; a line for each two rounds in a row that labelled the same
     "How alike the labels of successive rounds are."
-    pairs = [(k, a, b) for k, (a, b) in enumerate(zip(labels, labels[1:]), 1) if a and a.keys() == b.keys()]
+    pairs = [(k, a, b) for k, (a, b) in enumerate(pairwise(labels), 1) if a and a.keys() == b.keys()]
     lines = [(f"{k} and {k + 1}", label_correlation(*(next(iter(x.values())) for x in (a, b)))) for k, a, b in pairs]
     return pd.DataFrame(lines, columns=["rounds", "correlation"])
 

@@ -182,7 +182,7 @@ def average_frames(
     total_s,   # Length of the recording, s
 ):             # (frames of the recording, classes)
     "Mean over the windows that heard a moment; what they heard outside the recording is dropped."
-    windows, n, classes = frames.shape
+    n, classes = frames.shape[1:]
     step = window_s / n
     length = max(1, round(total_s / step))
     first = np.floor(np.asarray(starts) * n / window_s + .5).astype(int)    # halves always later: np.round would take every second row another way

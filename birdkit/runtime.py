@@ -387,9 +387,11 @@ def join_exports(
     if len(set(short)) == len(exports): folders = short
     if any((e.blend, e.options, e.post) != (first.blend, first.options, first.post) for e in exports):
         print(f"all are blended and post-processed as those of {folders[0]}")
-    times, priors = Counter(m.name for e in exports for m in e.members), {}
-    for c, p in (pair for e in exports for pair in zip(e.classes, e.prior)): priors.setdefault(c, []).append(p)
-    members = [replace(m, name=m.name if times[m.name] == 1 else f"{folder}/{m.name}", classes=m.classes or e.classes,
-                       weight=m.weight / (sum(other.weight for other in e.members) or 1)) for folder, e in zip(folders, exports) for m in e.members]
+    times, priors, members = Counter(m.name for e in exports for m in e.members), {}, []
+    for folder, e in zip(folders, exports):
+        for label, p in zip(e.classes, e.prior): priors.setdefault(label, []).append(p)
+        total = sum(m.weight for m in e.members) or 1
+        members += [replace(m, name=m.name if times[m.name] == 1 else f"{folder}/{m.name}", classes=m.classes or e.classes, weight=m.weight / total)
+                    for m in e.members]
     return replace(first, folder=Path(" + ".join(folders)), classes=tuple(priors), prior=np.array([np.mean(p) for p in priors.values()]),
                    members=sorted(members, key=lambda m: -m.value * m.weight), made="", notes="; ".join(filter(None, (e.notes for e in exports))))

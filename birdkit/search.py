@@ -18,11 +18,12 @@ import pandas as pd
 
 from .commands import Parser, add_places, command, read_yaml, yaml_line
 from .competition import Competition
-from .core import Clock, KitError, Workspace, derived_seed, read_json, short_hash
-from .heldout import clips_digest, split_clips
+from .core import Clock, KitError, Workspace, derived_seed, short_hash
+from .heldout import clips_digest, read_metrics, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips, known_classes
 from .prepare import Prepared
+from .runs import last_number
 from .scenes import score_scenes
 from .spaces import draw, load_space, own_values
 from .stages import choose_recipe, fits_pretrained, held_scenes, judge_scenes, row_scorer, start_model, train_fold
@@ -210,14 +211,18 @@ def search(
     while clock.left_s() > 0 and (_waiting(study) or len(trials_of(study)) < trials):
         name, error = one_trial(study, train, recipe, space, folder, clock)
         failed = [*failed, name] if error else []
-        if len(failed) < most: continue
-        tries = Counter(map(_name, study.trials))
-        for name in failed:
-            if tries[name] == 1: _give_out_again(study, name, trials_of(study)[name])
-        raise KitError(f"{most} trials in a row failed, the last with: {error}")
+        if len(failed) >= most: _give_up(study, failed, error)
     best = best_trial(study)
     if best is None: raise KitError("no trial came to its end: give the search more minutes, or fewer optim.epochs")
     return best[1].user_attrs["overrides"]
+
+
+def _give_up(study, failed, error):
+    "End a search whose trials fail; those that were tried once are given out again for the next call."
+    tries = Counter(map(_name, study.trials))
+    for name in failed:
+        if tries[name] == 1: _give_out_again(study, name, trials_of(study)[name])
+    raise KitError(f"{len(failed)} trials in a row failed, the last with: {error}")
 
 
 def study_table(
@@ -259,10 +264,9 @@ def fold_trainer(
     def _train(recipe, folder, callbacks, minutes):
         more = [*callbacks, JudgeScenes(scenes)] if scenes else callbacks
         model, history, _ = train_fold(data, cleaned_clips(data, space, recipe), space, recipe, fold, seed, minutes, folder=folder, callbacks=more)
-        facts = read_json(folder / "metrics.json", "search again")
+        facts = read_metrics(folder, "search again")
         if not scenes: return facts
-        return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts)
-                            else history.reindex(columns=["scene_auc"]).scene_auc.dropna().tail(1).mean())
+        return facts | dict(scene_auc=judge_scenes(model, scenes, folder) if reached_end(facts) else last_number(history, "scene_auc"))
     return _train
 
 # %% ../nbs/lib/36_search.ipynb #f4cb0311

@@ -44,10 +44,11 @@ def present(
     path,    # Dotted field
 ):           # Its value; None where there is none
     "The value of a recipe's field."
+    value = recipe
     for name in path.split("."):
-        if isinstance(recipe, tuple): recipe = {step[0]: step[1] if len(step) > 1 else {} for step in recipe}
-        recipe = getattr(recipe, name, None) if is_dataclass(recipe) else recipe.get(name) if isinstance(recipe, dict) else None
-    return recipe
+        if isinstance(value, tuple): value = {step[0]: step[1] if len(step) > 1 else {} for step in value}      # a chain of steps
+        value = getattr(value, name, None) if is_dataclass(value) else value.get(name) if isinstance(value, dict) else None
+    return value
 
 # %% ../nbs/lib/35b_spaces.ipynb #40c69612
 def load_space(

@@ -19,9 +19,9 @@ from .batches import make_clips
 from .callbacks import TIME_UP
 from .cleaning import find_scores, load_scores, same_part, save_scores, score_recordings
 from .competition import Competition, is_demo
-from .core import KitError, atomic, check_name, count, read_json, write_json
+from .core import KitError, atomic, check_name, count, write_json
 from .handover import data_notes
-from .heldout import split_clips
+from .heldout import note_metrics, read_metrics, split_clips
 from .mounts import attached_folders, input_folder
 from .labelled import hear_labelled, split_labelled
 from .labels import in_turn
@@ -176,7 +176,7 @@ def judge_scenes(
     told = {}
     if scenes is not None:
         with on_device(model): told["scene_auc"] = score_scenes(scenes, row_scorer(model))
-    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | told | dict(judged=SCENES))
+    note_metrics(folder, **told, judged=SCENES)
     return told.get("scene_auc", np.nan)
 
 
@@ -184,7 +184,7 @@ def scene_auc(
     folder,  # Folder of a run
 ):           # Macro ROC-AUC; NaN where it was not judged on scenes, or on scenes that are made otherwise
     "What judge_scenes kept."
-    facts = read_json(folder / "metrics.json", "run 04_train")
+    facts = read_metrics(folder)
     return facts.get("scene_auc", np.nan) if facts.get("judged") == SCENES else np.nan
 
 
@@ -196,7 +196,7 @@ def judge_labelled(
 ):
     "Score a model on the rows of the labelled soundscapes that it has not learnt from; kept as soundscape_auc in metrics.json, and said."
     held = narrow_scapes(split_labelled(data, labelled_windows(data), fold)[1], data.classes, model.classes)
-    facts = read_json(folder / "metrics.json", "run 04_train")
+    facts = read_metrics(folder)
     if facts.pop("soundscape_auc", None) is None and held is None: return
     if held is not None:
         with on_device(model): truth, scores = hear_labelled(data.store, held, row_scorer(model))
@@ -263,7 +263,7 @@ def _keep_windows(model, data, folder, fold):
     mine = data.recordings[data.recordings.fold == fold]
     if mine.empty: return
     hear = lambda key, rows: _hear_recording(model, data.store, key, rows)
-    write_json(folder / "metrics.json", read_json(folder / "metrics.json", "run 04_train") | dict(prepared=data.facts.get("rules")))
+    note_metrics(folder, prepared=data.facts.get("rules"))
     save_scores(folder / "windows.npz", score_recordings(mine.recording, mine.duration_s, hear), model.classes)
 
 # %% ../nbs/lib/34_stages.ipynb #4d748a01
@@ -273,14 +273,19 @@ def training_verdict(
     space,   # Workspace
 ):           # Text
     "What came of a training, and what is next."
-    facts = read_json(folder / "metrics.json", "train again")
-    auc, scapes = facts.get("auc", np.nan), facts.get("soundscape_auc")
-    none = f"no class has held-out clips to score, fold {fold} is too small" if "auc" in facts else f"no clip is held out in fold {fold} ({MORE_SOURCES})"
-    held = "nothing is held out" if fold == "all" else none if np.isnan(auc) else f"held-out macro ROC-AUC {auc:.3f}"
-    scenes = "" if "scene_auc" not in facts else f"; scenes {facts['scene_auc']:.3f}"
-    by_people = "" if scapes is None else f"; labelled soundscapes {scapes:.3f}"
-    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {held}{scenes}{by_people}"
+    facts = read_metrics(folder, "train again")
+    names = dict(scene_auc="scenes", soundscape_auc="labelled soundscapes")
+    others = "".join(f"; {words} {facts[name]:.3f}" for name, words in names.items() if name in facts)
+    told = f"{facts['epochs']} of {facts['of']} epochs in {facts['minutes']:.1f} min; {_held_score(facts, fold)}{others}"
     return f"{told}. Kept in {folder.relative_to(space.root)}. Next: {why_stopped(folder) or 'another fold, or 05_distill'}."
+
+
+def _held_score(facts, fold):
+    "The score on held-out clips, or why there is none."
+    if fold == "all": return "nothing is held out"
+    if "auc" not in facts: return f"no clip is held out in fold {fold} ({MORE_SOURCES})"
+    if np.isnan(facts["auc"]): return f"no class has held-out clips to score, fold {fold} is too small"
+    return f"held-out macro ROC-AUC {facts['auc']:.3f}"
 
 # %% ../nbs/lib/34_stages.ipynb #2e49158d
 def _folders(space, name):
@@ -312,10 +317,10 @@ def find_members(
     Half-trained ones are taken only where no model of all classes that is exported was trained to its end.
     """
     names = [m.name for m in members if _folders(space, m.name)]
-    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}
+    found = {name: find_runs(space, name, classes) for name in names or [members[0].name]}      # where nobody has one, find_runs says so
     stopped = {f: why for folders in found.values() for f in folders if (why := why_stopped(f))}
-    counted = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]       # others are not exported
-    enough = any(set(classes) <= set(classes_of(f)) for f in counted if f not in stopped)
+    exported = [f for m in members if m.ensemble.weight for f in found.get(m.name, ())]
+    enough = any(set(classes) <= set(classes_of(f)) for f in exported if f not in stopped)
     for f, why in stopped.items(): print(f"{f} is only partly trained and is {'left out' if enough else 'used as it is'} ({why})")
     for m in members:
         if m.name not in names: print(f"{m.name} has no trained model and is left out: run 04_train again to train it")

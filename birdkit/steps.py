@@ -8,12 +8,13 @@ __all__ = ['pictures_of', 'inputs_of', 'heard_loss', 'network_loss', 'levelled',
 
 # %% ../nbs/lib/31f_steps.ipynb #c3a1d500
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
 
 from .augment import apply_picture, apply_power, apply_wave
-from .core import KitError
+from .core import KitError, step_arguments
 from .frontend import Frontend, unit_level
 from .losses import deep, dual, find_loss
 from .mixing import BEHIND, MIXES, Sample, append_scapes, join_scape
@@ -136,17 +137,22 @@ def check_last_mix(
     joins="",  # The field by which soundscapes with labels are mixed in behind augment.wave; "" where none are
 ):
     "Refuse a mixup with two losses behind which something else is mixed in: it would have a third label."
-    a, said = recipe.augment, lambda rest: rest[0].values() if rest and isinstance(rest[0], dict) else rest
+    a = recipe.augment
     late = a.power + a.picture if recipe.model.inputs != "raw" else ()
     mixes = [step for step in a.wave if step[0] in (*MIXES, "add_background", "join_scape")]
     mixes += [(joins,)] * bool(joins) + [step for step in late if step[0] in MIXES]
-    two = [i for i, (name, *rest) in enumerate(mixes[:-1]) if name == "mixup" and "losses" in said(rest)]
-    if not two: return
-    behind = mixes[two[0] + 1][0]
+    behind = next((after[0] for mix, after in pairwise(mixes) if _has_two_losses(*mix)), None)
+    if behind is None: return
     to_picture = recipe.model.inputs == "mel" and recipe.pseudo.how != "embed"
     remedy = "move it to the end of augment.picture" if to_picture else f"set {joins} to 0" if behind == joins else "move it to the end of augment.wave"
     raise KitError(f'{recipe.name}: mixup with labels="losses" must be the last mix, and {behind} mixes in more behind it: '
                    f'{remedy}, or give it labels="convex"')
+
+
+def _has_two_losses(name, *arguments):
+    "Is a step a mixup that keeps both labels, each with a loss of its own?"
+    arguments, keywords = step_arguments(arguments)
+    return name == "mixup" and "losses" in (*arguments, *keywords.values())
 
 
 def hears_beside(

@@ -184,6 +184,6 @@ def hear_recording(
     sound = Reading(path)
     heard = [(member, s) for group in ensemble.groups for (member, _), s in zip(group, _hear_group(sound, group, workers, rows))]
     scores = [align(s, member.classes or ensemble.classes, ensemble.classes) for member, s in heard]
-    weights, names = zip(*((member.weight, member.recipe.name) for group in ensemble.groups for member, _ in group))
+    weights, names = zip(*((member.weight, member.recipe.name) for member, _ in heard))
     joined = apply_post(ensemble.join(scores, weights, names=names)[None], ensemble.post, "ensemble.post")[0]
     return FileScores(joined, sound.duration_s, sound.rate_hz, sound.flaw)

@@ -159,18 +159,17 @@ def hear_with(
     overrides,  # Changes to how its models hear, such as {"infer.stride_s": 5}
 ):              # Export; KitError where something would change that is trained or written already
     "An export whose models hear otherwise than their recipes say, refused before anything is heard where they cannot."
-    members = [replace(m, recipe=recipe) for m, recipe in zip(export.members, override([m.recipe for m in export.members], overrides))]
-    late = [key for old, new in zip(export.members, members) for key in changes(old.recipe, new.recipe)
-            if _is_late(key, old.recipe) and key not in PAIRS_OF_FIELDS]
+    own = [m.recipe for m in export.members]
+    pairs = list(zip(own, override(own, overrides)))
+    late = [key for old, new in pairs for key in changes(old, new) if _is_late(key, old) and key not in PAIRS_OF_FIELDS]
     if late:
         raise KitError(f"override {late[0]!r}: the models are trained and exported already; only infer.* can be changed here, except {', '.join(AT_EXPORT)}")
-    changed = [new.recipe != old.recipe for old, new in zip(export.members, members)]
-    for m, own in zip(members, changed):
-        if own: check_infer(m.recipe)
-    wrong = [_what_is_wrong(m.recipe) for m in members]
-    for why, own in zip(wrong, changed):
-        if why and (own or all(wrong)): raise why              # a member that was exported so is left out later, where others can be heard
-    return replace(export, members=members)
+    for old, new in pairs:
+        if new != old: check_infer(new)
+    wrong = [_what_is_wrong(new) for _, new in pairs]
+    for why, (old, new) in zip(wrong, pairs):
+        if why and (new != old or all(wrong)): raise why       # a member that was exported so is left out later, where others can be heard
+    return replace(export, members=[replace(m, recipe=new) for m, (_, new) in zip(export.members, pairs)])
 
 
 def unknown_classes(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from math import ceil, inf
+from numbers import Integral
 from pathlib import Path
 from typing import Callable
 
@@ -146,6 +147,14 @@ def _scores(network, shapes, outputs, samples):
     return "none" if said.min() >= 0 and said.max() <= 1 else "sigmoid"
 
 
+def _check_teacher(path, **numbers):
+    "Refuse a file that cannot be a teacher, and numbers that cannot be its rate or window."
+    if path.suffix not in OPENERS: raise KitError(f"{path} is not a teacher: give an .onnx or .tflite file")
+    if not path.is_file(): raise KitError(f"{path} is missing: attach the teacher's file, such as Perch's or BirdNET's")
+    for name, value in numbers.items():
+        if not 0 <= value < inf: raise KitError(f"{name}={value:g} is not possible: give a number above 0, or 0 where the file tells it")
+
+
 def load_teacher(
     path,        # An .onnx or .tflite file: waveforms (B, T) in, embeddings (B, E) or logits (B, N) out
     rate_hz=0,   # Its sampling rate; 0: by the window's length, 32 kHz of Perch or 48 kHz of BirdNET
@@ -155,23 +164,20 @@ def load_teacher(
     "A frozen teacher from a file."
     path = Path(path)
     check_name("scores=", scores, ("auto", *SCORES))
-    if path.suffix not in OPENERS: raise KitError(f"{path} is not a teacher: give an .onnx or .tflite file")
-    if not path.is_file(): raise KitError(f"{path} is missing: attach the teacher's file, such as Perch's or BirdNET's")
-    for name, value in dict(rate_hz=rate_hz, window_s=window_s).items():
-        if not 0 <= value < inf: raise KitError(f"{name}={value:g} is not possible: give a number above 0, or 0 where the file tells it")
+    _check_teacher(path, rate_hz=rate_hz, window_s=window_s)
     network, (windows, *_, samples), shapes, outputs = OPENERS[path.suffix](path)
-    fixed = isinstance(windows, (int, np.integer))
+    fixed = isinstance(windows, Integral)
     if fixed and windows != 1: raise KitError(f"{path.name} takes {windows} windows at once: convert it for one, or for any number")
-    if not isinstance(samples, (int, np.integer)): samples = round(window_s * rate_hz)
-    rate_hz = rate_hz or RATES.get(int(samples), 0)
+    samples = int(samples) if isinstance(samples, Integral) else round(window_s * rate_hz)
+    rate_hz = rate_hz or RATES.get(samples, 0)
     if not samples or not rate_hz: raise KitError(f"{path.name} does not tell its sample rate: give rate_hz, and window_s if the input length is dynamic")
     if not outputs:
         raise KitError(f"{path.name} has outputs {', '.join(shapes)}, none named like an embedding or logits: "
                        "convert it to .onnx with outputs named embedding and logits")
     sizes = {kind: int(shapes[name][1]) for kind, name in outputs.items()}
-    if scores == "auto": scores = _scores(network, shapes, outputs, int(samples))
+    if scores == "auto": scores = _scores(network, shapes, outputs, samples)
     peak = PEAK if (samples, rate_hz) == (5 * SR, SR) and scores != "none" else 0.      # Perch, but not BirdNET+
-    return OutsideTeacher(path.name, network, int(samples), rate_hz, sizes, 1 if fixed or path.suffix == ".tflite" else 16, scores, peak)
+    return OutsideTeacher(path.name, network, samples, rate_hz, sizes, 1 if fixed or path.suffix == ".tflite" else 16, scores, peak)
 
 # %% ../nbs/lib/33c_teachers.ipynb #0bca654c
 def read_names(

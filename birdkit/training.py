@@ -18,10 +18,10 @@ from .augment import PICTURE, POWER, WAVE, late_mixes
 from .averages import choose_average
 from .batches import Batches, Scapes, has_label
 from .callbacks import Checkpoint, ClipGrad, Deadline, Report, SkipBadLoss, Validate
-from .core import KitError, alone, check_name, few, read_json, read_table, short_hash, write_json, write_table
+from .core import KitError, alone, check_name, few, read_table, short_hash, write_table
 from .groups import Ensemble, Infer, Pretrain, Pseudo
 from .heads import HEADS
-from .heldout import clips_digest, held_scorer, keep_scores, split_clips, unscored
+from .heldout import clips_digest, held_scorer, keep_scores, metrics_so_far, note_metrics, read_metrics, split_clips, unscored
 from .learner import Learner
 from .limits import check_recipe
 from .loggers import loggers_from_env
@@ -146,7 +146,7 @@ def why_stopped(
     folder,  # Folder of a run
 ):           # Text with the remedy, "" where it was trained to its end
     "Why a run is half trained: its time was up, or its loss was not finite; run again it goes on. A whole one has no checkpoint that is newer than its scores."
-    facts, last = read_json(folder / "metrics.json", "run 04_train"), folder / "last.pt"
+    facts, last = read_metrics(folder), folder / "last.pt"
     if not reached_end(facts): return facts.get("stopped") or "run the same again to go on"
     begun = last.exists() and last.stat().st_mtime > (folder / "metrics.json").stat().st_mtime
     return "a training with other settings or data was begun here; run it again" if begun else ""
@@ -182,12 +182,12 @@ def _tidy(folder, mark):
 
 def _finished(folder, mark):
     "Has exactly this run been done to its end?"
-    facts = read_json(folder / "metrics.json", "run 04_train") if (folder / "metrics.json").exists() and (folder / "weights.pt").exists() else {}
+    facts = metrics_so_far(folder) if (folder / "weights.pt").exists() else {}
     if not same_mark(facts.get("mark", ""), _short(mark)) or not reached_end(facts): return False
     print(f"{folder.parent.name}/{folder.name} is trained already, from the same start on the same clips; delete {folder} to train it again")
     _tidy(folder, mark)
     # with the sound, where it told none; and finished after whatever was made anew: birdkit.fleet need not look again
-    write_json(folder / "metrics.json", facts | dict(mark=_short(mark)))
+    note_metrics(folder, mark=_short(mark))
     return True
 
 
@@ -199,14 +199,13 @@ def _again(folder, recipe, data, held):
     if (facts := unscored(folder, held, data.store)) is not None:
         (folder / "windows.npz").unlink(missing_ok=True)          # they may be of the sound before
         with on_device(model): keep_scores(folder, model, held, held_scorer(data, held, model.frontend), facts, data.store)
-    facts = read_json(folder / "metrics.json", "run 04_train")
-    write_json(folder / "metrics.json", facts | dict(deal=fold_digest(data.recordings, facts["fold"])))
+    note_metrics(folder, deal=fold_digest(data.recordings, read_metrics(folder)["fold"]))
     return model
 
 # %% ../nbs/lib/32_training.ipynb #b5279d2c
 def _tell_replaced(folder, mark):
     "Say that a finished model of other settings or data will be lost."
-    made = read_json(folder / "metrics.json", "run 04_train").get("mark") if (folder / "metrics.json").exists() else None
+    made = metrics_so_far(folder).get("mark")
     if made is None or same_mark(made, _short(mark)): return
     print(f"{folder.parent.name}/{folder.name} was trained with other settings or data and is replaced; "
           "to keep both, give this one a name: overrides {name: ...}")
@@ -220,7 +219,7 @@ def _tell_unlearnt(learn, held, classes, fold):
 
 def _make_room(folder, mark):
     "Delete what a run of other settings or data left; what goes on stays."
-    left = [read_json(folder / "metrics.json", "train again").get("mark", "")] if (folder / "metrics.json").exists() else []
+    left = [read_metrics(folder, "train again").get("mark", "")] if (folder / "metrics.json").exists() else []
     if (folder / "last.pt").exists(): left.append(_short(Checkpoint(folder / "last.pt", mark).read()["mark"]))
     if left and all(same_mark(made, _short(mark)) for made in left): return
     if left: print(f"{folder.parent.name}/{folder.name} was made with other settings or data: deleting it and training again")

@@ -64,9 +64,10 @@ def _rows(entry):
     "The sounds of one observation in the columns of found.py; none where it is not identified to species."
     taxon, user = entry.get("taxon") or {}, entry.get("user") or {}
     name = " ".join((taxon.get("name") or "").split()[:2])
+    if " " not in name: return
     latitude, longitude = _place(entry)
     for sound in entry.get("sounds") or []:
-        if " " not in name or not sound.get("file_url"): continue
+        if not sound.get("file_url"): continue
         ident = f"iNat{int(sound['id'])}"
         yield dict(
             filename=f"{ident}.ogg", primary_label="", secondary_labels=(), author=user.get("name") or user.get("login") or "",

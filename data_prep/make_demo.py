@@ -22,6 +22,7 @@ VERSION = 2
 SOUNDSCAPE_S = 60
 HEARD_S = .2   # s of its own sound within a row make a class true there
 EVENTS = (0, .08, .12, .2, .2, .2, .2)   # Chance of 0, 1, ... 6 songs of a species in a soundscape
+SINGERS = (3, 4, 2, 5, 1, 4, 5, 0)       # Species in a soundscape, in turn
 TRAIN_SITES, TEST_SITES = ("V01", "V02", "V03", "V04"), ("V05", "V06", "V07")
 
 # Species share bands on purpose: the trillets differ in the rate and direction of a sweep, the pipers in the order of
@@ -245,7 +246,7 @@ def plan_scenes(
     for part, n, sites in (("train", n_train, TRAIN_SITES), ("test", n_test, TEST_SITES)):
         used = np.zeros(len(VALLEY))
         for i in range(n):
-            chosen = np.argsort(used + 1.5 * rng.random(len(VALLEY)))[:(3, 4, 2, 5, 1, 4, 5, 0)[i % 8]]
+            chosen = np.argsort(used + 1.5 * rng.random(len(VALLEY)))[:SINGERS[i % len(SINGERS)]]
             used[chosen] += 1
             site = sites[i % len(sites)]
             month, day, hour, minute = rng.integers((3, 1, 4, 0), (7, 29, 21, 60))

@@ -110,13 +110,16 @@ def link_file(
     "A hard link, else a symbolic one, else a copy; a target of the same size stays."
     source, target = Path(source).resolve(), Path(target)
     if target.exists() and target.stat().st_size == source.stat().st_size: return target
-    with atomic(target) as part:
-        for way in (shutil.copyfile,) if copy else (os.link, os.symlink, shutil.copyfile):
-            try: way(source, part)
-            except OSError:
-                if way is shutil.copyfile: raise
-            else: break
+    with atomic(target) as part: (shutil.copyfile if copy else _link)(source, part)
     return target
+
+
+def _link(source, target):
+    "The first of a hard link, a symbolic one and a copy that the disks allow."
+    for way in (os.link, os.symlink):
+        try: return way(source, target)
+        except OSError: continue
+    shutil.copyfile(source, target)
 
 
 def lend_soundscapes(

@@ -113,11 +113,11 @@ def extend_collection(
     taxa,        # DataFrame with TAXA_COLUMNS
 ):               # Competition; its classes in the order of their labels, without those of which all recordings have another label of the same species now
     "Add recordings to a collection."
-    old = read_collection(folder)
-    told = pd.concat([old[0], as_columns(recordings, RECORDING_COLUMNS)])
+    had, known_taxa = read_collection(folder)
+    told = pd.concat([had, as_columns(recordings, RECORDING_COLUMNS)])
     told["identity"] = _identities(told.filename)
     rows = told[~told.identity.duplicated(keep="last")].set_index("identity")
-    taxa = pd.concat([old[1], as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
+    taxa = pd.concat([known_taxa, as_columns(taxa, TAXA_COLUMNS)]).drop_duplicates("primary_label", keep="last")
     moved = told[~told.primary_label.isin(rows.primary_label)].drop_duplicates("primary_label").set_index("primary_label").identity.map(rows.primary_label)
     known = {label: {key, taxon} - {""} for label, key, taxon in zip(taxa.primary_label, name_keys(taxa.scientific_name), taxa.inat_taxon_id)}
     moved = {old: new for old, new in moved.items() if known[old] & known[new] or not known[old] | known[new]}   # else a recording was identified anew
