@@ -59,12 +59,12 @@ def speech_probs(
 # %% ../nbs/lib/12a_speech.ipynb #0185188a
 def _voiced(probs, threshold, low, gap):
     "Runs of speech as (first chunk, chunk after the last); a run ends when it stayed off for `gap` chunks."
-    runs, start, end = [], None, None
+    runs, start, pause = [], None, None                      # where the run at hand started, and paused
     for i, p in enumerate(probs):
-        if p >= threshold: start, end = i if start is None else start, None
+        if p >= threshold: start, pause = (i if start is None else start), None
         elif start is not None and p < low:
-            end = i if end is None else end
-            if i - end >= gap: runs, start, end = [*runs, (start, end)], None, None
+            if pause is None: pause = i
+            if i - pause >= gap: runs, start = [*runs, (start, pause)], None
     return runs if start is None else [*runs, (start, len(probs))]
 
 
