@@ -122,8 +122,9 @@ def free_bytes(
     limits=KAGGLE,   # Bytes that may lie in some folders, {folder: bytes}
 ):                   # Bytes that may be written to the folder
     "Room on the disk, or in what Kaggle lets a session write."
-    free, around = shutil.disk_usage(folder).free - RESERVE, Path(folder).absolute().parents
-    return min([free, *(most - sum(f.stat().st_size for f in top.rglob("*") if f.is_file()) for top, most in limits.items() if top in around)])
+    used = lambda top: sum(f.stat().st_size for f in top.rglob("*") if f.is_file())
+    around = Path(folder).absolute().parents
+    return min([shutil.disk_usage(folder).free - RESERVE, *(most - used(top) for top, most in limits.items() if top in around)])
 
 
 def durations_of(
@@ -160,10 +161,10 @@ def make_plan(
 ):                    # Plan
     "Which recordings are kept, and how much of each; what does not fit is read from its own file."
     durations = durations_of(list(files.values()))
-    asked = np.array([0. if key in whole else seconds for key in files])
-    size = 2 * SR * np.minimum(durations, np.where(asked > 0, asked, np.inf))
+    asked = {key: (0., "first") if key in whole else (seconds, part) for key in files}
+    size = 2 * SR * np.minimum(durations, [s if s > 0 else np.inf for s, _ in asked.values()])
     keep = np.cumsum(size) <= room / 1.05                                                 # durations are estimates
-    jobs = tuple(Job(key, str(path), s, "first" if key in whole else part, k) for (key, path), s, k in zip(files.items(), asked.tolist(), keep.tolist()))
+    jobs = tuple(Job(key, str(files[key]), *asked[key], k) for key, k in zip(files, keep.tolist()))
     note = "" if keep.all() else f"the disk has room for {_size(room)}: {(~keep).sum():,} of {len(keep):,} recordings are read from their own files"
     return Plan(jobs, durations.sum(), size[keep].sum(), durations.sum() / SOUND_PER_S, note)
 
