@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .audio import ROW_S, SR, cut
+from .audio import ROW_S, SR, covered
 from .core import KitError
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
 from .threads import ahead, cores
@@ -111,10 +111,9 @@ def read_window(
     if len(spans) == 1:
         low, high = spans[0]
         if start >= 0 and low + start + length <= high: return store.window(key, low + start, length)
-    ends = np.cumsum(spans[:, 1] - spans[:, 0])
-    low, high, shift = np.maximum(ends - (spans[:, 1] - spans[:, 0]), start), np.minimum(ends, start + length), spans[:, 1] - ends
-    pieces = [store.window(key, int(a + s), int(b - a)) for a, b, s in zip(low, high, shift) if a < b]
-    return cut(np.concatenate([np.zeros(0, "float32"), *pieces]), min(0, start), length)
+    window = np.zeros(length, "float32")
+    for at, first, n in covered(spans, start, length): window[at:at + n] = store.window(key, first, n)
+    return window
 
 # %% ../nbs/lib/13a_batches.ipynb #a79d3bca
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import SR, cut, decode_window, seconds_of
+from .audio import SR, covered, cut, decode_window, seconds_of
 from .core import KEPT, SCRATCH, KitError, alone, atomic, check_name, count, on_kaggle, progress, remove_parts, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 from .threads import cores
@@ -288,14 +288,13 @@ class AudioStore:
 
     def _original(self, key, start, length, scale):
         "A window from the recording's own file, of each stretch what lies in it; in the steps of 16 bits that a shard would have it in."
-        at, pieces, path = 0, np.zeros(length, "float32"), self.index.path[key]
+        window, path = np.zeros(length, "float32"), self.index.path[key]
         if path and _stamp(path) != (self.index["size"][key], self.index.mtime_ns[key]):
             raise KitError(f"{path} is gone or has changed: {_again(self.folder)}")
-        for a, b in parse_spans(self.index.spans[key]) if path else ():
-            low, high = max(start, at), min(start + length, at + b - a)
-            if low < high: pieces[low - start:high - start] = decode_window(path, a + low - at, high - low)
-            at += b - a
-        return in_steps(pieces, scale) * np.float32(scale)
+        if path:
+            spans = np.array(parse_spans(self.index.spans[key]))
+            for at, first, n in covered(spans, start, length): window[at:at + n] = decode_window(path, first, n)
+        return in_steps(window, scale) * np.float32(scale)
 
     def _where(self, key):
         if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: {_again(self.folder)}")
