@@ -111,9 +111,9 @@ def pick_start(
 
 def loudest(
     windows,  # (k, T)
-):            # (T,)
+):            # Its place among the windows
     "The window with the highest RMS (2024 6th, 2025 9th; 2025 3rd and 11th found it useless)."
-    return max(windows, key=lambda w: float(np.dot(w, w)))
+    return int(np.argmax([np.dot(w, w) for w in windows]))
 
 # %% ../nbs/lib/13_sampling.ipynb #0cffbee8
 def window_chances(
