@@ -142,8 +142,8 @@ def _pieces(duration_s, drops):
     Nor is there a rest that is too little between them and the others.
     """
     if not drops and duration_s >= .001: return [(0., round(duration_s, 3), "")]
-    every = [drop[:3] for drop in drops]
-    spared, firm = ([drop[:3] for drop in drops if drop[3] == spare] for spare in (True, False))
+    every, spared = [drop[:3] for drop in drops], [drop[:3] for drop in drops if drop[3]]
+    firm = [drop[:3] for drop in drops if not drop[3]]
     if spared and _left_s(timeline(duration_s, spared)) < MIN_LEFT_S:
         return [(a, b, why or NOTHING_ELSE) for a, b, why in timeline(duration_s, firm)]
     pieces = timeline(duration_s, every)
