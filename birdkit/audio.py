@@ -182,9 +182,9 @@ def decode(
         odd, peak = mend(x)
         flaws = all_flaws(f, len(x) if len(x) < frames else total, fault, odd)
     if not len(x): raise KitError(f"{path} holds no samples: fetch it again or remove it")
-    y = resample(x, sr)
-    y = y if seconds is None else y[:round(seconds * SR)]
-    return Clip(y, flaws, max(0., total / sr - len(y) / SR) if frames < total else 0., peak if y is x else peak_of(y))
+    y = resample(x, sr) if seconds is None else resample(x, sr)[:round(seconds * SR)]
+    rest_s = max(0., total / sr - len(y) / SR) if frames < total else 0.
+    return Clip(y, flaws, rest_s, peak if y is x else peak_of(y))
 
 # %% ../nbs/lib/01_audio.ipynb #c362407b
 PAGE = 65_307     # Bytes of the longest Ogg page
