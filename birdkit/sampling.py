@@ -104,7 +104,7 @@ def pick_start(
     low, high, within = 0, total, min(within or total, total)                 # the stretch of the clip that the window is laid into
     if pick == "first" or pick == "ends" and rng.random() < .5: high = within
     elif pick == "ends": low = total - within
-    elif pick == "scored" and places: low, high = places[0][rng.choice(len(places[0]), p=places[1])]
+    elif pick == "scored" and places: low, high = rng.choice(places[0], p=places[1])
     first, last = sorted((low, high - length))
     return int(np.clip(rng.integers(first, last + 1), *sorted((0, total - length))))
 
