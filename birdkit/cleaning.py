@@ -12,6 +12,7 @@ __all__ = ['DROP_TYPES', 'NOTHING_ELSE', 'SEGMENT_TYPES', 'MIN_PIECE_S', 'MIN_LE
 import json, zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
@@ -102,7 +103,7 @@ def timeline(
     "Lay drops over a recording."
     times = [0, duration_s, *(time for drop in drops for time in drop[:2])]
     edges, pieces = np.unique(np.clip(times, 0, duration_s).round(3)).tolist(), []
-    for start, end in zip(edges, edges[1:]):
+    for start, end in pairwise(edges):
         why = next((reason for a, b, reason in drops if a <= (start + end) / 2 < b), "")
         if pieces and pieces[-1][2] == why: start = pieces.pop()[0]          # goes on as it did
         pieces.append((start, end, why))

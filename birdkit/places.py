@@ -7,6 +7,8 @@ __all__ = ['BANDS', 'HOP', 'FRAME_S', 'BANDS_HZ', 'MIDDLE', 'FADE_S', 'MOST_DB',
            'calmest', 'join_rows', 'noise_shape', 'roll_off', 'air', 'echo']
 
 # %% ../nbs/lib/14_places.ipynb #f0406396
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 from scipy.ndimage import uniform_filter1d
@@ -45,7 +47,7 @@ def busyness(
     out -= np.median(out, 0)
     edges = (np.arange(int(power.shape[1] * FRAME_S / ROW_S + .01) + 1) * ROW_S / FRAME_S).astype(int)
     sounds = power.any(0)
-    return np.array([np.quantile(out[:, a:b], .95, axis=1).max() if 2 * sounds[a:b].sum() > b - a else np.nan for a, b in zip(edges[:-1], edges[1:])])
+    return np.array([np.quantile(out[:, a:b], .95, axis=1).max() if sounds[a:b].mean() > .5 else np.nan for a, b in pairwise(edges)])
 
 
 def site_of(

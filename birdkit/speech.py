@@ -10,6 +10,7 @@ __all__ = ['CHUNK', 'CONTEXT', 'STATE', 'CHUNK_S', 'HOW', 'speech_probs', 'speec
 import importlib.util
 from binascii import crc32
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def speech_segments(
     "Turn speech probabilities into segments (as silero-vad's get_speech_timestamps)."
     runs = [(CHUNK_S * a, CHUNK_S * b) for a, b in _voiced(probs, threshold, low, min_gap_s / CHUNK_S)]
     runs = [(a, b) for a, b in runs if b - a > min_speech_s]
-    middles = [(b + a) / 2 for (_, b), (a, _) in zip(runs, runs[1:])]
+    middles = [(b + a) / 2 for (_, b), (a, _) in pairwise(runs)]
     return [(max(a - pad_s, lo), min(b + pad_s, hi))
             for (a, b), lo, hi in zip(runs, [0, *middles], [*middles, CHUNK_S * len(probs)])]
 
