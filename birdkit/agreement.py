@@ -147,8 +147,8 @@ def agreement(
     "Bring labels and a model's scores together (2024 1st and 8th)."
     _check("agreement", how, [*BY_LEVEL, "soften"], level=level, weight=weight)
     work = lambda c: _soften(c, weight) if how == "soften" else BY_LEVEL[how](c, level)
-    alone = how == "soften" and cleaning.scores is None      # shares of labels need no scores
-    return _scored("agreement", work(cleaning) if alone else cleaning, work)
+    if how == "soften" and cleaning.scores is None: cleaning = work(cleaning)      # shares of labels need no scores
+    return _scored("agreement", cleaning, work)
 
 # %% ../nbs/lib/12d_agreement.ipynb #9157eee3
 def _without_target(cleaning, level, relative):

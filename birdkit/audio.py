@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SR', 'ROW_S', 'LEAN', 'HEADER', 'UNREAD', 'LOUDEST', 'REACH_S', 'PAGE', 'MARK', 'ANYWHERE', 'Clip', 'knows_frames',
            'promised_frames', 'mono', 'resample', 'opened', 'peak_of', 'mend', 'decode', 'whole_ogg', 'all_flaws',
-           'write_ogg', 'encode_ogg', 'cut', 'seconds_of', 'n_rows', 'heard_rows', 'decode_window', 'stats']
+           'write_ogg', 'encode_ogg', 'cut', 'covered', 'seconds_of', 'n_rows', 'heard_rows', 'decode_window', 'stats']
 
 # %% ../nbs/lib/01_audio.ipynb #bb449af0
 import io, math, os, re, struct
@@ -182,9 +182,9 @@ def decode(
         odd, peak = mend(x)
         flaws = all_flaws(f, len(x) if len(x) < frames else total, fault, odd)
     if not len(x): raise KitError(f"{path} holds no samples: fetch it again or remove it")
-    y = resample(x, sr)
-    y = y if seconds is None else y[:round(seconds * SR)]
-    return Clip(y, flaws, max(0., total / sr - len(y) / SR) if frames < total else 0., peak if y is x else peak_of(y))
+    y = resample(x, sr) if seconds is None else resample(x, sr)[:round(seconds * SR)]
+    rest_s = max(0., total / sr - len(y) / SR) if frames < total else 0.
+    return Clip(y, flaws, rest_s, peak if y is x else peak_of(y))
 
 # %% ../nbs/lib/01_audio.ipynb #c362407b
 PAGE = 65_307     # Bytes of the longest Ogg page
@@ -285,6 +285,18 @@ def cut(
     if hi <= lo: return np.zeros(length, samples.dtype)
     if hi - lo == length: return samples[lo:hi]
     return np.pad(samples[lo:hi], (lo - start, start + length - hi))
+
+
+def covered(
+    spans,   # Kept spans of a recording, (k, 2) samples
+    start,   # First sample of a window, counted in kept samples; may be negative
+    length,  # Number of samples
+):           # Iterator over (place in the window, first sample of the recording, number of samples), for each span that lies in it
+    "What a window holds of a recording of which only spans are kept, one behind the other."
+    first, size = spans[:, 0], spans[:, 1] - spans[:, 0]
+    before = size.cumsum() - size                                # kept samples before each span
+    low, high = np.maximum(before, start), np.minimum(before + size, start + length)
+    return zip(*(x[low < high].tolist() for x in (low - start, first + low - before, high - low)))
 
 
 def seconds_of(

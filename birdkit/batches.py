@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .audio import ROW_S, SR, cut
+from .audio import ROW_S, SR, covered
 from .core import KitError
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
 from .threads import ahead, cores
@@ -34,10 +34,8 @@ class Clips:
 
     def __getitem__(self, index):
         index = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, int)
-        def _chosen(x):
-            if x is None: return None
-            return [x[i] for i in index] if isinstance(x, list) else x[index]
-        return Clips(*map(_chosen, vars(self).values()))
+        chosen = lambda x: [x[i] for i in index] if isinstance(x, list) else x[index]
+        return Clips(*(x if x is None else chosen(x) for x in vars(self).values()))
 
     @property
     def lengths(self):
@@ -111,10 +109,9 @@ def read_window(
     if len(spans) == 1:
         low, high = spans[0]
         if start >= 0 and low + start + length <= high: return store.window(key, low + start, length)
-    ends = np.cumsum(spans[:, 1] - spans[:, 0])
-    low, high, shift = np.maximum(ends - (spans[:, 1] - spans[:, 0]), start), np.minimum(ends, start + length), spans[:, 1] - ends
-    pieces = [store.window(key, int(a + s), int(b - a)) for a, b, s in zip(low, high, shift) if a < b]
-    return cut(np.concatenate([np.zeros(0, "float32"), *pieces]), min(0, start), length)
+    window = np.zeros(length, "float32")
+    for at, first, n in covered(spans, start, length): window[at:at + n] = store.window(key, first, n)
+    return window
 
 # %% ../nbs/lib/13a_batches.ipynb #a79d3bca
 @dataclass(frozen=True)
@@ -239,8 +236,8 @@ class Batches:
         "Window, targets and weight of a clip, or of a soundscape in its place."
         c = self.clips
         weight = c.weights[i] if c.known is None else c.weights[i] * c.known[i]
-        places = self.heard[c.primary[i]] if self.heard else ()
-        if len(places) and rng.random() < self.scapes.swap: return *self._swapped(rng.choice(places), rng), np.ones_like(weight)
+        rows = self.heard[c.primary[i]] if self.heard else ()
+        if len(rows) and rng.random() < self.scapes.swap: return *self._swapped(*rng.choice(rows), rng), np.ones_like(weight)
         wave, start = self._window(i, rng)
         if c.rows is None: return wave, c.targets[i], weight
         edges_s = kept_place(np.arange(len(c.rows[i]) + 1) * ROW_S * SR, c.spans[i]) / SR
@@ -253,8 +250,8 @@ class Batches:
         starts = [pick_start(self.lengths[i], self.samples, rng, *where) for _ in range(self.sampling.best_of)]
         if self.lengths[i] <= self.samples: starts = starts[:1]
         windows = [read_window(self.store, self.clips.keys[i], self.clips.spans[i], s, self.samples) for s in starts]
-        wave = loudest(windows)
-        return wave, next(s for s, w in zip(starts, windows) if w is wave)
+        best = loudest(windows)
+        return windows[best], starts[best]
 
     def _start(self, i, rng, rows=None):
         "Where a window of a soundscape begins: it holds one of these rows, or lies in it; by default one that has a label."
@@ -266,10 +263,9 @@ class Batches:
         stretches = np.stack([rows, rows + 1], 1) * ROW_S * SR
         return pick_start(s.lengths[i], self.samples, rng, "scored", places=(stretches, None))
 
-    def _swapped(self, place, rng):
-        "A soundscape window with a row, and its label."
-        s, (i, row) = self.scapes, place
-        at = self._start(i, rng, np.array([row]))
+    def _swapped(self, i, row, rng):
+        "A window of a soundscape with one of its rows, and its label."
+        s, at = self.scapes, self._start(i, rng, np.array([row]))
         return self.store.window(s.keys[i], at, self.samples), self._label(i, at / SR).reshape(-1, s.labels.shape[2]).max(0)
 
     def _label(self, i, start_s):

@@ -100,10 +100,11 @@ def nearest(
 ):            # A hint such as "did you mean small? There are: base, small, tiny"
     "Word the choices of a wrong name, the likeliest first."
     from difflib import get_close_matches
-    close = get_close_matches(str(name), [str(c) for c in choices], n=3, cutoff=.4)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    told = sorted(map(str, choices))[:MOST_CHOICES]
-    return f"{hint}{'There' if hint else 'there'} are: {', '.join(told)}{f' and {len(choices) - len(told)} more' if len(choices) > len(told) else ''}"
+    names = sorted(map(str, choices))
+    close = get_close_matches(str(name), names, n=3, cutoff=.4)
+    start = f"did you mean {' or '.join(close)}? There" if close else "there"
+    more = f" and {len(names) - MOST_CHOICES} more" if len(names) > MOST_CHOICES else ""
+    return f"{start} are: {', '.join(names[:MOST_CHOICES])}{more}"
 
 
 def check_name(

@@ -94,9 +94,9 @@ def licence(
 ):                  # Cleaning with whole recordings dropped
     "Leave recordings out by their licence."
     codes = [licence_code(x) for x in cleaning.recordings.get("license", pd.Series("", cleaning.recordings.index))]
-    allowed, denied = (_wanted(names, codes) for names in (allow, deny))
-    parts = [set(code.split("-")) for code in codes]
-    mask = np.array([bool(len(allow)) and code not in allowed or any(set(d.split("-")) <= p for d in denied) for code, p in zip(codes, parts)], bool)
+    allowed, denied = _wanted(allow, codes) if len(allow) else set(codes), _wanted(deny, codes)
+    parts = lambda code: set(code.split("-"))
+    mask = np.array([code not in allowed or any(parts(d) <= parts(code) for d in denied) for code in codes], bool)
     if codes.count(""): cleaning = cleaning.note(f"licence: {codes.count('')} recordings state none and {'are dropped' if len(allow) else 'stay'}")
     lost = emptied_classes(cleaning, mask)
     if lost: cleaning = cleaning.note(f"licence: nothing is left of the classes {few(lost)}")

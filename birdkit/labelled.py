@@ -51,7 +51,7 @@ def clipless_note(
     gone = without_clips(data, clips)
     if not gone: return ""
     taught = set() if truth is None else {data.classes[c] for c in np.flatnonzero((truth.labels > .5).any((0, 1)))}
-    known, rest = ([c for c in gone if (c in taught) == there] for there in (True, False))
+    known, rest = [c for c in gone if c in taught], [c for c in gone if c not in taught]
     deaf = next((r for r in recipes if not r.sampling.labelled), None)
     note = [f"classes without a clip, of {len(data.classes)}: {few(gone)}"]
     if known: note.append(_who_learns(few(known), deaf))

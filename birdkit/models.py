@@ -102,14 +102,13 @@ class Classifier(nn.Module):
         n_classes,  # C
     ):
         super().__init__()
-        m, self.shapes = recipe.model, picture_shapes(recipe)
+        m, self.shapes, deep = recipe.model, picture_shapes(recipe), recipe.model.head == "deep"
         if m.mel_norm and m.inputs == "raw": raise KitError('model.mel_norm needs mel bands, model.inputs="raw" has none: leave out one')
         check_size(recipe)
-        if m.head == "deep" and m.inputs == "both": raise KitError('model.head="deep" needs maps, model.inputs="both" pools them: take another head')
-        self.parts, self.n_levels = m.parts, LEVELS if m.head == "deep" else 1
+        if deep and m.inputs == "both": raise KitError('model.head="deep" needs maps, model.inputs="both" pools them: take another head')
+        self.parts, self.n_levels = m.parts, LEVELS if deep else 1
         self.backbone = nn.ModuleList(Tower(m, kind, shape) for kind, shape in self.shapes.items())
-        one = self.backbone[0].backbone.level_features[-self.n_levels:]
-        features = one if m.head == "deep" else sum(tower.backbone.features for tower in self.backbone)
+        features = self.backbone[0].backbone.level_features[-LEVELS:] if deep else sum(tower.backbone.features for tower in self.backbone)
         self.head = build_head(m.head, features, n_classes, m.hidden, m.drop, m.options)
 
     def hear(self,

@@ -54,10 +54,11 @@ CARRIED = ("runs/*/*", "pretrained/*", "pseudo/*", "export/*", "clean")   # Resu
 
 def _copied(old, here, part):
     "A copy of a file or folder, whole or not at all, or of a link to its neighbour; `part` is where it grows."
-    copy, link = shutil.copytree if old.is_dir() else shutil.copy2, os.readlink(old) if old.is_symlink() else ""
+    link = os.readlink(old) if old.is_symlink() else ""
     try:
         if link and not os.path.dirname(link): part.symlink_to(link)       # as fleet shares a backbone
-        else: copy(old, part)
+        elif old.is_dir(): shutil.copytree(old, part)
+        else: shutil.copy2(old, part)
         here.parent.mkdir(parents=True, exist_ok=True)
         os.replace(part, here)
     finally:

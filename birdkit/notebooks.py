@@ -30,8 +30,9 @@ def _positionals(arguments):
     found, skip = [], 0
     for a in arguments:
         if skip: skip -= 1
-        elif a.startswith("-") and a != "-": skip = 2 if a in PAIRS else 0 if a in FLAGS or a.startswith("--no-") or "=" in a else 1
-        else: found.append(a)
+        elif a == "-" or not a.startswith("-"): found.append(a)
+        elif a in PAIRS: skip = 2
+        elif a not in FLAGS and not a.startswith("--no-") and "=" not in a: skip = 1
     return found
 
 

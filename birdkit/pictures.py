@@ -42,7 +42,7 @@ def _joined(at, values, size):
     "Straight lines through the points (at, values), both (B, points), read at the bins 0 to size - 1."
     place = torch.arange(size, device=at.device, dtype=at.dtype).expand(len(at), size).contiguous()
     right = torch.searchsorted(at, place, right=True).clamp(1, at.shape[1] - 1)
-    x0, x1, y0, y1 = (v.gather(1, right - left) for v in (at, values) for left in (1, 0))
+    (x0, y0), (x1, y1) = ((at.gather(1, i), values.gather(1, i)) for i in (right - 1, right))
     return y0 + (y1 - y0) * (place - x0) / (x1 - x0).clamp_min(1e-6)             # points may lie on one another
 
 # %% ../nbs/lib/22b_pictures.ipynb #603f5c11

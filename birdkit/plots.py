@@ -112,8 +112,8 @@ def players(
 ):                 # HTML: one player for each sound
     "Listen: OGG in the page itself, some 20 kB for 5 s."
     address = lambda samples: data_url("audio/ogg", encode_ogg(samples[:int(seconds * SR)], rate))
-    cut = lambda samples: f", first {seconds:g} s of {round(len(samples) / SR, 1):g} s" * (len(samples) > seconds * SR)
-    return HTML("".join(f'<figure style="display:inline-block;margin:4px"><figcaption>{escape(str(title))}{cut(samples)}</figcaption>'
+    shortened = lambda samples: f", first {seconds:g} s of {round(len(samples) / SR, 1):g} s" * (len(samples) > seconds * SR)
+    return HTML("".join(f'<figure style="display:inline-block;margin:4px"><figcaption>{escape(str(title))}{shortened(samples)}</figcaption>'
                         f'<audio controls src="{address(samples)}"></audio></figure>'
                         for title, samples in sounds.items()))
 
@@ -139,12 +139,13 @@ def plot_class_auc(
 ):
     "AUC of each class, sorted, above or below chance, with a count; of many classes only the lowest ones are named."
     auc = auc.dropna().sort_values()
-    named = len(auc) <= FEW
-    lowest = ", ".join(f"{c} ({counts.get(c, 0)}) {value:.2f}" for c, value in auc.head(6).items())
+    names = [f"{c} ({counts.get(c, 0)})" for c in auc.index]
+    named, lowest = len(auc) <= FEW, ", ".join(f"{name} {value:.2f}" for name, value in zip(names[:6], auc))
     fig, ax = plt.subplots(figsize=(min(12, max(4, .28 * len(auc))), 2.6), dpi=DPI, layout="constrained")
     ax.vlines(range(len(auc)), .5, auc, color=BLUE, lw=1); ax.plot(range(len(auc)), auc, "o", ms=5, color=BLUE)
     ax.axhline(.5, color=GREY, lw=1, ls="--", label="chance"); ax.axhline(auc.mean(), color=ORANGE, lw=1, label="mean")
-    ax.set_xticks(range(len(auc)) if named else [], [f"{c} ({counts.get(c, 0)})" for c in auc.index] if named else [], rotation=90, fontsize=7)
+    if named: ax.set_xticks(range(len(auc)), names, rotation=90, fontsize=7)
+    else: ax.set_xticks([])
     ax.set(xlabel="class" if named else f"{len(auc)} classes; lowest: {lowest}", ylabel="ROC-AUC", ylim=(min(.47, auc.min() - .03), 1.03))
     ax.set_title(f"mean {auc.mean():.3f}; in brackets: {what}", fontsize=8)
     ax.set_xlim(-.7, len(auc) - .3); ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -134,9 +134,9 @@ def prepare(
     files = clips | long
     store = build_store(files, folder / "store", rules.seconds, rules.part, whole=long, outdated=[folder / "prepared.json"])
     focal = comp.recordings.assign(recording=list(clips), secondary_labels=comp.recordings.secondary_labels.map(" ".join))
-    dealt = assign_folds(focal[heard], rules, seed) if (heard := _heard(store, focal)).any() else pd.Series(dtype=int)
     if "fold" in focal and rules.group != "fold": print(OWN_FOLDS)
-    focal["fold"] = dealt.reindex(focal.index, fill_value=-1)
+    heard = _heard(store, focal)
+    focal["fold"] = assign_folds(focal[heard], rules, seed).reindex(focal.index, fill_value=-1) if heard.any() else -1
     tables = dict(recordings=_measured(focal, store.index), soundscapes=_measured(pd.DataFrame({"recording": list(long)}, dtype=str), store.index),
                   bad_files=_listed(store.bad, files, "reason"), flaws=_listed(store.flaws, files, "flaw"))
     (folder / "prepared.json").unlink(missing_ok=True)           # what is killed here claims nothing

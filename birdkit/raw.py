@@ -63,5 +63,5 @@ def raw_windows(
     gains=1.,  # Factor on each window, (windows,)
 ):             # (windows, channels, height, width) float32
     "The network's input for windows of a recording."
-    cut = np.stack(cut_windows(wave, starts, window_s, raw.sr_hz))
-    return fold_wave(cut * np.broadcast_to(np.asarray(gains, "float32"), len(cut))[:, None], raw, np)
+    windows = np.stack(cut_windows(wave, starts, window_s, raw.sr_hz))
+    return fold_wave(windows * np.broadcast_to(np.asarray(gains, "float32"), len(windows))[:, None], raw, np)

@@ -155,10 +155,11 @@ def _set(group, path, value, whole=None):
     old = getattr(group, head)
     if not rest and value == {} and is_dataclass(old): return group
     if not rest and value == {}: raise KitError(f"override {whole}={{}} changes nothing{': write [] for an empty list' if isinstance(old, tuple) else ''}")
-    if not rest: return replace(group, **{head: _cast(whole, old, value)})
-    if not is_dataclass(old) and (not isinstance(old, tuple) or _field(whole) in VALUES):
-        raise KitError(f"override {whole!r}: {head!r} is a value, not a group")
-    return replace(group, **{head: (_set if is_dataclass(old) else _set_step)(old, rest, value, whole)})
+    if not rest: new = _cast(whole, old, value)
+    elif is_dataclass(old): new = _set(old, rest, value, whole)
+    elif isinstance(old, tuple) and _field(whole) not in VALUES: new = _set_step(old, rest, value, whole)
+    else: raise KitError(f"override {whole!r}: {head!r} is a value, not a group")
+    return replace(group, **{head: new})
 
 
 def _set_step(steps, path, value, whole):

@@ -104,16 +104,16 @@ def pick_start(
     low, high, within = 0, total, min(within or total, total)                 # the stretch of the clip that the window is laid into
     if pick == "first" or pick == "ends" and rng.random() < .5: high = within
     elif pick == "ends": low = total - within
-    elif pick == "scored" and places: low, high = places[0][rng.choice(len(places[0]), p=places[1])]
+    elif pick == "scored" and places: low, high = rng.choice(places[0], p=places[1])
     first, last = sorted((low, high - length))
     return int(np.clip(rng.integers(first, last + 1), *sorted((0, total - length))))
 
 
 def loudest(
     windows,  # (k, T)
-):            # (T,)
+):            # Its place among the windows
     "The window with the highest RMS (2024 6th, 2025 9th; 2025 3rd and 11th found it useless)."
-    return max(windows, key=lambda w: float(np.dot(w, w)))
+    return int(np.argmax([np.dot(w, w) for w in windows]))
 
 # %% ../nbs/lib/13_sampling.ipynb #0cffbee8
 def window_chances(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOUDER', 'RANGE', 'RISE', 'OWN', 'FAINT', 'SWELL_S', 'SWELL_BANDS', 'QUIET', 'CUT_S', 'SNR_DB', 'DISTANCE_M',
            'DECAY_S', 'WET_DB', 'MOST_SPECIES', 'MOST_CALLS', 'SCENE_S', 'EXCERPT_S', 'HEARD_S', 'FRAMES', 'ROWS',
-           'APPEARANCES', 'SCENES', 'PICTURE', 'SAID_S', 'Song', 'hear_song', 'isolate', 'event_gain', 'kept_samples',
+           'APPEARANCES', 'SCENES', 'PICTURE', 'SAID_S', 'Song', 'hear_song', 'isolate', 'event_gain', 'excerpt',
            'hear_clips', 'draw_cut', 'plan_events', 'scene_truth', 'Scenes', 'site_roll_offs', 'make_scenes',
            'plot_scene', 'scene_scores', 'score_scenes']
 
@@ -25,7 +25,7 @@ from .batches import has_label, read_window
 from .core import KitError
 from .metrics import mean_auc
 from .places import (BANDS, BANDS_HZ, FRAME_S, HOP, air, band_power, busyness, calmest, echo, join_rows,
-                            noise_shape, roll_off, row_noise)
+                            noise_shape, roll_off, row_busyness)
 from .plots import BLUE, DPI, mel_image, show
 from .threads import ahead
 
@@ -111,7 +111,7 @@ SCENE_S, EXCERPT_S, HEARD_S = 60, 30, .2               # Of a scene; heard of a 
 FRAMES, ROWS = SCENE_S * SR // HOP, SCENE_S // ROW_S   # Of a scene
 
 
-def kept_samples(
+def excerpt(
     store,  # AudioStore
     clips,  # Clips
     i,      # Number of the clip
@@ -132,7 +132,7 @@ def hear_clips(
     table = table[clips.lengths >= HEARD_S * SR].sample(frac=1, random_state=seed)
     table = table[table.alone == table.groupby("label").alone.transform("max")]
     chosen = sorted(table.index[table.groupby("label").cumcount() < per_class])
-    songs = ahead(lambda i: hear_song(kept_samples(store, clips, i)), chosen)
+    songs = ahead(lambda i: hear_song(excerpt(store, clips, i)), chosen)
     return {i: song for i, song in zip(chosen, songs) if song.sounds.sum() * FRAME_S >= HEARD_S}
 
 # %% ../nbs/lib/14a_scenes.ipynb #bb513324
@@ -232,7 +232,7 @@ class Scenes:
         "Samples of one event."
         song = _part(self.songs[e.clip], e.first, e.frames)
         gain_db = passed + air(e.distance_m) + np.where(song.clear, 0., -30.)
-        samples = kept_samples(self.store, self.clips, e.clip)[e.first * HOP:(e.first + e.frames) * HOP]
+        samples = excerpt(self.store, self.clips, e.clip)[e.first * HOP:(e.first + e.frames) * HOP]
         return event_gain(song, gain_db, background, e.snr_db) * isolate(samples, song.sounds, gain_db)
 
 # %% ../nbs/lib/14a_scenes.ipynb #0ae1d04a
@@ -273,7 +273,7 @@ def make_scenes(
     "Soundscapes of held-out clips in the competition's own surroundings."
     songs = hear_clips(data.store, held, seed=seed)
     if not songs: raise KitError(f"none of the {len(held.keys)} held-out clips sounds for {HEARD_S} s: hold out another fold")
-    calm = calmest(row_noise(data.store, data.soundscapes.recording, seed=seed)) if calm is None else _sounding(data.store, calm)
+    calm = calmest(row_busyness(data.store, data.soundscapes.recording, seed=seed)) if calm is None else _sounding(data.store, calm)
     classes = len({held.primary[i] for i in songs})
     count = min(most, -(-2 * APPEARANCES * classes // MOST_SPECIES))     # a scene draws 0 to MOST_SPECIES species, half of that on average
     events = plan_events(songs, held, count, seed)

@@ -122,24 +122,25 @@ class Shard:
         try: clip = decode(path, job.seconds if job.seconds and job.part == "first" else None)
         except KitError as error: return base | dict(error=str(error))
         if clip.duration_s < SHORTEST_S: return base | dict(error=f"{path} holds {1e3 * clip.duration_s:.0f} ms of sound: remove it")
-        x, spans = clip.samples, spans_of(clip.samples, job.seconds, job.part)
-        if spans != [(0, len(x))]: x = np.concatenate([x[a:b] for a, b in spans])
-        peak, full_s = clip.peak if x is clip.samples else peak_of(x), round(clip.duration_s + clip.rest_s, 5)
-        scale = max(peak, 1e-6) / 32767
+        x, peak, spans = clip.samples, clip.peak, spans_of(clip.samples, job.seconds, job.part)
+        if spans != [(0, len(x))]:
+            x = np.concatenate([x[a:b] for a, b in spans])
+            peak = peak_of(x)
+        scale, full_s = max(peak, 1e-6) / 32767, round(clip.duration_s + clip.rest_s, 5)
         known = base | dict(samples=len(x), scale=scale, full_s=full_s, spans=_spell(spans), flaws="; ".join(clip.flaws), **stats(x, peak))
-        place = dict(shard=self.number, offset=self.end)
-        return known | (place if job.keep and self._write(x, scale) else dict(path=job.path))
+        return known | ((job.keep and self._write(x, scale)) or dict(path=job.path))
 
     def _write(self, x, scale):
-        "Append samples, block by block as these stay in the processor's cache; False, and nothing is left, where the disk is full."
+        "Append samples, block by block as these stay in the processor's cache: where they are; None, and nothing is left, where the disk is full."
         blocks = (x[i:i + 2**16] for i in range(0, len(x), 2**16))
         try: whole = all(self.data.write(to_int16(block, scale)) == 2 * len(block) for block in blocks)
         except OSError: whole = False
-        if whole: self.end += len(x)
-        else:
-            self.data.truncate(2 * self.end)
-            self.data.seek(2 * self.end)
-        return whole
+        if whole:
+            self.end += len(x)
+            return dict(shard=self.number, offset=self.end - len(x))
+        self.data.truncate(2 * self.end)
+        self.data.seek(2 * self.end)
+        return None
 
     def run(self,
         jobs,  # Job of each recording

@@ -10,6 +10,7 @@ __all__ = ['CHUNK', 'CONTEXT', 'STATE', 'CHUNK_S', 'HOW', 'speech_probs', 'speec
 import importlib.util
 from binascii import crc32
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,12 @@ def speech_probs(
 # %% ../nbs/lib/12a_speech.ipynb #0185188a
 def _voiced(probs, threshold, low, gap):
     "Runs of speech as (first chunk, chunk after the last); a run ends when it stayed off for `gap` chunks."
-    runs, start, end = [], None, None
+    runs, start, pause = [], None, None                      # where the run at hand started, and paused
     for i, p in enumerate(probs):
-        if p >= threshold: start, end = i if start is None else start, None
+        if p >= threshold: start, pause = (i if start is None else start), None
         elif start is not None and p < low:
-            end = i if end is None else end
-            if i - end >= gap: runs, start, end = [*runs, (start, end)], None, None
+            if pause is None: pause = i
+            if i - pause >= gap: runs, start = [*runs, (start, pause)], None
     return runs if start is None else [*runs, (start, len(probs))]
 
 
@@ -79,7 +80,7 @@ def speech_segments(
     "Turn speech probabilities into segments (as silero-vad's get_speech_timestamps)."
     runs = [(CHUNK_S * a, CHUNK_S * b) for a, b in _voiced(probs, threshold, low, min_gap_s / CHUNK_S)]
     runs = [(a, b) for a, b in runs if b - a > min_speech_s]
-    middles = [(b + a) / 2 for (_, b), (a, _) in zip(runs, runs[1:])]
+    middles = [(b + a) / 2 for (_, b), (a, _) in pairwise(runs)]
     return [(max(a - pad_s, lo), min(b + pad_s, hi))
             for (a, b), lo, hi in zip(runs, [0, *middles], [*middles, CHUNK_S * len(probs)])]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audio import SR, cut, decode_window, seconds_of
+from .audio import SR, covered, cut, decode_window, seconds_of
 from .core import KEPT, SCRATCH, KitError, alone, atomic, check_name, count, on_kaggle, progress, remove_parts, short_hash, write_table
 from .shards import PARTS, Decoders, Job, Shard, in_steps, parse_spans, shard_path
 from .threads import cores
@@ -122,8 +122,9 @@ def free_bytes(
     limits=KAGGLE,   # Bytes that may lie in some folders, {folder: bytes}
 ):                   # Bytes that may be written to the folder
     "Room on the disk, or in what Kaggle lets a session write."
-    free, around = shutil.disk_usage(folder).free - RESERVE, Path(folder).absolute().parents
-    return min([free, *(most - sum(f.stat().st_size for f in top.rglob("*") if f.is_file()) for top, most in limits.items() if top in around)])
+    used = lambda top: sum(f.stat().st_size for f in top.rglob("*") if f.is_file())
+    around = Path(folder).absolute().parents
+    return min([shutil.disk_usage(folder).free - RESERVE, *(most - used(top) for top, most in limits.items() if top in around)])
 
 
 def durations_of(
@@ -160,10 +161,10 @@ def make_plan(
 ):                    # Plan
     "Which recordings are kept, and how much of each; what does not fit is read from its own file."
     durations = durations_of(list(files.values()))
-    asked = np.array([0. if key in whole else seconds for key in files])
-    size = 2 * SR * np.minimum(durations, np.where(asked > 0, asked, np.inf))
+    asked = {key: (0., "first") if key in whole else (seconds, part) for key in files}
+    size = 2 * SR * np.minimum(durations, [s if s > 0 else np.inf for s, _ in asked.values()])
     keep = np.cumsum(size) <= room / 1.05                                                 # durations are estimates
-    jobs = tuple(Job(key, str(path), s, "first" if key in whole else part, k) for (key, path), s, k in zip(files.items(), asked.tolist(), keep.tolist()))
+    jobs = tuple(Job(key, str(files[key]), *asked[key], k) for key, k in zip(files, keep.tolist()))
     note = "" if keep.all() else f"the disk has room for {_size(room)}: {(~keep).sum():,} of {len(keep):,} recordings are read from their own files"
     return Plan(jobs, durations.sum(), size[keep].sum(), durations.sum() / SOUND_PER_S, note)
 
@@ -287,14 +288,13 @@ class AudioStore:
 
     def _original(self, key, start, length, scale):
         "A window from the recording's own file, of each stretch what lies in it; in the steps of 16 bits that a shard would have it in."
-        at, pieces, path = 0, np.zeros(length, "float32"), self.index.path[key]
+        window, path = np.zeros(length, "float32"), self.index.path[key]
         if path and _stamp(path) != (self.index["size"][key], self.index.mtime_ns[key]):
             raise KitError(f"{path} is gone or has changed: {_again(self.folder)}")
-        for a, b in parse_spans(self.index.spans[key]) if path else ():
-            low, high = max(start, at), min(start + length, at + b - a)
-            if low < high: pieces[low - start:high - start] = decode_window(path, a + low - at, high - low)
-            at += b - a
-        return in_steps(pieces, scale) * np.float32(scale)
+        if path:
+            spans = np.array(parse_spans(self.index.spans[key]))
+            for at, first, n in covered(spans, start, length): window[at:at + n] = decode_window(path, first, n)
+        return in_steps(window, scale) * np.float32(scale)
 
     def _where(self, key):
         if key not in self._place: raise KitError(f"{key} is not in the audio store {self.folder}: {_again(self.folder)}")

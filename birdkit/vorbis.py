@@ -41,14 +41,14 @@ def stream_end(
     data,  # Bytes of a file
 ):         # One past its last byte; 0 where a page is missing, or does not bear the checksum it should
     "Where the Ogg stream ends that a file begins with."
-    at, number, flags = 0, 0, 0
+    at, pages, flags = 0, 0, 0
     while not flags & LAST:
         if at + HEAD.size > len(data): return 0
-        mark, version, flags, _, stream, own, crc, _ = HEAD.unpack_from(data, at)
+        mark, version, flags, _, stream, number, crc, _ = HEAD.unpack_from(data, at)
+        if (mark, version, bool(flags & FIRST), stream, number) != (b"OggS", 0, pages == 0, data[14:18], pages): return 0
         end = page_end(data, at)
-        known = (b"OggS", 0, bool(number == 0), number, data[14:18]) == (mark, version, bool(flags & FIRST), own, stream)
-        if not known or end > len(data) or page_sum(data[at:end]) != crc: return 0
-        at, number = end, number + 1
+        if end > len(data) or page_sum(data[at:end]) != crc: return 0
+        at, pages = end, pages + 1
     return at
 
 

@@ -169,10 +169,10 @@ def seeded_globals(
     seed,  # Whole number below 2^32
 ):
     "Seed Python's and numpy's global generators, and give them back as they were."
-    python, numpy = random.getstate(), np.random.get_state()
+    before, before_np = random.getstate(), np.random.get_state()
     random.seed(seed); np.random.seed(seed)
     try: yield
-    finally: random.setstate(python); np.random.set_state(numpy)
+    finally: random.setstate(before); np.random.set_state(before_np)
 
 
 def _transform(name, keywords):
