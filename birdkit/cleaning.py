@@ -180,9 +180,10 @@ def _line(*answer): return json.dumps(answer) + "\n"
 
 def _answers(path, stamps):
     "Answers on the same sound; a last line that is not complete counts for nothing, nor does a file that is broken."
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    try: return {name: answer for name, stamp, answer in map(json.loads, lines) if stamps.get(name) == stamp}
-    except ValueError: return {}
+    try:
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return {name: answer for name, stamp, answer in map(json.loads, lines) if stamps.get(name) == stamp}
+    except (ValueError, TypeError): return {}
 
 # %% ../nbs/lib/12_cleaning.ipynb #656c3463
 def map_recordings(

@@ -58,7 +58,7 @@ def _grid(count, columns, **shared):
 
 def _picture(ax, picture, seconds, title):
     "Draw bands over time."
-    ax.imshow(picture, origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest", extent=(0, seconds, 0, len(picture)))
+    ax.imshow(np.asarray(picture), origin="lower", aspect="auto", cmap=plt.get_cmap("magma", 24), interpolation="nearest", extent=(0, seconds, 0, len(picture)))
     ax.set_title(title, fontsize=8); ax.tick_params(labelsize=7)
 
 
@@ -73,12 +73,16 @@ def mel_image(
     ax.set_yticks(mel_places(TICKS_HZ, mel) * mel.n_mels, [f"{hz / 1000:g}" for hz in TICKS_HZ])
 
 
+def _titled(sounds): return sounds if isinstance(sounds, dict) else {"": sounds}
+
+
 def show_sounds(
-    sounds,     # {title: samples}
+    sounds,     # {title: samples}, (T,) float32 at 32 kHz, or the samples of one
     columns=4,  # Pictures in a row
     shade=None, # {title: [(start_s, end_s), ...]} spans to shade
 ):
     "Small multiples of spectrograms, one for each sound."
+    sounds = _titled(sounds)
     fig, axes = _grid(len(sounds), columns)
     for ax, (title, samples) in zip(axes, sounds.items()):
         mel_image(ax, samples, title)
@@ -106,7 +110,7 @@ def show_inputs(
 
 # %% ../nbs/lib/06_plots.ipynb #66ed3d83
 def players(
-    sounds,        # {title: samples}, (T,) float32 at 32 kHz
+    sounds,        # {title: samples}, (T,) float32 at 32 kHz, or the samples of one
     seconds=5.,    # Play at most this much, s
     rate=16_000,   # Hz, to keep the notebook small
 ):                 # HTML: one player for each sound
@@ -115,7 +119,7 @@ def players(
     shortened = lambda samples: f", first {seconds:g} s of {round(len(samples) / SR, 1):g} s" * (len(samples) > seconds * SR)
     return HTML("".join(f'<figure style="display:inline-block;margin:4px"><figcaption>{escape(str(title))}{shortened(samples)}</figcaption>'
                         f'<audio controls src="{address(samples)}"></audio></figure>'
-                        for title, samples in sounds.items()))
+                        for title, samples in _titled(sounds).items()))
 
 # %% ../nbs/lib/06_plots.ipynb #733b021c
 def plot_history(

@@ -186,10 +186,11 @@ class Decoder:
         while not (lines or self.ended):
             if not wait([self], HANG_S): self.give_up()
             lines = self._read()
-        if lines: return self
-        self.close()
-        self.log.seek(0)
-        words = last_line(self.log.read().decode(errors="replace"), self._end())
+        with self.log:                      # Only tells why it did not start
+            if lines: return self
+            self.close()
+            self.log.seek(0)
+            words = last_line(self.log.read().decode(errors="replace"), self._end())
         raise KitError(f"decoding processes do not start ({words}): decode with workers=1")
 
     def send(self,

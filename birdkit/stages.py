@@ -142,7 +142,9 @@ def start_model(
     if lead: return borrow_backbone(model, load_model(Path(lead)))
     other = KitError(f"{path} is of another backbone than recipe {recipe.name!r} asks for: run 03_pretrain again, or give the recipe another name")
     if not fits: raise other
-    try: model.backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    try: state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error: raise KitError(f"{path} is not a readable backbone ({type(error).__name__}): run 03_pretrain again") from None
+    try: model.backbone.load_state_dict(state)
     except RuntimeError: raise other from None
     return model
 

@@ -9,7 +9,6 @@ __all__ = ['MALLOPT', 'choose_device', 'keep_memory', 'TrainedModel', 'on_device
 # %% ../nbs/lib/31e_trained.ipynb #b4d70584
 import ctypes
 from contextlib import contextmanager
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -154,7 +153,7 @@ def load_model(
     saved = load_recipe(folder / "recipe.json")
     model = TrainedModel(saved.but({"model.weights": "none"}), classes_of(folder))
     try: model.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+    except Exception as error:
         raise KitError(f"{folder / 'weights.pt'} does not hold this model ({type(error).__name__}): run 04_train again") from None
     model.recipe = saved
     return model
