@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import KitError, few, read_table
+from .core import KitError, few, in_words, read_table
 
 # %% ../nbs/lib/40_check.ipynb #21068015
 def _column_problems(have, want):
@@ -93,7 +93,7 @@ def main(
     "Check a submission file and print the verdict."
     given = _parser().parse_args(paths and list(map(str, paths)))
     try: problems = check_submission(given.submission, given.sample)
-    except KitError as error: problems = [str(error)]
+    except (KitError, OSError) as error: problems = [in_words(error)]
     if not problems:
         rows, columns = read_table(given.submission, "").shape
         print(f"ok: {rows} rows x {columns - 1} classes")

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .audio import ROW_S
 from .commands import Parser, command
 from .convert import time_windows, to_openvino
-from .core import KitError, check_name, progress, write_table
+from .core import KitError, check_name, progress, read_table, write_table
 from .models import Classifier
 from .recipe import all_recipes, cost_mark, find_recipe, kept_rounds, list_recipes, network_of
 from .rows import input_shapes, window_starts
@@ -103,6 +103,13 @@ def _parser():
     return parser
 
 
+def _kept(path):
+    "The costs that a file holds; KitError where it holds something else."
+    table = read_table(path, "give another file")
+    if not {"recipe", "mark"} <= set(table): raise KitError(f"{path} is no table of costs: give another file")
+    return table.set_index("recipe")
+
+
 def keep_costs(
     path,     # Where to, a .csv; its lines of other recipes stay
     costs,    # From recipe_costs
@@ -110,7 +117,7 @@ def keep_costs(
 ):            # DataFrame: what the file holds now
     "Write costs as `recipe.known_costs` reads them, each with a mark of what it follows from."
     mine = costs.assign(mark=[cost_mark(recipes[name]) for name in costs.recipe]).set_index("recipe")
-    there = pd.read_csv(path, index_col="recipe") if path.exists() else mine.iloc[:0]
+    there = _kept(path) if path.exists() else mine.iloc[:0]
     table = pd.concat([there.drop(mine.index, errors="ignore"), mine])
     table = table.loc[[name for name in all_recipes() if name in table.index]]
     write_table(path, table.round(3).reset_index())
@@ -125,6 +132,8 @@ def main(
     with command():
         if given.files < 1: raise KitError(f"--files {given.files} is nothing to hear: give 1 or more")
         if given.out and not given.out.absolute().parent.is_dir(): raise KitError(f"--out {given.out}: its folder is missing: make it, or give another file")
+        if given.out and given.out.is_dir(): raise KitError(f"--out {given.out} is a folder: give a file")
+        if given.out and given.out.suffix == ".csv" and given.out.exists(): _kept(given.out)
         known = list_recipes().drop(columns=["minutes", "train_pflop"])
         for name in given.recipes or (): check_name("recipe ", name, all_recipes())
         recipes = {name: find_recipe(name) for name in given.recipes or known.recipe}

@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'export_id', 'stamp', 'save_part', 'load_part', 'find_reco
            'hear_dask', 'check_formats', 'write_tables', 'usual_threshold', 'Detections', 'detect', 'summary', 'main']
 
 # %% ../nbs/lib/47_detect.ipynb #f5c8c1a5
-import json, os, time, zlib
+import json, os, sys, time, zlib
 from collections import deque
 from functools import lru_cache
 from importlib.util import find_spec
@@ -320,7 +320,7 @@ def summary(
 ):           # Text
     "What was found, in a few lines."
     d, failed = report.detections, len(report.failed)
-    lines = [f"{report.new + report.kept} recordings, {report.hours:.2f} h of sound: {report.new} heard now, {report.kept} heard before",
+    lines = [f"{count(report.new + report.kept, 'recording')}, {report.hours:.2f} h of sound: {report.new} heard now, {report.kept} heard before",
              f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {report.threshold:g} on"]
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
@@ -362,6 +362,7 @@ def main(
     given, begin = vars(_parser().parse_args(arguments)), time.monotonic()
     with command(at_once=True): report = detect(given.pop("recordings"), client=given.pop("dask"), **given)
     print(summary(report, given["out"]), f"time: {(time.monotonic() - begin) / 60:.1f} min", sep="\n")
+    if not report.new + report.kept: sys.exit(1)
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():       # a notebook is "__main__" too

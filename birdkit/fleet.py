@@ -22,7 +22,7 @@ from .core import KitError, Workspace, count, project_root, short_hash
 from .heldout import read_metrics
 from .limits import check_fold
 from .material import cleaned_clips, trained_members
-from .notebooks import papermill_path
+from .notebooks import papermill_path, seed_of
 from .prepare import Prepared
 from .processes import choose_devices, log_end, run_environment, side_by_side
 from .recipe import Recipe, load_recipe
@@ -318,9 +318,9 @@ def _parser():
         part.add_argument("--minutes", type=_minutes, default="auto",
                           help='limit of each training (default: "auto", before a Kaggle session ends, else none; "auto 540": of one of 540 min)')
     one.add_argument("--fold", type=fold_of, default=0, help='fold to hold out, 0, 1, ... or "all" for none (default: 0)')
-    one.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    one.add_argument("--seed", type=seed_of, default=0, help="random seed (default: 0)")
     several.add_argument("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
-    several.add_argument("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
+    several.add_argument("--seeds", type=seed_of, nargs="+", default=[0], help="random seeds (default: 0)")
     several.add_argument("--devices", nargs="+", help="such as cuda:0 cuda:1, or cpu (default: all GPUs, else the CPU)")
     return parser
 

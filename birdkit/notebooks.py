@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['YAML', 'RIGHT', 'PAIRS', 'FLAGS', 'Engine', 'KINDS', 'SEEDS', 'PIPELINE', 'NOISE', 'papermill_path', 'with_output',
-           'verdict', 'take_outputs', 'take_picture', 'injected_names', 'check_parameters', 'is_parameters',
+           'verdict', 'take_outputs', 'take_picture', 'seed_of', 'injected_names', 'check_parameters', 'is_parameters',
            'notebook_parameters', 'read_values', 'check_names', 'run_notebook', 'check_ahead', 'run_pipeline', 'main']
 
 # %% ../nbs/lib/05_notebooks.ipynb #fc452c39
@@ -132,6 +132,15 @@ def take_picture(
 KINDS = dict(data=str, work=str, recipe=str, overrides=dict, seed=int, scores=str, fold=(int, str), rounds=(int, str), past=str,
              models=str, soundscapes=str, budget_min=(int, float), minutes=(int, float, str))
 SEEDS = 2**31   # Seeds are below: pandas takes none from 2**32 on, and students add their number to it
+
+
+def seed_of(
+    text,  # A number
+):         # int
+    "A seed as typed."
+    try: check_parameters(seed=int(text))
+    except (KitError, ValueError): raise argparse.ArgumentTypeError(f"{text!r} is not a seed: give 0 to {SEEDS - 1}") from None
+    return int(text)
 
 
 def injected_names(

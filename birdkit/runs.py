@@ -207,7 +207,7 @@ def plot_runs(
 def _keep(fig, path):
     "Show a figure, or write it, whole or not at all."
     if path is None: return show(fig)
-    kind = Path(path).suffix[1:] or "png"
+    kind = Path(path).suffix[1:].lower() or "png"
     if kind not in fig.canvas.get_supported_filetypes(): raise KitError(f"{path}: pictures cannot be written as {kind!r}; call it .png or .svg")
     with atomic(path) as part: as_written(fig).savefig(part, format=kind)
     plt.close(fig)

@@ -22,6 +22,7 @@ from .core import Clock, KitError, Workspace, derived_seed, short_hash
 from .heldout import clips_digest, read_metrics, split_clips
 from .learner import Callback, StopTraining
 from .material import cleaned_clips, known_classes
+from .notebooks import seed_of
 from .prepare import Prepared
 from .runs import last_number
 from .scenes import score_scenes
@@ -294,7 +295,7 @@ def _parser():
     add("--trials", type=int, default=20, help="trials in all, earlier runs included (default: 20)")
     add("--minutes", type=float, help="time limit (default: no limit)")
     add("--fold", type=int, default=0, help="fold to hold out (default: 0)")
-    add("--seed", type=int, default=0, help="random seed of training and of what is tried (default: 0)")
+    add("--seed", type=seed_of, default=0, help="random seed of training and of what is tried (default: 0)")
     add("--study", metavar="FILE", help="database of the study; runs go beside it (default: <work>/search/<recipe>-fold<k>.db)")
     return parser
 

@@ -16,6 +16,7 @@ from .commands import PLACES, Parser, add_places, command, connect, distributed,
 from .competition import Competition
 from .core import KitError, Workspace, alone, count, write_table
 from .fleet import Place, beside, check_runs, first_folder, fold_of, is_finished, make_runs, start_run, why_unfinished, with_trained_members
+from .notebooks import seed_of
 from .processes import choose_devices, log_end
 from .runs import SCORES, read_run, show_table
 from .sessions import session_is_over
@@ -103,7 +104,7 @@ def _parser():
     add_places(parser, "data", "work")
     add("--recipes", nargs="+", default=["auto"], help=f"each {PLACES['recipe']}")
     add("--folds", type=fold_of, nargs="+", default=[0], help='folds to hold out, each 0, 1, ... or "all" for none (default: 0)')
-    add("--seeds", type=int, nargs="+", default=[0], help="random seeds (default: 0)")
+    add("--seeds", type=seed_of, nargs="+", default=[0], help="random seeds (default: 0)")
     add("--overrides", nargs="+", default=["{}"], metavar="YAML", help="sets of changes to the recipes, such as '{}' '{optim.lr: 0.002}' (default: none)")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://10.0.0.1:8786 (default: processes of this machine)")
     add("--devices", nargs="+",
@@ -137,6 +138,12 @@ def _program(text, here):
     return words
 
 
+def _check_table(path):
+    "Refuse to write the results over something else."
+    if path and Path(path).is_file() and not Path(path).read_text(errors="replace").startswith("run,recipe,"):
+        raise KitError(f"--table {path} is there and holds no results of a sweep: give another file")
+
+
 def _sweep(given):
     "All of a sweep."
     space, changes = Workspace.find(given.work), [read_yaml(text, "--overrides") for text in given.overrides]
@@ -144,6 +151,7 @@ def _sweep(given):
     comp = Competition.find(given.data, space)
     runs, place = make_runs(given.recipes, comp, given.folds, given.seeds, changes), Place(comp.folder, space, program=program)
     check_runs(runs, place)
+    _check_table(given.table)
     with cluster(given.scheduler, given.devices) as (client, devices, threads): table = sweep(runs, place, client, devices, threads, given.table)
     shown = table.drop(columns="reason").dropna(axis=1, how="all")
     print(show_table(shown.loc[:, (shown != "").any()]))

@@ -272,6 +272,13 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path, models):
     assert gone.stderr.startswith("KitError: ") and "gone is missing: give folders, or sound files" in gone.stderr
 
 
+def test_a_command_that_could_hear_nothing_has_failed(tmp_path, models, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/words.ogg").write_text("no sound")
+    with pytest.raises(SystemExit) as end: module.main([str(tmp_path / "in"), "--models", str(models), "--out", str(tmp_path / "out")])
+    assert end.value.code == 1 and "1 could not be heard, such as words.ogg" in capsys.readouterr().out
+
+
 def test_formats_are_checked_before_anything_is_heard(tmp_path, models, monkeypatch):
     with pytest.raises(KitError, match="did you mean audacity"): detect(tmp_path, models, tmp_path, formats=["audacty"])
     monkeypatch.setattr(module, "find_spec", lambda name: None)
