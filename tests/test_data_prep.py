@@ -572,6 +572,19 @@ def test_past_years_refuses(tmp_path, years, capsys):
     assert "no recording is left" in run(*years, "--least", 9, "--out", tmp_path / "x")
 
 
+def test_a_competition_is_not_written_anew(tmp_path, years, sites, capsys):
+    new, link = toy(tmp_path / "now"), tmp_path / "link"
+    link.symlink_to(new)
+    files = lambda: {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    before = files()
+    for out in (years[0], str(new), str(link)):
+        for main, words in ((past_years.main, years), (past_years.main, [*years, "--exclude", new]), (past_years.main, [new, *years]),
+                            (extra_species.main, [new]), (xeno_canto.main, ["--species", "x", "--codes", new])):
+            told = said(capsys, lambda: main([*map(str, words), "--out", out]))
+            assert told == f"{out} is a competition, or your own, and its tables would be written anew: give another --out"
+    assert files() == before and not sites
+
+
 def test_linked_recordings_are_heard(tmp_path):
     comp = toy(tmp_path / "now", labels=LABELS[:2], audio=True)
     made = past_years.past_years([comp], tmp_path / "past")
