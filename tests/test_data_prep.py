@@ -146,6 +146,14 @@ def test_a_script_knows_the_home_folder(monkeypatch):
     assert tables.run_script(lambda out: out, parser, ["--out=~/x"]) == "/home/ada/x"
 
 
+@pytest.mark.parametrize("script, words, behind", [(past_years, ["a", "--out", ""], "--out"), (past_years, ["a", "--exclude=", "--out", "b"], "--exclude"),
+    (competition, ["--zip", "", "--out", "b"], "--zip"), (taxonomy, ["", "--to", "a"], "taxonomy.py")])
+def test_nothing_is_empty(script, words, behind, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py"])
+    with pytest.raises(SystemExit): script.main(words)
+    assert f"error: an empty value behind {behind}: is a variable of the shell not set?" in capsys.readouterr().err
+
+
 # Species
 
 EBIRD = """TAXON_ORDER,CATEGORY,SPECIES_CODE,PRIMARY_COM_NAME,SCI_NAME,ORDER1,FAMILY,SPECIES_GROUP,REPORT_AS
