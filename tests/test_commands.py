@@ -49,8 +49,8 @@ def test_one_line(words, says, capsys):
 
 @pytest.mark.parametrize("words, behind", [
     (["detect", "", "--models", "a", "--out", "b"], "python -m birdkit.detect"), (["detect", "a", "--models", "b", "--out", ""], "--out"),
-    (["runs", "--compare", "", "a"], "--compare"), (["runs", "--plot="], "--plot"), (["costs", "--out", ""], "--out"),
-    (["fleet", "folds", "--data", ""], "--data"), (["kaggle", "build", "-p", "data", ""], "data"),
+    (["runs", "--compare", "", "a"], "--compare"), (["runs", "--plot="], "--plot"), (["costs", "--files", "0", "--out", ""], "--out"),
+    (["fleet", "folds", "--data", "/nope", "--work", ""], "--work"), (["kaggle", "build", "-p", "data", ""], "data"),
 ])
 def test_nothing_is_empty(words, behind, capsys):
     code, said = ends(words[0], capsys, *words[1:])
