@@ -172,13 +172,19 @@ def test_replaces_an_older_demo_and_nothing_else(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == [".demo.json", "new"]
 
 
+@pytest.fixture
+def bare(monkeypatch):
+    "Demos of no files."
+    for name in ("build_valley", "build_past"): monkeypatch.setattr(demo, name, lambda folder, *rest: None)
+
+
 @pytest.mark.parametrize("past", ["demo", "demo/past", ".", "x/../demo"])
-def test_one_part_is_not_made_over_the_other(tmp_path, past):
+def test_one_part_is_not_made_over_the_other(tmp_path, bare, past):
     with pytest.raises(KitError, match="are not apart: give another --past"): demo.make_demo(tmp_path / "demo", past=tmp_path / past)
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_made_where_one_place_is_taken(tmp_path):
+def test_nothing_is_made_where_one_place_is_taken(tmp_path, bare):
     (tmp_path / "valley").mkdir()
     (tmp_path / "valley/.demo.json").write_text(json.dumps({"part": "valley"}))
     (tmp_path / "file").touch()
