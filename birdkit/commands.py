@@ -111,13 +111,15 @@ PLACES = dict(data='competition folder (default: "auto", the attached Kaggle com
 
 
 class Parser(argparse.ArgumentParser):
-    "A command line on which ~ is the home folder behind an option's = too, where a shell leaves it."
+    "A command line on which ~ is the home folder behind an option's =, too, and no value is empty: a folder of that name would be the current one."
     def parse_known_args(self,
         args=None,       # Words; None: those of the command line
         namespace=None,  # As argparse has it
     ):                   # Options, and the words that are none
         "Read the words."
         words = sys.argv[1:] if args is None else args
+        for before, word in zip([self.prog, *words], words):
+            if re.fullmatch(r"(--[\w-]+=)?", word): self.error(f"an empty value behind {word.rstrip('=') or before}: is a variable of the shell not set?")
         return super().parse_known_args([re.sub(r"^(--[\w-]+=)?(~[^/]*)(?=/)", _home, word) for word in words], namespace)
 
 

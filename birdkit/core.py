@@ -162,9 +162,10 @@ def _options(function, context):
 @contextmanager
 def atomic(
     path,  # Final place of the file; its folder is made
-):         # Yields the temporary path to write to
+):         # Yields the temporary path to write to; KitError for "." and "/"
     "Write a file beside its place and rename it when it is complete."
     path = Path(path)
+    if not path.name: raise KitError(f"{path} is a folder, not a file: give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")     # process ids meet where containers share a disk
     try:

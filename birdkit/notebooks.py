@@ -43,15 +43,22 @@ def papermill_path(
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+def _check_given(values):
+    "Refuse empty texts: as a folder one would be the current one."
+    for name, value in values.items():
+        if value == "": raise KitError(f"parameter {name} is empty: give a value, or leave it out")
+
+
 def with_output(
     arguments,  # papermill's arguments, without the program's name
-):              # The arguments, with an output path where there was none; KitError for parameters that are not YAML
+):              # The arguments, with an output path where there was none; KitError for parameters that are empty or not YAML
     "Give a papermill command the output path it lacks."
     for flag, text in zip(arguments, arguments[1:]):
         if flag in YAML: read_yaml(text, flag, RIGHT)
     paths = _positionals(arguments)
     if len(paths) != 1 or not paths[0].endswith(".ipynb") or {"--help", "--version", "--help-notebook"} & set(arguments): return arguments
     given = {name: value for flag, name, value in zip(arguments, arguments[1:], arguments[2:]) if flag in PAIRS}
+    _check_given(given)
     output = Workspace.find(given.get("work", "auto")).root / "notebooks" / Path(paths[0]).name
     output.parent.mkdir(parents=True, exist_ok=True)
     at = arguments.index(paths[0]) + 1
@@ -156,11 +163,12 @@ def _assigned(sources):
 
 
 def check_parameters(**values):  # The notebook's parameters by name
-    "Refuse parameters that the notebook does not have, and values of a wrong type."
+    "Refuse parameters that the notebook does not have, and values that are empty or of a wrong type."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     history = shell.user_ns.get("In", []) if shell else []
     for name in injected_names(history):
         if name not in values: raise KitError(f"this notebook has no parameter {name!r}; {nearest(name, values)}")
+    _check_given(values)
     for name, value in values.items():
         kind = KINDS[name]
         if isinstance(value, bool) or not isinstance(value, kind):

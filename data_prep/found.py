@@ -10,7 +10,7 @@ import fetch
 from birdkit.audio import UNREAD
 from birdkit.competition import RECORDING_COLUMNS
 from birdkit.core import KitError, check_name, read_table, short_hash
-from tables import TAXA_COLUMNS, at_least, check_inside, extend_collection, run_script, script_parser
+from tables import TAXA_COLUMNS, at_least, check_collection, check_inside, extend_collection, run_script, script_parser
 from taxonomy import match_taxa, name_keys, read_synonyms, read_taxa
 
 MORE_COLUMNS = ["class_name", "inat_taxon_id", "download_url", "original", "duration_s"]
@@ -210,6 +210,7 @@ def run(
 ):            # None
     "Search, tell what was found, fetch it and add it to the collection's tables."
     def work(species, codes, synonyms, out, seconds, workers, originals, dry_run, **where):
+        check_collection(out)
         own = Path(out) / "taxonomy.csv"   # A second source takes the labels of the first
         table = search(read_names(species), codes=read_codes(codes, synonyms, own if own.exists() else None), pages=Path(out) / ".pages", **where)
         if not len(table): raise KitError("nothing was found: check the names, or allow more licences, places or grades")

@@ -4,7 +4,7 @@
 
 All sound is computed, nothing is downloaded. The same seed gives the same samples.
 """
-import os, shutil, time
+import math, os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from synth import (FRAME_S, Note, Species, at_snr, background, bout, equalise, i
                    speech)
 
 VERSION = 2
+MARKER = ".demo.json"   # Of a folder that this script made
 SOUNDSCAPE_S = 60
 HEARD_S = .2   # s of its own sound within a row make a class true there
 EVENTS = (0, .08, .12, .2, .2, .2, .2)   # Chance of 0, 1, ... 6 songs of a species in a soundscape
@@ -353,18 +354,33 @@ def build_past(
     write_submission(folder, [f"soundscape_8000001_{end}" for end in (5, 10, 15)], labels)
 
 
+def _marked(folder):
+    "What a demo's marker says of it; nothing where there is none."
+    marker = folder / MARKER
+    return read_json(marker, "make the demo again") if marker.exists() else {}
+
+
+def _check_apart(out, past):
+    "Refuse to make one part of a demo within the other, which would go when that is made anew."
+    if out.is_relative_to(past) or past.is_relative_to(out): raise KitError(f"{out} and {past} are not apart: give another --past")
+
+
+def _check_place(folder, part):
+    "Refuse to replace anything but this part of a demo."
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()): return
+    made = _marked(folder)
+    if not made or made.get("part", part) != part: raise KitError(f"{folder} exists and is not a demo's {part}: give another folder or remove it")
+
+
 def _once(folder, sign, build):
     "Build a folder beside its place and move it there when it is complete; one with the same marker stays."
-    marker = folder / ".demo.json"
-    if marker.exists() and read_json(marker, "make the demo again") == sign: return print(f"{folder} is there already")
-    if folder.exists() and (folder.is_file() or any(folder.iterdir()) and not marker.exists()):
-        raise KitError(f"{folder} exists and is not a demo: give another folder or remove it")
+    if _marked(folder) == sign: return print(f"{folder} is there already")
     start = time.monotonic()
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     part.mkdir(parents=True)
     try:
         build(part)
-        write_json(part / marker.name, sign)
+        write_json(part / MARKER, sign)
         if folder.exists(): folder.rename(old)
         part.rename(folder)
     finally:
@@ -381,9 +397,11 @@ def make_demo(
     scale=1.,      # Factor on the numbers of recordings and soundscapes
 ):                 # Paths (out, past)
     "Make the demo competition and the past year's, each whole or not at all; what is there already stays."
-    if scale <= 0: raise KitError(f"--scale {scale:g} makes nothing: give a factor above 0")
+    if not 0 < scale < math.inf: raise KitError(f"--scale {scale:g} makes nothing: give a factor above 0")
     out = Path(out).absolute()
-    past = Path(past).absolute() if past else out.with_name(f"{out.name}-past")
+    past = Path(past).absolute() if past else out.parent / f"{out.name}-past"
+    _check_apart(out.resolve(), past.resolve())
+    for folder, part in ((past, "past"), (out, "valley")): _check_place(folder, part)
     sign = dict(version=VERSION, seed=seed, scale=scale)
     _once(past, sign | {"part": "past"}, lambda folder: build_past(folder, seed, scale))
     _once(out, sign | {"part": "valley", "faults": faults}, lambda folder: build_valley(folder, seed, faults, scale))

@@ -18,7 +18,7 @@ import pandas as pd
 
 from birdkit.competition import TRUTH_FILES, Competition, audio_files, parse_labels
 from birdkit.core import KitError, atomic, few, progress, read_table
-from tables import COLUMNS, as_columns, at_least, check_inside, run_script, script_parser, write_collection
+from tables import COLUMNS, as_columns, at_least, check_collection, check_inside, run_script, script_parser, write_collection
 from taxonomy import match_taxa, read_synonyms, read_taxa
 
 TABLES = ("train.csv", "train_metadata.csv")           # Since 2025; until 2024
@@ -146,7 +146,8 @@ def _under_target(rows, taxa, comp, out, synonyms):
 
 
 def _check_kept(out, rows):
-    "Refuse to write a collection anew without recordings that it has."
+    "Refuse to write a competition anew, or a collection without recordings that it has."
+    check_collection(out)
     if not (out / "train.csv").exists(): return
     had = read_table(out / "train.csv", "delete it to write the collection anew").filename
     lost = had[~source_keys(had).isin(source_keys(rows.filename))].tolist()

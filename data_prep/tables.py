@@ -91,10 +91,20 @@ def write_collection(
     return Competition.find(str(folder))
 
 
+def check_collection(
+    folder,  # Where a collection is, or shall be
+):
+    "Refuse a competition, or a table of somebody's own, which would be written anew: what write_collection wrote has an ATTRIBUTION.csv."
+    has = lambda name: (Path(folder) / name).exists()
+    if (has("train.csv") or has("sample_submission.csv")) and not has("ATTRIBUTION.csv"):
+        raise KitError(f"{folder} is a competition, or your own, and its tables would be written anew: give another --out")
+
+
 def read_collection(
     folder,  # A folder that write_collection wrote, or is to write
 ):           # DataFrames (recordings, taxa); both are empty where there is nothing yet
     "What is in a collection."
+    check_collection(folder)
     if not (Path(folder) / "train.csv").exists(): return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=TAXA_COLUMNS)
     tables = ((read_table(Path(folder) / name, AGAIN, keep_default_na=False), columns)
               for name, columns in (("train.csv", COLUMNS), ("taxonomy.csv", TAXA_COLUMNS)))

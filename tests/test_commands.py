@@ -47,6 +47,23 @@ def test_one_line(words, says, capsys):
     assert code == 1 and says in said and len(said.splitlines()) == 1 and said.startswith("KitError: ")
 
 
+@pytest.mark.parametrize("words, behind", [
+    (["detect", "", "--models", "a", "--out", "b"], "python -m birdkit.detect"), (["detect", "a", "--models", "b", "--out", ""], "--out"),
+    (["runs", "--compare", "", "a"], "--compare"), (["runs", "--plot="], "--plot"), (["costs", "--files", "0", "--out", ""], "--out"),
+    (["fleet", "folds", "--data", "/nope", "--work", ""], "--work"), (["kaggle", "build", "-p", "data", ""], "data"),
+])
+def test_nothing_is_empty(words, behind, capsys):
+    code, said = ends(words[0], capsys, *words[1:])
+    assert code == 2 and said.endswith(f"error: an empty value behind {behind}: is a variable of the shell not set?\n")
+
+
+@pytest.mark.parametrize("name", ["data", "work"])
+def test_parameters_are_not_empty(name, monkeypatch, capsys):
+    monkeypatch.setattr("birdkit.notebooks.run_notebook", None)                # were one begun, it would be in the checkout
+    code, said = ends("notebooks", capsys, "-p", name, "")
+    assert (code, said) == (1, f"KitError: parameter {name} is empty: give a value, or leave it out")
+
+
 def test_a_folder_in_place_of_a_file(toy, tmp_path, capsys):
     from birdkit.check import main
     assert main([toy, toy / "sample_submission.csv"]) == 1
@@ -67,6 +84,7 @@ def test_nothing_begins_before_all_is_there(name, more, toy, tmp_path, capsys):
 @pytest.mark.parametrize("words, says", [
     (["nbs/01_prepar.ipynb"], "KitError: nbs/01_prepar.ipynb: No such file or directory"),
     (["nbs/01_prepare.ipynb", "-p", "work", __file__], "cannot be written to"), (["nbs/01_prepare.ipynb", "-y", "{"], "KitError: -y '{' is not YAML"),
+    (["nbs/01_prepare.ipynb", "-p", "work", ""], "KitError: parameter work is empty"),
 ])
 def test_papermill(words, says, tmp_path):
     done = papermill(*words, *(() if "work" in words else ("-p", "work", tmp_path)))

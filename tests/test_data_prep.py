@@ -146,6 +146,14 @@ def test_a_script_knows_the_home_folder(monkeypatch):
     assert tables.run_script(lambda out: out, parser, ["--out=~/x"]) == "/home/ada/x"
 
 
+@pytest.mark.parametrize("script, words, behind", [(past_years, ["a", "--out", ""], "--out"), (past_years, ["a", "--exclude=", "--out", "b"], "--exclude"),
+    (competition, ["--zip", "", "--out", "b"], "--zip"), (taxonomy, ["", "--to", "a"], "taxonomy.py")])
+def test_nothing_is_empty(script, words, behind, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py"])
+    with pytest.raises(SystemExit): script.main(words)
+    assert f"error: an empty value behind {behind}: is a variable of the shell not set?" in capsys.readouterr().err
+
+
 # Species
 
 EBIRD = """TAXON_ORDER,CATEGORY,SPECIES_CODE,PRIMARY_COM_NAME,SCI_NAME,ORDER1,FAMILY,SPECIES_GROUP,REPORT_AS
@@ -570,6 +578,19 @@ def test_past_years_refuses(tmp_path, years, capsys):
     assert "now is this year's competition: give another --out" in run(*years, "--map", comp, "--out", comp)
     assert "has no train.csv and no train_metadata.csv" in run(tmp_path, "--out", tmp_path / "x")
     assert "no recording is left" in run(*years, "--least", 9, "--out", tmp_path / "x")
+
+
+def test_a_competition_is_not_written_anew(tmp_path, years, sites, capsys):
+    new, link = toy(tmp_path / "now"), tmp_path / "link"
+    link.symlink_to(new)
+    files = lambda: {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    before = files()
+    for out in (years[0], str(new), str(link)):
+        for main, words in ((past_years.main, years), (past_years.main, [*years, "--exclude", new]), (past_years.main, [new, *years]),
+                            (extra_species.main, [new]), (xeno_canto.main, ["--species", "x", "--codes", new])):
+            told = said(capsys, lambda: main([*map(str, words), "--out", out]))
+            assert told == f"{out} is a competition, or your own, and its tables would be written anew: give another --out"
+    assert files() == before and not sites
 
 
 def test_linked_recordings_are_heard(tmp_path):

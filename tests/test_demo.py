@@ -172,6 +172,34 @@ def test_replaces_an_older_demo_and_nothing_else(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == [".demo.json", "new"]
 
 
+@pytest.fixture
+def bare(monkeypatch):
+    "Demos of no files."
+    for name in ("build_valley", "build_past"): monkeypatch.setattr(demo, name, lambda folder, *rest: None)
+
+
+@pytest.mark.parametrize("past", ["demo", "demo/past", ".", "x/../demo"])
+def test_one_part_is_not_made_over_the_other(tmp_path, bare, past):
+    with pytest.raises(KitError, match="are not apart: give another --past"): demo.make_demo(tmp_path / "demo", past=tmp_path / past)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_made_where_one_place_is_taken(tmp_path, bare):
+    (tmp_path / "valley").mkdir()
+    (tmp_path / "valley/.demo.json").write_text(json.dumps({"part": "valley"}))
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for out, past, part in (("demo", "valley", "past"), ("demo", "file", "past"), ("file", None, "valley")):
+        with pytest.raises(KitError, match=f"exists and is not a demo's {part}: give"): demo.make_demo(tmp_path / out, past=past and tmp_path / past)
+    with pytest.raises(KitError, match="^/ and /-past are not apart"): demo.make_demo("/")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf"])
+def test_a_factor_is_above_0(tmp_path, scale):
+    with pytest.raises(KitError, match=f"--scale {scale} makes nothing: give a factor above 0"): demo.make_demo(tmp_path / "demo", scale=float(scale))
+
+
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     def fail(folder, *rest): raise OSError("disk full")
     monkeypatch.setattr(demo, "build_past", fail)
