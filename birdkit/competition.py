@@ -171,7 +171,7 @@ def _demo(space):
     folder, script = space.root / "demo", project_root() / "data_prep" / "make_demo.py"
     if _complete(folder): return folder
     if not script.exists(): raise KitError(f"no competition is attached and {script} is missing: {GIVE}")
-    print(f"building the demo in {folder}", flush=True)
+    print(f"building the demo in {folder}, which may take a minute", flush=True)
     done = subprocess.run([sys.executable, str(script), "--out", str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise KitError(f"{script} failed ({last_line(done.stderr)}): run it with --out {folder} to see why, or give data=")

@@ -327,7 +327,7 @@ class Workspace:
     ):                # The workspace; its folder is made; KitError where nothing can be written there
         "The workspace of this name."
         auto = KEPT / "birdkit" if on_kaggle() else project_root() / "work"
-        root = (auto if work == "auto" else Path(work).expanduser()).absolute()
+        root = (auto if work == "auto" else Path(work).expanduser()).resolve()
         try:
             root.mkdir(parents=True, exist_ok=True)
             (root / cls.MARKER).touch()

@@ -269,6 +269,11 @@ class Detections(NamedTuple):
     changed: int = 0           # Labels that a person has changed, and that stay as they are
     gone: int = 0              # Recordings heard before that were not asked for now
 
+    def __repr__(self):
+        d, many = self.detections, self.new + self.kept
+        return (f"{count(many, 'recording')}, {self.hours:.2f} h of sound: {self.new} heard now, {self.kept} heard before\n"
+                f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {self.threshold:g} on")
+
 # %% ../nbs/lib/47_detect.ipynb #e9e18eed
 def detect(
     recordings,    # A folder, searched all the way down; or a list of folders and sound files
@@ -320,8 +325,7 @@ def summary(
 ):           # Text
     "What was found, in a few lines."
     d, failed = report.detections, len(report.failed)
-    lines = [f"{count(report.new + report.kept, 'recording')}, {report.hours:.2f} h of sound: {report.new} heard now, {report.kept} heard before",
-             f"{len(d)} detections of {d.label.nunique()} labels in {d.recording.nunique()} recordings, with scores from {report.threshold:g} on"]
+    lines = [repr(report)]
     if not len(d) and report.highest: lines.append(f"the highest score is {report.highest:.2g}: give --threshold {_below(report.highest)} or less")
     if len(d): lines.append("most often: " + ", ".join(f"{label} {n}" for label, n in d.label.value_counts().head(5).items()))
     if report.changed: lines.append(f"{count(report.changed, 'label file')} changed since detect wrote it, left as found: to have one written anew, delete it")

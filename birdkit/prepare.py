@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 
 from .audio import SR
-from .core import KitError, check_name, read_json, read_table, short_hash, write_json, write_table
+from .core import KitError, check_name, count, read_json, read_table, short_hash, write_json, write_table
 from .groups import Data
 from .store import AudioStore, build_store
 
@@ -160,6 +160,9 @@ class Prepared:
     bad: pd.DataFrame            # recording, reason
     store: AudioStore            # Their samples
     facts: dict                  # data, year, classes, folds, seed, rules (the Data group of the recipe)
+
+    def __repr__(self):
+        return f"{count(len(self.recordings), 'clip')} of {len(self.classes)} classes, {count(len(self.soundscapes), 'soundscape')} in {self.folder}"
 
     @classmethod
     def load(cls,
