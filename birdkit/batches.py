@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .audio import ROW_S, SR, covered
-from .core import KitError
+from .core import KitError, count
 from .sampling import draw_weights, kept_place, loudest, pick_start, piece_spans, scored_places
 from .threads import ahead, cores
 
@@ -29,6 +29,8 @@ class Clips:
     primary: np.ndarray       # (N,) int, column of the primary label
     known: np.ndarray = None  # (N, C) bool, False where a class is left out of the clip's loss; None = all are known
     rows: list = None         # For each, (rows, C) targets of the recording's 5-s rows, NaN where a class is left out; None = windows have the clip's targets
+
+    def __repr__(self): return f"{count(len(self), 'clip')} of {self.targets.shape[1]} classes"
 
     def __len__(self): return len(self.keys)
 

@@ -1,6 +1,7 @@
 "The six notebooks, run as people run them, on a small demo."
 import ast, json, os, pty, re, sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -151,6 +152,27 @@ def test_verdicts_count_what_a_person_said_of_recordings_that_are_there(capsys):
     assert "10 s of 50 s are dropped, in 1 of 5 recordings; 4 verdicts from the review page applied. Next" in capsys.readouterr().out
     verdict("02_clean", dict(known, review=review[-1:]))
     assert "; nobody has reviewed a recording yet. Next" in capsys.readouterr().out
+
+
+class Earlier(dict):
+    "Names of a kernel in which the notebook has run before."
+    def __missing__(self, name): return MagicMock()
+
+
+EARLIER = {"02_clean": ("clean", dict(segments=None)), "03_pretrain": ("pretrain", dict(learners=[])),
+           "04_train": ("train_fold", dict(found={}, model=None, run=None)),
+           "05_distill": ("distill_round", dict(done=[], stopped="", models=["teachers"], manifest=None)), "06_infer": ("run_submission", dict(sheet=None))}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_an_interrupted_cell_keeps_nothing_of_an_earlier_run(name):
+    call, left = EARLIER[name]
+    cells = json.loads((ROOT / f"nbs/{name}.ipynb").read_text())["cells"]
+    cell, = (source for source in map("".join, (c["source"] for c in cells)) if f" {call}(" in source)
+    names = Earlier(dict.fromkeys(left, "earlier"), models=["teachers", "earlier"], planned=1, range=range, in_time=lambda members, *_: [members])
+    names[call] = MagicMock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt): exec(cell, {}, names)
+    assert {key: names[key] for key in left} == left
 
 
 def test_the_last_word_is_of_the_networks_as_they_are_exported(capsys, tmp_path):
