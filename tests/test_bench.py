@@ -273,3 +273,12 @@ def test_a_technique_is_taken_out(league, demo, tmp_path):
     table = pd.read_csv(tmp_path / "ablation.csv").set_index("system")
     assert table.epochs.astype(str).str.count(r"\+").to_dict() == {"tiny": 1, "tiny-without-students": 0, "tiny-without-post": 1}
     assert not (tmp_path / "tiny-without-post-seed0").exists() and table.auc["tiny-without-post"] != table.auc["tiny"]     # the same models, heard otherwise
+
+
+def test_speech_is_found_and_a_hum_is_not(tmp_path):
+    import speech
+    for seed in range(2): melody(tmp_path / f"{seed}.ogg", 2, seed)
+    table, cut = speech.measure(sorted(tmp_path.glob("*.ogg")), mixes=4)
+    assert table.index.tolist() == list(speech.SETTINGS) and not table.clips.any() and not cut
+    assert table.loc["Silero's", "5 dB"] > .5 and (table["5 dB"] >= table["-10 dB"]).all()
+    assert speech.found_share([(0., 1.), (2., 3.)], 1.5) == 1 / 3
