@@ -1,6 +1,7 @@
 "Decoding and the audio store: exact windows, parts of recordings, processes that die, runs that are killed, disks that are full."
 import json, os, pickle, signal, subprocess, sys, threading, time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ build_store(json.load(open({str(tmp_path / "files.json")!r})), {str(store)!r}, w
 def children():
     "Processes that this one has started and that still run."
     tasks = os.listdir("/proc/self/task")
-    return [int(pid) for t in tasks for pid in open(f"/proc/self/task/{t}/children").read().split()]
+    return [int(pid) for t in tasks for pid in Path(f"/proc/self/task/{t}/children").read_text().split()]
 
 
 def test_a_file_that_kills_its_decoder_costs_no_other(tmp_path):
@@ -194,7 +195,7 @@ def test_a_file_that_kills_its_decoder_costs_no_other(tmp_path):
         while not store.exists() or store.read_text().count("\n") < 6: time.sleep(.002)
         while not first:
             with suppress(FileNotFoundError, ProcessLookupError):          # a process that ends meanwhile
-                first = next((pid for pid in set(children()) - before if open(f"/proc/{pid}/cmdline").read().split("\0")[-2:-1] == ["0"]), None)
+                first = next((pid for pid in set(children()) - before if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[-2:-1] == ["0"]), None)
         os.kill(first, signal.SIGSEGV)                                     # the first decoder has the first file
 
     thread = threading.Thread(target=crash)
