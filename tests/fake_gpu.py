@@ -155,7 +155,7 @@ def fake_gpu(
     def _run(thread):
         with FakeGpu(): run(thread)
     cuda = dict(is_available=lambda: True, device_count=lambda: 1, get_device_capability=lambda *_: capability, synchronize=nothing, manual_seed_all=nothing,
-                get_rng_state=lambda *_: torch.get_rng_state(), set_rng_state=nothing)
+                is_current_stream_capturing=lambda: False, get_rng_state=lambda *_: torch.get_rng_state(), set_rng_state=nothing)
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cuda, **cuda))
         stack.enter_context(patch.multiple(torch, Generator=Generator, autocast=autocast))
