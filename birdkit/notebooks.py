@@ -145,8 +145,7 @@ def seed_of(
     text,  # A number
 ):         # int
     "A seed as typed."
-    try: check_parameters(seed=int(text))
-    except (KitError, ValueError): raise argparse.ArgumentTypeError(f"{text!r} is not a seed: give 0 to {SEEDS - 1}") from None
+    if not text.isdecimal() or int(text) >= SEEDS: raise argparse.ArgumentTypeError(f"{text!r} is not a seed: give 0 to {SEEDS - 1}")
     return int(text)
 
 
